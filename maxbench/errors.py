@@ -1,0 +1,9 @@
+"""What a user can cause: one sentence that says what is wrong and what to do."""
+
+
+class UserError(ValueError):
+    """A mistake in the command, the configuration or the files a user gave us.
+
+    The command line prints its message alone and ends with code 2. The message is one or two
+    sentences: what is wrong, with the value that was given, and what to do about it.
+    """
