@@ -1,0 +1,119 @@
+"""`maxbench` and `python -m maxbench`: help at once, everything heavy only when a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+RUN_HELP = """\
+usage: maxbench run experiment=NAME [key=value ...] [-m] [--debug]
+
+Generate, score and report one experiment. Running the same command again resumes it, or shows its result.
+
+  python -m maxbench run experiment=hed_depth
+  python -m maxbench run experiment=hed_depth samples=64 seed=1 output_dir=elsewhere
+  python -m maxbench run experiment=hed_depth methods.maxfusion.rule.delta=0.5
+  python -m maxbench run experiment=hed_depth '~methods.sum' sampler=paper
+  python -m maxbench run -m experiment=hed_depth,seg_depth seed=0,1
+
+keys:
+  experiment=   one of conf/experiment/
+  suite=        what has weights; one of conf/suite/
+  samples=      things to generate, per method         replicates=  images of each, with different noise
+  seed=         of noise and choice of samples         baseline=    method that differences are to
+  output_dir=   where run folders go                   data_dir=    where data sets lie
+  sampler=      one of conf/sampler/; sampler.steps=, sampler.guidance_scale=
+  runtime.device= auto, cpu, cuda                      runtime.batch_size=, runtime.dtype=, runtime.threads=
+  methods.NAME. rule, sites, branches, scale of a method; +fusion@methods.NAME=FILE adds, ~methods.NAME removes
+
+options:
+  -m            sweep over comma-separated values (Hydra multirun)
+  --config-dir  a folder with configuration of your own, laid out like conf/
+  --cfg job     print the composed configuration and stop
+  --debug       show the traceback of an error
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(
+        prog="maxbench",
+        description="Several spatial controls at once on a text-to-image diffusion model, measured.",
+        epilog="`maxbench run --help` lists the settings of a run. --debug shows the traceback of an error.",
+    )
+    main.add_argument("--version", action="store_true", help="print the version and stop")
+    verbs = main.add_subparsers(dest="verb", metavar="VERB")
+    verbs.add_parser("run", help="generate, score and report an experiment", add_help=False)
+    tables = verbs.add_parser("tables", help="print the tables of finished runs")
+    tables.add_argument("folder", nargs="*", help="run folders; without any, all in --output-dir")
+    tables.add_argument("--output-dir", default="runs")
+    doctor = verbs.add_parser("doctor", help="say what this machine can run")
+    doctor.add_argument("--output-dir", default="runs")
+    doctor.add_argument("--data-dir", default="data")
+    data = verbs.add_parser("data", help="list the data sets, or prepare one")
+    data.add_argument("name", nargs="?", help="the data set to prepare")
+    data.add_argument("--split", default="val")
+    data.add_argument("--count", type=int, default=768, help="scenes to render")
+    data.add_argument("--data-dir", default="data")
+    for verb in (tables, doctor, data):
+        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return main
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, or 2 for a mistake of the user's."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    words = [each for each in arguments if each != "--debug"]
+    if words[:1] == ["run"]:
+        if {"--help", "-h"} & set(words):
+            print(RUN_HELP, end="")
+            return 0
+        return _guarded(debug, lambda: _cli().run(words[1:], debug))
+    options = parser().parse_args(words)
+    if options.version:
+        from maxbench import __version__
+
+        print(__version__)
+        return 0
+    if options.verb is None:
+        parser().print_help()
+        return 0
+    return _guarded(debug, lambda: _verb(options))
+
+
+def _cli():
+    from maxbench import cli
+
+    return cli
+
+
+def _verb(options: argparse.Namespace) -> int:
+    if options.verb == "tables":
+        return _cli().tables(options.folder, options.output_dir)
+    if options.verb == "doctor":
+        from maxbench import doctor
+
+        return doctor.report(options.output_dir, options.data_dir)
+    from maxbench import shelf
+
+    return shelf.report(options.name, options.split, options.count, options.data_dir)
+
+
+def _guarded(debug: bool, verb) -> int:
+    from maxbench.errors import UserError
+
+    try:
+        return verb()
+    except UserError as error:
+        if debug:
+            raise
+        print(f"maxbench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("maxbench: stopped; the same command continues where it was.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""Missing samples -> batches -> images on disk.
+
+Work is a list of batches, cut before finished ones are skipped, so that a resumed run computes each image
+in the same company as an unbroken one. Every batch is committed by itself; workers exchange nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from maxbench import images as im
+from maxbench.data.pairing import ImageSet, Sample
+from maxbench.experiment import Experiment, Method
+from maxbench.pipeline import Pipeline, Sampler
+from maxbench.progress import track
+from maxbench.runfolder import RunFolder
+from maxbench.seeds import noise_for
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Files of one product that are made together: `keys` are what the files are of, one each."""
+
+    product: str
+    number: int
+    keys: tuple
+    files: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def image_file(method: str, sample: str, replicate: int) -> str:
+    """Where an image of a run lies, relative to the run folder."""
+    return f"images/{method}/{sample}-{replicate}.png"
+
+
+def source_file(product: str, image: int) -> str:
+    """Where what was made of a source image lies: `real`, `vae_round_trip`, or `conditions/<name>`."""
+    return f"{product}/{image:012d}.png"
+
+
+def cut(product: str, keys: Sequence, files: Sequence[str], size: int) -> list[Batch]:
+    """Cut a product's files into batches of `size`; the last may be smaller."""
+    starts = range(0, len(keys), size)
+    return [
+        Batch(product, number, tuple(keys[start : start + size]), tuple(files[start : start + size]))
+        for number, start in enumerate(starts)
+    ]
+
+
+@dataclass
+class Generation:
+    """Makes what a run folder lacks. Models are loaded by `load_pipeline` when the first file is missing.
+
+    load_annotator: condition -> the network that draws its maps, or None.
+    """
+
+    experiment: Experiment
+    folder: RunFolder
+    image_set: ImageSet
+    sampler: Sampler
+    resolution: int
+    batch_size: int
+    load_pipeline: Callable[[], Pipeline]
+    load_annotator: Callable[[str], Callable | None]
+    device: torch.device
+
+    def __post_init__(self):
+        self._pipeline: Pipeline | None = None
+
+    @property
+    def pipeline(self) -> Pipeline:
+        if self._pipeline is None:
+            self._pipeline = self.load_pipeline()
+        return self._pipeline
+
+    def run(self) -> int:
+        """Make every missing file; return how many images were generated."""
+        sources = self.experiment.sources
+        self._make("real", sources, self._read_sources, "source images")
+        for name in self.experiment.conditions:
+            self._make(f"conditions/{name}", sources, self._draw_maps, f"{name} maps")
+        self._make("vae_round_trip", sources, self._round_trip, "autoencoder round trips")
+        return self._generate()
+
+    def _missing(self, batches: Sequence[Batch]) -> list[Batch]:
+        return [
+            batch
+            for batch in batches
+            if self.folder.finished(batch.product, batch.number, list(batch.files)) is None
+        ]
+
+    def _make(self, product: str, keys: Sequence[int], make: Callable, what: str) -> None:
+        files = [source_file(product, key) for key in keys]
+        missing = self._missing(cut(product, keys, files, self.batch_size))
+        total = sum(map(len, missing))
+        for batch in track(_finishing(missing, lambda batch: make(batch)), what, total, "images", len):
+            del batch
+
+    def _read_sources(self, batch: Batch) -> None:
+        paths = [self.image_set.picture(image).path for image in batch.keys]
+        self._commit(batch, im.to_bytes(im.read_images(paths, self.resolution)))
+
+    def _real(self, keys: Sequence[int]) -> torch.Tensor:
+        return im.read_images([self.folder.path / source_file("real", key) for key in keys], self.resolution)
+
+    def _draw_maps(self, batch: Batch) -> None:
+        name = batch.product.removeprefix("conditions/")
+        maps = self.experiment.conditions[name].draw(self._real(batch.keys), self.load_annotator(name))
+        self._commit(batch, maps.numpy())
+
+    def _round_trip(self, batch: Batch) -> None:
+        pictures = self.pipeline.round_trip(self._real(batch.keys))
+        self._commit(batch, im.to_bytes(pictures), [{"defect": im.defect(picture)} for picture in pictures])
+
+    def _commit(self, batch: Batch, arrays, details: list[dict] | None = None) -> None:
+        contents = [im.encode_png(array) for array in arrays]
+        self.folder.commit(
+            batch.product, batch.number, dict(zip(batch.files, contents, strict=True)), details
+        )
+
+    def _generate(self) -> int:
+        missing: list[tuple[Method, Batch]] = []
+        for method in self.experiment.methods:
+            keys = self.experiment.images
+            files = [image_file(method.name, sample.id, replicate) for sample, replicate in keys]
+            batches = cut(f"images/{method.name}", keys, files, self.batch_size)
+            missing += [(method, batch) for batch in self._missing(batches)]
+        total = sum(len(batch) for _, batch in missing)
+        work = _finishing(missing, lambda item: self._generate_batch(*item))
+        for item in track(work, "generating", total, "images", lambda item: len(item[1])):
+            del item
+        return total
+
+    def _generate_batch(self, method: Method, batch: Batch) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        begun = time.perf_counter()
+        pictures = self._pictures(method, [key[0] for key in batch.keys], [key[1] for key in batch.keys])
+        pictures = pictures.cpu()  # waits for the device, so that the clock tells the truth
+        seconds = (time.perf_counter() - begun) / len(batch)
+        evaluations = self.sampler.steps * (2 if self.sampler.guidance_scale != 1 else 1)
+        cost = {
+            "seconds": seconds,
+            "unet_evaluations": evaluations,
+            "control_evaluations": evaluations * len(method.branches),
+            "peak_memory": (
+                torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+            ),
+        }
+        details = [{"defect": im.defect(picture), **cost} for picture in pictures]
+        self._commit(batch, im.to_bytes(pictures), details)
+
+    def _pictures(self, method: Method, samples: list[Sample], replicates: list[int]) -> torch.Tensor:
+        """One method's pictures for a list of samples, (B, 3, H, W) float32."""
+        pipeline = self.pipeline
+        shape = pipeline.latent_shape(self.resolution)
+        noise = torch.stack(
+            [
+                noise_for(self.experiment.seed, sample.id, replicate, shape)
+                for sample, replicate in zip(samples, replicates, strict=True)
+            ]
+        )
+        text = pipeline.encode_text([sample.prompt for sample in samples])
+        negative = pipeline.encode_text([self.sampler.negative_prompt]).expand(len(samples), -1, -1)
+        hints = {
+            name: self.experiment.conditions[name].hint(self.maps(name, samples)) for name in method.branches
+        }
+        control = pipeline.control(hints, method.rule, method.sites, method.scale)
+        return pipeline.decode(pipeline.denoise(noise, text, negative, control, self.sampler))
+
+    def maps(self, condition: str, samples: Sequence[Sample]) -> torch.Tensor:
+        """The given maps of samples, (B, H, W) uint8, from the run folder."""
+        return given_maps(self.folder, condition, samples)
+
+
+def given_maps(folder: RunFolder, condition: str, samples: Sequence[Sample]) -> torch.Tensor:
+    """The maps that samples were generated from, (B, H, W) uint8."""
+    files = [source_file(f"conditions/{condition}", sample.sources[condition]) for sample in samples]
+    return im.read_maps([folder.path / file for file in files])
+
+
+def _finishing(items: Sequence, do: Callable) -> Iterator:
+    """Do each item, then pass it on."""
+    for item in items:
+        do(item)
+        yield item

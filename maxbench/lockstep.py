@@ -1,0 +1,178 @@
+"""N control branches through one forward, in lockstep, with a fusion rule wherever their features meet.
+
+The forward is that of diffusers' ControlNetModel (Stable Diffusion 1.5 style), taken apart so that a rule can
+act between branches, for which diffusers offers no hook. The order is that of MaxFusion (Nair et al., ECCV
+2024, arXiv 2404.09977, Sec. 3.5 "InterModel Unmerging" and Algorithm 1) as its authors run it:
+
+    site "conv_in"   conv_in of every branch, unmerge
+                     add each branch's own hint: the first residual, which is not unmerged
+    site "down"      for every down block: run all branches, unmerge each residual that the block collected
+    site "mid"       mid block of every branch, unmerge
+    always           zero convolutions of every branch, merge, times scale
+
+With no sites the branches run independently and meet only in the last line.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from maxbench.fusion import Feature, Rule
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel
+
+SITES = ("conv_in", "down", "mid")
+
+UNSUPPORTED = ("class_embed_type", "num_class_embeds", "addition_embed_type", "global_pool_conditions")
+
+
+class Residuals(NamedTuple):
+    """What the U-Net adds to its skip connections, in their order, and to its middle."""
+
+    down: list[Feature]
+    mid: Feature
+
+
+def lockstep_controlnets(
+    nets: Sequence["ControlNetModel"],
+    rule: Rule,
+    sample: Float[Tensor, "batch latent height width"],
+    timestep: int | float | Num[Tensor, ""] | Num[Tensor, "batch"],
+    text: Float[Tensor, "batch token width"],
+    hints: Sequence[Feature],
+    scale: float = 1.0,
+    sites: Collection[str] = SITES,
+) -> Residuals:
+    """Run every branch on the same latents, timestep and text, fused into what one ControlNet would return.
+
+    nets: ControlNets of one architecture, one per branch.
+    sample: the latents (B, 4, h, w); under classifier-free guidance B counts both halves.
+    hints: per branch a map (B, 3, H, W) in [0, 1] or what `embed_hint` makes of it, (B, C0, h, w), C0 being
+        the channels of `conv_in`. It does not depend on the timestep: embed once per image, not per step.
+    scale: the control strength, a factor on what the rule has merged.
+    sites: where features are unmerged, out of SITES; outputs are merged whatever the sites.
+    Raises ValueError for branches of different architecture, inputs of different batch size, unknown sites.
+    """
+    _require_one_architecture(nets)
+    _require_inputs(nets, sample, timestep, text, hints, sites)
+    hints = [_embedding(branch, net, hints[branch], sample) for branch, net in enumerate(nets)]
+    times = [_embed_time(net, timestep, sample) for net in nets]
+
+    def unmerge(site: str, features: Sequence[Feature]) -> Sequence[Feature]:
+        fused = rule.unmerge(features) if site in sites else features
+        if len(fused) != len(nets):
+            raise ValueError(f"{rule} unmerges {len(nets)} features into {len(fused)}, not one per branch")
+        return fused
+
+    def run(block: nn.Module, hidden: Feature, time: Tensor):
+        has_cross_attention = getattr(block, "has_cross_attention", False)
+        return block(hidden, time, text) if has_cross_attention else block(hidden, time)
+
+    hidden = unmerge("conv_in", [net.conv_in(sample) for net in nets])
+    hidden = _each(torch.add, hidden, hints)
+
+    residuals = [hidden]  # for every skip connection of the U-Net, one feature per branch
+    for blocks in zip(*(net.down_blocks for net in nets), strict=True):
+        collected = [outputs for _, outputs in _each(run, blocks, hidden, times)]
+        residuals += [unmerge("down", features) for features in zip(*collected, strict=True)]
+        hidden = residuals[-1]  # a block's last residual *is* its hidden state: one tensor, unmerged once
+
+    hidden = unmerge("mid", _each(run, [net.mid_block for net in nets], hidden, times))
+
+    def merge(zero_convs: Sequence[nn.Module], features: Sequence[Feature]) -> Feature:
+        return rule.merge([conv(feature) for conv, feature in zip(zero_convs, features, strict=True)]) * scale
+
+    down_convs = zip(*(net.controlnet_down_blocks for net in nets), strict=True)
+    return Residuals(
+        down=_each(merge, down_convs, residuals),
+        mid=merge([net.controlnet_mid_block for net in nets], hidden),
+    )
+
+
+def embed_hint(net: "ControlNetModel", hint: Float[Tensor, "batch 3 map_height map_width"]) -> Feature:
+    """The conditioning embedding (B, C0, h, w) of a map, its channels in the order the net was trained on."""
+    order = net.config.controlnet_conditioning_channel_order
+    if order not in ("rgb", "bgr"):
+        raise ValueError(f"a ControlNet reads the channels of its map as 'rgb' or 'bgr', not {order!r}")
+    return net.controlnet_cond_embedding(hint.flip(1) if order == "bgr" else hint)
+
+
+def _embedding(branch: int, net: "ControlNetModel", hint: Tensor, sample: Tensor) -> Feature:
+    """The hint itself if it has the shape of an embedding, else the embedding of the map it must then be."""
+    expected = (len(sample), net.conv_in.out_channels, *sample.shape[2:])
+    channels = net.config.conditioning_channels
+    is_map = hint.shape != expected and hint.ndim == 4 and hint.shape[1] == channels
+    embedding = embed_hint(net, hint) if is_map else hint
+    if embedding.shape != expected:
+        raise ValueError(
+            f"hint {branch} has shape {tuple(hint.shape)}: latents of shape {tuple(sample.shape)} need an "
+            f"embedding {expected}, or a map of batch {len(sample)} and {channels} channels that becomes one"
+        )
+    return embedding
+
+
+def _embed_time(net: "ControlNetModel", timestep: int | float | Tensor, sample: Tensor) -> Tensor:
+    timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
+    return net.time_embedding(net.time_proj(timesteps).to(sample.dtype))  # sinusoids are always float32
+
+
+def _each(call: Callable, *arguments: Iterable) -> list:
+    """Call once for every branch (or every place), with its own arguments."""
+    return [call(*own) for own in zip(*arguments, strict=True)]
+
+
+def _require_one_architecture(nets: Sequence["ControlNetModel"]) -> None:
+    if len(nets) == 0:
+        raise ValueError("lockstep needs at least one ControlNet, it was given none")
+    for branch, net in enumerate(nets):
+        for field in UNSUPPORTED:
+            if net.config[field]:
+                raise ValueError(
+                    f"branch {branch} has {field}={net.config[field]!r}: "
+                    "lockstep runs ControlNets of Stable Diffusion 1.5's kind, which have none"
+                )
+        first = _architecture(nets[0])
+        for phrase, value in _architecture(net).items():
+            if value != first[phrase]:
+                raise ValueError(
+                    f"branch {branch} {phrase.format(value)}, branch 0 {first[phrase]}: "
+                    "lockstep needs controls trained on one base model"
+                )
+
+
+def _architecture(net: "ControlNetModel") -> dict[str, int | str]:
+    """What branches must share, each thing in the words of the error about it."""
+    config = net.config
+    return {
+        "takes latents of {} channels": config.in_channels,
+        "reads text of width {}": config.cross_attention_dim,
+        "has the down blocks {}": ", ".join(config.down_block_types),
+        "has the mid block {}": config.mid_block_type,
+        "has {} layers per block": config.layers_per_block,
+    } | {f"gives {{}} channels at down block {i}": width for i, width in enumerate(config.block_out_channels)}
+
+
+def _require_inputs(
+    nets: Sequence["ControlNetModel"],
+    sample: Tensor,
+    timestep: int | float | Tensor,
+    text: Tensor,
+    hints: Sequence[Tensor],
+    sites: Collection[str],
+) -> None:
+    if len(hints) != len(nets):
+        raise ValueError(f"{len(nets)} ControlNets and {len(hints)} hints: every branch needs one of its own")
+    if not set(sites) <= set(SITES):
+        raise ValueError(f"there is an unknown site in {sites!r}: features meet at {', '.join(SITES)}")
+    channels, width = nets[0].config.in_channels, nets[0].config.cross_attention_dim
+    if sample.ndim != 4 or sample.shape[1] != channels:
+        raise ValueError(f"latents have shape {tuple(sample.shape)}, branches take (B, {channels}, h, w)")
+    batch = len(sample)
+    if text.ndim != 3 or len(text) != batch or text.shape[2] != width:
+        raise ValueError(f"text has shape {tuple(text.shape)}, branches take ({batch}, tokens, {width})")
+    if isinstance(timestep, Tensor) and timestep.shape not in ((), (1,), (batch,)):
+        raise ValueError(f"timestep has shape {tuple(timestep.shape)}, branches take () or ({batch},)")

@@ -1,0 +1,83 @@
+"""A contact sheet: the conditions, then one column a method, a handful of samples."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from PIL import Image, ImageDraw, ImageFont
+
+CELL, GAP, MARGIN, CAPTION = 144, 6, 16, 34  # pixels
+INK, PAPER, FAINT = (25, 25, 30), (255, 255, 255), (110, 110, 120)
+
+
+def write_sheet(folder: Path, samples: int = 8) -> Path:
+    """Draw `contact_sheet.png` of a run's first `samples` samples from its files; return its path."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text())["samples"][:samples]
+    methods = [
+        name for name in dict.fromkeys(pd.read_csv(folder / "metrics.csv").method) if name != "shuffled"
+    ]
+    made = [name for name in methods if (folder / "images" / name).is_dir()]
+    conditions = list(config["conditions"])
+    one_source = all(len(set(sample["sources"].values())) == 1 for sample in manifest)
+    headings = [*conditions, *(["real"] if one_source else []), *made]
+    sheet = Image.new("RGB", _size(len(headings), len(manifest)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    title = f"{config['name']} on {config['suite']['name']}, seed {config['seed']}"
+    draw.text((MARGIN, 12), title, INK, _font(20))
+    for column, heading in enumerate(headings):
+        draw.text((_left(column) + CELL / 2, 62), heading, INK, _font(15), anchor="ms")
+    for row, sample in enumerate(manifest):
+        cells = [_map(folder, config, name, sample) for name in conditions]
+        if one_source:
+            cells.append(_open(folder / "real" / f"{next(iter(sample['sources'].values())):012d}.png"))
+        cells += [_open(folder / "images" / method / f"{sample['id']}-0.png") for method in made]
+        top = _top(row)
+        for column, cell in enumerate(cells):
+            sheet.paste(cell.resize((CELL, CELL), Image.Resampling.BICUBIC), (_left(column), top))
+        words = textwrap.shorten(sample["prompt"], 150, placeholder=" ...")
+        draw.text((MARGIN, top + CELL + 6), words, FAINT, _font(14))
+    path = folder / "contact_sheet.png"
+    partial = folder / ".contact_sheet.png.partial"
+    sheet.save(partial, format="PNG", optimize=True)
+    partial.replace(path)
+    return path
+
+
+def _left(column: int) -> int:
+    return MARGIN + column * (CELL + GAP)
+
+
+def _top(row: int) -> int:
+    return 72 + row * (CELL + CAPTION)
+
+
+def _size(columns: int, rows: int) -> tuple[int, int]:
+    return _left(columns) - GAP + MARGIN, _top(rows) + 8
+
+
+def _font(size: int) -> ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _map(folder: Path, config: dict, condition: str, sample: dict) -> Image.Image:
+    """A condition's map as people see it: classes in the palette's colours, levels in grey."""
+    path = folder / "conditions" / condition / f"{sample['sources'][condition]:012d}.png"
+    palette = config["conditions"][condition].get("palette")
+    if not palette:
+        return _open(path)
+    with Image.open(path) as image:
+        labels = np.asarray(image.convert("L"))
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = palette
+    return Image.fromarray(colours[labels])

@@ -1,0 +1,165 @@
+"""A suite in the Hub's folder layout: base model, ControlNets, annotators and scorer under one root."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from maxbench.conditions.base import Annotator
+from maxbench.errors import UserError
+from maxbench.pipeline import Pipeline
+
+PACKAGED = Path(__file__).parent / "weights"
+BASE = ("vae", "unet", "text_encoder")  # subfolders with weights; tokenizer and scheduler have none
+
+
+def weight_files(root: Path, subfolder: str) -> list[Path]:
+    return sorted((root / subfolder).glob("*.safetensors"))
+
+
+@lru_cache
+def _sha256(path: Path, modified: int, size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class FolderSuite:
+    """Everything that has weights, found under `root` and loaded only when asked for.
+
+    root: a folder; a relative one is looked up in the current folder, then among the packaged suites.
+    controls, annotators: condition -> subfolder, and condition -> a loader called with (folder, device).
+    scorer: a loader called with (folder, device); scorer_folder: where it finds its weights.
+    megabytes: what all of it weighs, for the message that says what is missing.
+    """
+
+    name: str
+    root: str
+    resolution: int
+    controls: dict[str, str]
+    annotators: dict[str, Callable[..., Annotator]]
+    annotator_folders: dict[str, str]
+    scorer: Callable[..., Any]
+    scorer_folder: str
+    megabytes: int
+    steps: int
+    guidance_scale: float
+    palette: Sequence[Sequence[int]] = ()
+
+    @property
+    def folder(self) -> Path:
+        given = Path(self.root)
+        return given if given.is_absolute() or given.exists() else PACKAGED / given
+
+    def parts(self, conditions: Sequence[str]) -> list[str]:
+        """Subfolders whose weights an experiment on `conditions` needs."""
+        unknown = [name for name in conditions if name not in self.controls]
+        if unknown:
+            known = ", ".join(self.controls)
+            raise UserError(f"The suite '{self.name}' has no control for '{unknown[0]}'; it has {known}.")
+        return [
+            *BASE,
+            *(self.controls[name] for name in conditions),
+            *(self.annotator_folders[name] for name in conditions if name in self.annotator_folders),
+            self.scorer_folder,
+        ]
+
+    def missing(self, conditions: Sequence[str]) -> list[Path]:
+        return [self.folder / part for part in self.parts(conditions) if not weight_files(self.folder, part)]
+
+    def require(self, conditions: Sequence[str]) -> None:
+        """Raise a UserError that says what is missing, how big it is and where it goes."""
+        missing = self.missing(conditions)
+        if missing:
+            names = ", ".join(str(path.relative_to(self.folder)) for path in missing)
+            raise UserError(
+                f"The suite '{self.name}' lacks the weights of {names} under {self.folder}; put the suite's folder "
+                f"there ({self.megabytes} MB in all, it comes with the package) or train it with "
+                "`python scripts/train_miniature.py`."
+            )
+
+    def fingerprint(self, conditions: Sequence[str]) -> dict[str, str]:
+        """SHA-256 of every weight file that bears on an experiment, by its place."""
+        self.require(conditions)
+        files = [file for part in self.parts(conditions) for file in weight_files(self.folder, part)]
+        return {
+            str(file.relative_to(self.folder)): _sha256(file, file.stat().st_mtime_ns, file.stat().st_size)
+            for file in files
+        }
+
+    def scorer_names(self, conditions: Sequence[str]) -> dict[str, str]:
+        """What judges, by the name and revision it has in tables: "judge", and each condition with a network."""
+        folders = {"judge": self.scorer_folder, **self.annotator_folders}
+        revisions = self.fingerprint(conditions)
+
+        def named(subfolder: str) -> str:
+            file = weight_files(self.folder, subfolder)[0]
+            return f"{self.name}/{subfolder}@{revisions[str(file.relative_to(self.folder))][:8]}"
+
+        return {
+            name: named(subfolder)
+            for name, subfolder in folders.items()
+            if name == "judge" or name in conditions
+        }
+
+    def pipeline(self, conditions: Sequence[str], device: torch.device, dtype: torch.dtype) -> Pipeline:
+        """The base model with the controls of `conditions`, in evaluation mode."""
+        self.require(conditions)
+        _quieten()
+
+        def load(kind: type, subfolder: str):
+            try:
+                net = kind.from_pretrained(self.folder / subfolder, torch_dtype=dtype)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"The weights in {self.folder / subfolder} cannot be loaded ({type(error).__name__}: "
+                    f"{str(error).splitlines()[0]}); restore that folder."
+                ) from error
+            return net.to(device).eval().requires_grad_(False)
+
+        return Pipeline(
+            vae=load(AutoencoderKL, "vae"),
+            unet=load(UNet2DConditionModel, "unet"),
+            text_encoder=load(CLIPTextModel, "text_encoder"),
+            tokenizer=CLIPTokenizer.from_pretrained(self.folder / "tokenizer"),
+            scheduler_config=_scheduler_config(self.folder / "scheduler"),
+            controls={name: load(ControlNetModel, self.controls[name]) for name in conditions},
+        )
+
+    def annotator(self, condition: str, device: torch.device) -> Annotator | None:
+        """The network that draws a condition's maps; None where arithmetic does."""
+        if condition not in self.annotators:
+            return None
+        _quieten()
+        return self.annotators[condition](self.folder / self.annotator_folders[condition], device)
+
+    def judge(self, device: torch.device) -> Any:
+        """The text-image scorer."""
+        _quieten()
+        return self.scorer(self.folder / self.scorer_folder, device)
+
+
+def _scheduler_config(folder: Path) -> dict:
+    try:
+        return dict(DDPMScheduler.load_config(folder))  # any scheduler's config: every sampler starts from it
+    except OSError as error:
+        raise UserError(
+            f"There is no scheduler_config.json in {folder}; restore the suite's folder."
+        ) from error
+
+
+def _quieten() -> None:
+    """The libraries' progress bars and hints are not ours to show."""
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

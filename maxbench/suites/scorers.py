@@ -1,0 +1,55 @@
+"""Doors through which a text-image model becomes a scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
+from maxbench.conditions.base import Images
+
+
+@dataclass(frozen=True)
+class ClipScorer:
+    """A CLIP model as judge: embeddings for the CLIP score, and image features for FID and KID.
+
+    mean, std: of the pixel normalisation the model was trained with.
+    """
+
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: torch.device, mean: Sequence[float], std: Sequence[float]
+    ) -> ClipScorer:
+        model = CLIPModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        return cls(model, CLIPTokenizer.from_pretrained(folder), mean, std)
+
+    @torch.inference_mode()
+    def images(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """Projected image embeddings, float32, not normalised."""
+        size = self.model.config.vision_config.image_size
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+        mean, std = (torch.tensor(list(values)).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        pixels = ((images - mean) / std).to(self.model.device)
+        return self.model.get_image_features(pixel_values=pixels).pooler_output.float().cpu()
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Float[Tensor, "batch feature"]:
+        """Projected text embeddings; a text longer than the model's context is cut, knowingly."""
+        limit = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
+        )
+        output = self.model.get_text_features(input_ids=tokens.input_ids.to(self.model.device))
+        return output.pooler_output.float().cpu()
