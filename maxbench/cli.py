@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 import maxbench
@@ -62,6 +63,7 @@ def run(arguments: Sequence[str], debug: bool) -> int:
         return 2
     finally:
         sys.argv = program
+        GlobalHydra.instance().clear()  # a failed run leaves it behind
     return 0
 
 

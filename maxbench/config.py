@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import (
     ConfigCompositionException,
@@ -31,9 +31,7 @@ from maxbench.pipeline import Sampler
 from maxbench.suites.folder import FolderSuite
 
 CONF = next(
-    folder
-    for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf")
-    if folder.is_dir()
+    folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
 )
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -126,7 +124,7 @@ def _make(entry: DictConfig, key: str) -> Any:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from error
-        said = str(cause or error).splitlines()[0]
+        said = " ".join(str(cause or error).split())
         raise UserError(f"{key}: {said}; mend it in the command or in conf/.") from error
 
 
@@ -227,29 +225,29 @@ def _explain_composition(error: ConfigCompositionException, overrides: Sequence[
         group = found[1]
         options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         return f"Say which {group} to run: {group}= one of {', '.join(options)}."
-    if found := re.search(r"Could not override '([\w.@/]+)'", message):
-        key = found[1]
-        groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-        keys = sorted({*known_keys(overrides), *groups})
-        tails = {each.rsplit(".", 1)[-1]: each for each in keys}
-        close = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-        close = close or [
-            tails[tail] for tail in difflib.get_close_matches(key, list(tails), n=1, cutoff=0.6)
-        ]
-        hint = f"did you mean '{close[0]}'?" if close else "see `python -m maxbench run --help` for the keys."
-        return f"There is no setting '{key}'; {hint}"
+    found = re.search(r"Could not override '([\w.@/]+)'", message)
+    found = found or re.search(r"Could not delete from config. '([\w.@/]+)'", message)
+    if found:
+        return f"There is no setting '{found[1]}'; {_nearest_key(found[1], overrides)}"
     return f"{message.splitlines()[0]}; mend it in the command or in conf/."
+
+
+def _nearest_key(key: str, overrides: Sequence[str]) -> str:
+    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+    keys = sorted({*known_keys(overrides), *groups})
+    tails = {each.rsplit(".", 1)[-1]: each for each in keys}
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    close = close or [tails[tail] for tail in difflib.get_close_matches(key, list(tails), n=1, cutoff=0.6)]
+    return f"did you mean '{close[0]}'?" if close else "see `python -m maxbench run --help` for the keys."
 
 
 def known_keys(overrides: Sequence[str]) -> list[str]:
     """Dotted keys of the configuration, of the chosen experiment where the overrides name one that exists."""
     chosen = [each for each in overrides if each.startswith("experiment=")] or ["experiment=hed_depth"]
-    if not GlobalHydra.instance().is_initialized():
-        from hydra import initialize_config_dir
-
-        initialize_config_dir(str(CONF), version_base="1.3")
+    GlobalHydra.instance().clear()  # of the composition that failed
     try:
-        config = OmegaConf.to_container(compose("main", chosen[:1]))
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = OmegaConf.to_container(compose("main", chosen[:1]))
     except HydraException:
         return []
     keys: list[str] = []

@@ -96,13 +96,18 @@ class Evaluation:
         seen = self._look(rows)
         seen_reference = self._look_at_reference()
         samples = self._per_sample(rows, seen)
-        metrics = self._metrics(rows, seen, seen_reference)
+        joint = self._joint(seen)
+        metrics = self._metrics(rows, seen, seen_reference, joint)
         differences = self._differences(seen)
         write_atomically(self.folder.path / SAMPLES, samples.to_parquet(index=False))
         write_atomically(self.folder.path / METRICS, metrics.to_csv(index=False))
         write_atomically(self.folder.path / DIFFERENCES, differences.to_csv(index=False))
-        summary["defects"] = {
-            row.name: [record.file for record in row.records if record.defect] for row in rows
+        summary["defects"] = {row.name: [record.file for record in row.records if record.defect] for row in rows}
+        summary["joint"] = {
+            "note": next((score.note for score in joint.values()), NO_JOINT),
+            "dominant": {
+                name: [score.dominant, score.dominant_share.value] for name, score in joint.items() if score.dominant
+            },
         }
         summary["files"] = {
             name: digest((self.folder.path / name).read_bytes()) for name in (SAMPLES, METRICS, DIFFERENCES)
@@ -141,13 +146,10 @@ class Evaluation:
         missing = [file for file in files if file not in known]
         listed = [record.file for record in records]
         extra = sorted(
-            {file for file in listed if listed.count(file) > 1}
-            | (set(listed) - set(files) if exactly else set())
+            {file for file in listed if listed.count(file) > 1} | (set(listed) - set(files) if exactly else set())
         )
         if missing or extra:
-            what = ", ".join(
-                [f"missing {file}" for file in missing[:3]] + [f"unexpected {file}" for file in extra[:3]]
-            )
+            what = ", ".join([f"missing {file}" for file in missing[:3]] + [f"unexpected {file}" for file in extra[:3]])
             raise UserError(
                 f"The run's images of '{name}' are not exactly one per sample ({len(missing)} missing, "
                 f"{len(extra)} twice or foreign: {what}); run the same command again to mend it."
@@ -173,9 +175,7 @@ class Evaluation:
                 name: condition.compare(given[name][cut], condition.draw(pictures, annotators[name]))
                 for name, condition in self.experiment.conditions.items()
             }
-            parts[row.name].append(
-                Seen(features.numpy(), clip_score(features, texts[cut]).numpy(), statistics)
-            )
+            parts[row.name].append(Seen(features.numpy(), clip_score(features, texts[cut]).numpy(), statistics))
         seen = {name: _joined(batches) for name, batches in parts.items()}
         for name, what in seen.items():
             path = self.folder.path / "features" / f"{name}.npy"
@@ -227,9 +227,7 @@ class Evaluation:
         parts = []
 
         def add(method: str, metric: str, protocol: str, scorer: str, values: np.ndarray) -> None:
-            parts.append(
-                base.assign(method=method, metric=metric, protocol=protocol, scorer=scorer, value=values)
-            )
+            parts.append(base.assign(method=method, metric=metric, protocol=protocol, scorer=scorer, value=values))
 
         for name, what in seen.items():
             for condition in self.experiment.conditions.values():
@@ -253,11 +251,11 @@ class Evaluation:
 
     def _per_cluster(self, values: np.ndarray) -> np.ndarray:
         """Replicates of a sample are not independent: average them first, (N, ...) => (samples, ...)."""
-        return values.reshape(
-            len(self.experiment.samples), self.experiment.replicates, *values.shape[1:]
-        ).mean(1)
+        return values.reshape(len(self.experiment.samples), self.experiment.replicates, *values.shape[1:]).mean(1)
 
-    def _metrics(self, rows: Sequence[Row], seen: dict[str, Seen], reference: np.ndarray) -> pd.DataFrame:
+    def _metrics(
+        self, rows: Sequence[Row], seen: dict[str, Seen], reference: np.ndarray, joint: dict[str, JointScore]
+    ) -> pd.DataFrame:
         settings = {"seed": self.experiment.seed, "resamples": self.resamples, "level": self.level}
         out: list[dict] = []
 
@@ -280,8 +278,8 @@ class Evaluation:
             for condition in self.experiment.conditions.values():
                 interval = self._pooled(condition, what.statistics[condition.name])
                 add(name, condition.metric, condition.protocol, self._condition_scorer(condition), interval)
-        for method, joint in self._joint(seen).items():
-            for metric, interval in _joint_rows(joint).items():
+        for method, score in joint.items():
+            for metric, interval in _joint_rows(score).items():
                 add(method, metric, JOINT_PROTOCOL, "fidelity", interval)
         for row in rows:
             self._add_cost(row, add)
@@ -294,9 +292,7 @@ class Evaluation:
         if first.seconds is None:
             return
         seconds = np.array([record.seconds for record in row.records], float)
-        interval = bootstrap_mean(
-            seconds, seed=self.experiment.seed, resamples=self.resamples, level=self.level
-        )
+        interval = bootstrap_mean(seconds, seed=self.experiment.seed, resamples=self.resamples, level=self.level)
         add(row.name, "seconds", "per image, wall clock", "clock", interval)
         for metric in ("unet_evaluations", "control_evaluations"):
             value = float(getattr(first, metric))
@@ -304,17 +300,13 @@ class Evaluation:
         peaks = [record.peak_memory for record in row.records if record.peak_memory is not None]
         if peaks:
             value = max(peaks) / 2**20
-            add(
-                row.name, "peak_memory", "MiB on the accelerator", "count", Interval(value, np.nan, np.nan, n)
-            )
+            add(row.name, "peak_memory", "MiB on the accelerator", "count", Interval(value, np.nan, np.nan, n))
 
     def _distances(self, features: np.ndarray, reference: np.ndarray) -> dict[str, Interval]:
         settings = {"seed": self.experiment.seed, "level": self.level, "resamples": min(self.resamples, 200)}
 
         def of(distance: Callable, factor: float) -> Interval:
-            return half_sampling(
-                lambda index: factor * distance(features[index], reference), len(features), **settings
-            )
+            return half_sampling(lambda index: factor * distance(features[index], reference), len(features), **settings)
 
         return {"fid": of(frechet_distance, 1.0), "kid": of(kernel_distance, KID_FACTOR)}
 
@@ -345,9 +337,7 @@ class Evaluation:
         needed = {"none", *(f"single/{condition}" for condition in self.experiment.conditions)}
         if not needed <= names:  # without its floor and its singles a joint score has no unit
             return {}
-        return joint_scores(
-            self._oriented(seen), seed=self.experiment.seed, resamples=self.resamples, level=self.level
-        )
+        return joint_scores(self._oriented(seen), seed=self.experiment.seed, resamples=self.resamples, level=self.level)
 
     def _differences(self, seen: dict[str, Seen]) -> pd.DataFrame:
         """Every method minus the baseline on the same samples and noise, higher is better where it says so."""
@@ -357,10 +347,7 @@ class Evaluation:
         for name, condition in self.experiment.conditions.items():
             values[condition.sample_metric] = (
                 condition.protocol,
-                {
-                    row: self._per_cluster(condition.score(seen[row].statistics[name]))
-                    for row in [*methods, baseline]
-                },
+                {row: self._per_cluster(condition.score(seen[row].statistics[name])) for row in [*methods, baseline]},
             )
         values["clip_score"] = (
             CLIP_PROTOCOL,
@@ -389,6 +376,7 @@ class Evaluation:
 
 
 CLIP_PROTOCOL = "100 x cosine"
+NO_JOINT = "not computed: it needs the methods `none` and `single/<condition>` of every condition"
 JOINT_PROTOCOL = "q: 0 no control, 1 own single control"
 
 
@@ -397,8 +385,7 @@ def _joined(batches: Sequence[Seen]) -> Seen:
         features=np.concatenate([batch.features for batch in batches]),
         clip=np.concatenate([batch.clip for batch in batches]),
         statistics={
-            name: np.concatenate([batch.statistics[name] for batch in batches])
-            for name in batches[0].statistics
+            name: np.concatenate([batch.statistics[name] for batch in batches]) for name in batches[0].statistics
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -33,21 +34,19 @@ class Method:
 
     def expand(self, name: str, conditions: Sequence[str]) -> list[Method]:
         """The methods that an entry `name` of an experiment stands for."""
+        if isinstance(self.sites, str) or (isinstance(self.branches, str) and self.branches != EACH):
+            raise UserError(f"methods.{name}: sites and branches are lists; write [{self.branches or self.sites}].")
         for site in self.sites:
             if site not in SITES:
-                raise UserError(
-                    f"methods.{name}.sites has '{site}'; sites are {', '.join(SITES)}, or [] for none."
-                )
-        if self.scale < 0:
-            raise UserError(f"methods.{name}.scale is {self.scale}; a control strength is 0 or more.")
+                raise UserError(f"methods.{name}.sites has '{site}'; sites are {', '.join(SITES)}, or [] for none.")
+        if not isinstance(self.scale, int | float) or not 0 <= self.scale < math.inf:
+            raise UserError(f"methods.{name}.scale is {self.scale}; a control strength is a number, 0 or more.")
         if self.branches == EACH:
             return [replace(self, name=f"{name}/{each}", branches=(each,)) for each in conditions]
         branches = tuple(conditions if self.branches is None else self.branches)
         for branch in branches:
             if branch not in conditions:
-                raise UserError(
-                    f"methods.{name}.branches has '{branch}'; this experiment has {', '.join(conditions)}."
-                )
+                raise UserError(f"methods.{name}.branches has '{branch}'; this experiment has {', '.join(conditions)}.")
         return [replace(self, name=name, sites=tuple(self.sites), branches=branches)]
 
 

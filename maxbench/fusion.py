@@ -103,7 +103,7 @@ class MaxFusion:
     rescale: bool = True
 
     def __post_init__(self):
-        if not math.isfinite(self.delta):
+        if not isinstance(self.delta, int | float) or not math.isfinite(self.delta):
             raise ValueError(f"delta is a similarity, a finite number, not {self.delta}")
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:

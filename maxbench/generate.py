@@ -90,9 +90,7 @@ class Generation:
 
     def _missing(self, batches: Sequence[Batch]) -> list[Batch]:
         return [
-            batch
-            for batch in batches
-            if self.folder.finished(batch.product, batch.number, list(batch.files)) is None
+            batch for batch in batches if self.folder.finished(batch.product, batch.number, list(batch.files)) is None
         ]
 
     def _make(self, product: str, keys: Sequence[int], make: Callable, what: str) -> None:
@@ -120,9 +118,7 @@ class Generation:
 
     def _commit(self, batch: Batch, arrays, details: list[dict] | None = None) -> None:
         contents = [im.encode_png(array) for array in arrays]
-        self.folder.commit(
-            batch.product, batch.number, dict(zip(batch.files, contents, strict=True)), details
-        )
+        self.folder.commit(batch.product, batch.number, dict(zip(batch.files, contents, strict=True)), details)
 
     def _generate(self) -> int:
         missing: list[tuple[Method, Batch]] = []
@@ -149,9 +145,7 @@ class Generation:
             "seconds": seconds,
             "unet_evaluations": evaluations,
             "control_evaluations": evaluations * len(method.branches),
-            "peak_memory": (
-                torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
-            ),
+            "peak_memory": (torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None),
         }
         details = [{"defect": im.defect(picture), **cost} for picture in pictures]
         self._commit(batch, im.to_bytes(pictures), details)
@@ -168,9 +162,7 @@ class Generation:
         )
         text = pipeline.encode_text([sample.prompt for sample in samples])
         negative = pipeline.encode_text([self.sampler.negative_prompt]).expand(len(samples), -1, -1)
-        hints = {
-            name: self.experiment.conditions[name].hint(self.maps(name, samples)) for name in method.branches
-        }
+        hints = {name: self.experiment.conditions[name].hint(self.maps(name, samples)) for name in method.branches}
         control = pipeline.control(hints, method.rule, method.sites, method.scale)
         return pipeline.decode(pipeline.denoise(noise, text, negative, control, self.sampler))
 

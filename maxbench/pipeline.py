@@ -102,8 +102,7 @@ class Pipeline:
             return None
         nets = [self.controls[condition] for condition in hints]
         embeddings = [
-            embed_hint(net, hint.to(self.device, self.dtype))
-            for net, hint in zip(nets, hints.values(), strict=True)
+            embed_hint(net, hint.to(self.device, self.dtype)) for net, hint in zip(nets, hints.values(), strict=True)
         ]
         return Control(nets, embeddings, rule, sites, scale)
 

@@ -92,15 +92,9 @@ class RunFolder:
                 raise UserError(f"{path} is a file; set output_dir= to another folder.")
             if mark.exists():
                 if json.loads(mark.read_text()) != json.loads(json.dumps(identity, default=str)):
-                    raise UserError(
-                        f"{path} holds another run; move it away or set output_dir= to another folder."
-                    )
-            elif path.exists() and any(
-                entry for entry in path.iterdir() if not entry.name.endswith(".partial")
-            ):
-                raise UserError(
-                    f"{path} is not a run folder of maxbench; move it away or set output_dir= elsewhere."
-                )
+                    raise UserError(f"{path} holds another run; move it away or set output_dir= to another folder.")
+            elif path.exists() and any(entry for entry in path.iterdir() if not entry.name.endswith(".partial")):
+                raise UserError(f"{path} is not a run folder of maxbench; move it away or set output_dir= elsewhere.")
             else:
                 path.mkdir(parents=True, exist_ok=True)
                 write_atomically(mark, json.dumps(identity, indent=2, default=str))
@@ -128,16 +122,12 @@ class RunFolder:
             records = [Record(**row) for row in rows]
             if [record.file for record in records] != files:
                 return None
-            intact = all(
-                digest((self.path / record.file).read_bytes()) == record.sha256 for record in records
-            )
+            intact = all(digest((self.path / record.file).read_bytes()) == record.sha256 for record in records)
         except (OSError, json.JSONDecodeError, TypeError):
             return None
         return records if intact else None
 
-    def commit(
-        self, product: str, batch: int, files: dict[str, bytes], details: list[dict] | None = None
-    ) -> None:
+    def commit(self, product: str, batch: int, files: dict[str, bytes], details: list[dict] | None = None) -> None:
         """Write the files of a batch, then the record that calls it finished."""
         details = details or [{} for _ in files]
         rows = []

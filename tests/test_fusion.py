@@ -245,8 +245,8 @@ def test_delta_at_most_minus_one_is_the_mean_everywhere():
 
 
 def test_delta_at_least_one_is_pure_selection():
-    features = related(10, 3)
-    features[2] = features[0].clone()  # even identical branches
+    features = related(10, 3, (2, 16, 8, 8))
+    features[2] = features[0] * 1.5  # even parallel ones, whose rho may round to more than 1
     for delta in (1.0, 2.0):
         merged = MaxFusion(delta).merge(features)
         chosen = torch.stack([(merged == feature).all(dim=1) for feature in features])

@@ -154,9 +154,7 @@ def test_one_branch_is_that_controlnet(nets, rule):
     assert_same(ours, alone(nets[0], *given, hint, scale=0.7), **EXACT)
 
 
-@pytest.mark.parametrize(
-    "timestep", [7, 7.5, torch.tensor(7), torch.tensor([7]), torch.tensor([7, 900])], ids=str
-)
+@pytest.mark.parametrize("timestep", [7, 7.5, torch.tensor(7), torch.tensor([7]), torch.tensor([7, 900])], ids=str)
 def test_timesteps_in_every_form_that_diffusers_takes(nets, timestep):
     sample, _, text, (hint,) = inputs(1)
     ours = lockstep_controlnets(nets[:1], Sum(), sample, timestep, text, [hint])

@@ -10,7 +10,7 @@ Where only a region was controlled, `valid` (B, 1, H, W) bool marks it; labels u
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64, Num
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -80,7 +80,7 @@ def confusion(
     return counts.reshape(-1, num_classes, num_classes)
 
 
-def mean_iou(confusion: Int[Tensor, "*batch classes classes"]) -> float:
+def mean_iou(confusion: Num[Tensor, "*batch classes classes"]) -> float:
     """Data-set mean IoU x100: of the summed confusion, over the classes that were given or measured anywhere.
 
     NaN where no pixel carries a label. Everingham et al., The PASCAL visual object classes challenge, IJCV
@@ -90,18 +90,18 @@ def mean_iou(confusion: Int[Tensor, "*batch classes classes"]) -> float:
     return per_image_iou(confusion.reshape(-1, *confusion.shape[-2:]).sum(dim=0)).item()
 
 
-def per_image_iou(confusion: Int[Tensor, "*batch classes classes"]) -> Float[Tensor, "*batch"]:
+def per_image_iou(confusion: Num[Tensor, "*batch classes classes"]) -> Float[Tensor, "*batch"]:
     """Mean IoU x100 of every confusion for itself, over the classes given or measured in it; 0-100.
 
     NaN where an image has no labelled pixel. The mean over images weighs small classes and images differently
     from :func:`mean_iou`: it is what paired tests use, not what tables print as mIoU. Resampled sums of
-    confusions go through here to bootstrap the data-set value.
+    confusions go through here to bootstrap the data-set value; counts may be means, only their ratios matter.
     """
     confusion = _square(confusion).double()
     intersection = confusion.diagonal(dim1=-2, dim2=-1)
     union = confusion.sum(dim=-1) + confusion.sum(dim=-2) - intersection
     present = union > 0
-    iou = torch.where(present, intersection / union.clamp(min=1), 0)
+    iou = torch.where(present, intersection / union, 0)
     return 100 * iou.sum(dim=-1) / present.sum(dim=-1)  # 0 / 0 is NaN, as promised
 
 

@@ -55,14 +55,10 @@ def write_dataset(folder: Path, split: str, count: int) -> None:
             for index, (size, _, _) in enumerate(scenes)
         ]
         captions = [
-            {"image_id": index, "caption": caption}
-            for index, scene in enumerate(scenes)
-            for caption in scene[1]
+            {"image_id": index, "caption": caption} for index, scene in enumerate(scenes) for caption in scene[1]
         ]
         instances = [
-            {"image_id": index, "iscrowd": 0, **instance}
-            for index, scene in enumerate(scenes)
-            for instance in scene[2]
+            {"image_id": index, "iscrowd": 0, **instance} for index, scene in enumerate(scenes) for instance in scene[2]
         ]
         _write_json(partial / "annotations" / f"captions_{split}.json", images, captions)
         categories = [{"id": number, "name": name, "supercategory": "solid"} for name, number in CATEGORIES.items()]

@@ -77,9 +77,7 @@ class Workshop:
         (self.folder / f"{part}.history.json").write_text(json.dumps(history))
 
     def load(self, kind: type, subfolder: str) -> nn.Module:
-        return (
-            kind.from_pretrained(self.weights / subfolder, torch_dtype=torch.float32).to(self.device).eval()
-        )
+        return kind.from_pretrained(self.weights / subfolder, torch_dtype=torch.float32).to(self.device).eval()
 
 
 def _pick(generator: torch.Generator, count: int, total: int) -> Tensor:
@@ -107,9 +105,7 @@ def train_vae(shop: Workshop) -> None:
         noise = torch.randn(posterior.mean.shape, generator=generator).to(shop.device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         error = decoded - images
-        steps = [
-            (torch.diff(decoded, dim=axis) - torch.diff(images, dim=axis)).abs().mean() for axis in (2, 3)
-        ]
+        steps = [(torch.diff(decoded, dim=axis) - torch.diff(images, dim=axis)).abs().mean() for axis in (2, 3)]
         return error.abs().mean() + error.square().mean() + sum(steps) + 1e-6 * posterior.kl().mean()
 
     history = shop.fit("vae", [{"params": vae.parameters()}], loss_of)
@@ -172,16 +168,12 @@ def make_tokenizer(texts: list[str], folder: Path) -> None:
 
 def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Token numbers (B, TOKENS) int64, cut at TOKENS knowingly, as CLIP cuts at 77."""
-    return tokenizer(
-        texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
-    ).input_ids
+    return tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
 
 
 def _train_contrastive(shop: Workshop, part: str, tokenizer: CLIPTokenizer, config: CLIPConfig) -> tuple:
     model = CLIPModel(config).to(shop.device)
-    tokens = torch.stack(
-        [tokenise(tokenizer, words) for words in shop.corpus.captions]
-    )  # (N, CAPTIONS, TOKENS)
+    tokens = torch.stack([tokenise(tokenizer, words) for words in shop.corpus.captions])  # (N, CAPTIONS, TOKENS)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
         index = _pick(generator, batch, len(shop.corpus))
@@ -385,9 +377,7 @@ def blank(maps: Tensor, generator: torch.Generator) -> Tensor:
         else:
             width, height = (0.25 + 0.5 * a) * size, (0.25 + 0.5 * b) * size
             left, top = c * (size - width), d * (size - height)
-            side = ((grid >= left) & (grid < left + width))[None] & ((grid >= top) & (grid < top + height))[
-                :, None
-            ]
+            side = ((grid >= left) & (grid < left + width))[None] & ((grid >= top) & (grid < top + height))[:, None]
         keep[number] = side if flip < 0.7 else ~side
     return maps * keep[:, None].to(maps)
 
@@ -431,9 +421,7 @@ def annotated_maps(shop: Workshop, condition: str) -> np.ndarray:
     path = shop.folder / f"maps_{condition}.npy"
     if not path.exists():
         if condition == "canny":
-            grey = (
-                cv2.cvtColor(image.transpose(1, 2, 0), cv2.COLOR_RGB2GRAY) for image in shop.corpus.images
-            )
+            grey = (cv2.cvtColor(image.transpose(1, 2, 0), cv2.COLOR_RGB2GRAY) for image in shop.corpus.images)
             maps = np.stack([cv2.Canny(picture, *CANNY_THRESHOLDS) for picture in grey])
         else:
             net = shop.load(UNet2DModel, f"annotators/{condition}")
@@ -456,10 +444,7 @@ PARTS: dict[str, Callable[[Workshop], None]] = {
     "text_encoder": train_text_encoder,
     "clip": train_clip,
     "unet": train_unet,
-    **{
-        f"annotator_{name}": (lambda shop, name=name: train_annotator(shop, name))
-        for name in ("depth", "seg", "hed")
-    },
+    **{f"annotator_{name}": (lambda shop, name=name: train_annotator(shop, name)) for name in ("depth", "seg", "hed")},
     **{
         f"controlnet_{name}": (lambda shop, name=name: train_controlnet(shop, name, annotated_maps))
         for name in CONDITIONS

@@ -26,6 +26,9 @@ class Recipe:
     ema: float = 0.0  # decay of the averaged weights that are shipped; 0 ships the last ones
 
 
+CHECKPOINT_SECONDS = 60
+
+
 class Averaged:
     """Exponential moving average of parameters, with the usual warm-up of the decay."""
 
@@ -118,7 +121,7 @@ def fit(
                 file=sys.stderr,
                 flush=True,
             )
-            if time.monotonic() - saved > 60 or step + 1 == recipe.steps:
+            if time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == recipe.steps:
                 save(step + 1)
                 saved = time.monotonic()
     if average:

@@ -410,9 +410,7 @@ def _outline(label: np.ndarray, solid_of: np.ndarray, depth: np.ndarray) -> np.n
 def _soft_edges(albedo: np.ndarray, outline: np.ndarray) -> np.ndarray:
     """Soft edges as a human would draw them: outlines, and marks of the unlit colour, slightly blurred."""
     smooth = cv2.GaussianBlur(albedo.astype(np.float32), (3, 3), 0.8)
-    across, along = (
-        cv2.Sobel(smooth, cv2.CV_32F, dx, dy, ksize=3, scale=0.25) for dx, dy in ((1, 0), (0, 1))
-    )
+    across, along = (cv2.Sobel(smooth, cv2.CV_32F, dx, dy, ksize=3, scale=0.25) for dx, dy in ((1, 0), (0, 1)))
     marks = np.clip(np.sqrt(across**2 + along**2).max(-1) * 2.2 - 0.12, 0, 1)
     drawn = cv2.GaussianBlur(np.clip(outline * 2.0, 0, 1), (3, 3), 0.7)
     return np.clip(np.maximum(marks, drawn), 0, 1).astype(np.float32)

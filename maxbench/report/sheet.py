@@ -19,9 +19,7 @@ def write_sheet(folder: Path, samples: int = 8) -> Path:
     """Draw `contact_sheet.png` of a run's first `samples` samples from its files; return its path."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     manifest = json.loads((folder / "manifest.json").read_text())["samples"][:samples]
-    methods = [
-        name for name in dict.fromkeys(pd.read_csv(folder / "metrics.csv").method) if name != "shuffled"
-    ]
+    methods = [name for name in dict.fromkeys(pd.read_csv(folder / "metrics.csv").method) if name != "shuffled"]
     made = [name for name in methods if (folder / "images" / name).is_dir()]
     conditions = list(config["conditions"])
     one_source = all(len(set(sample["sources"].values())) == 1 for sample in manifest)

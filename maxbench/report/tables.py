@@ -50,10 +50,13 @@ def write_tables(folder: Path) -> str:
         f"bootstrapped and corrected for the {int(differences.comparisons.iloc[0])} comparisons in this table "
         "(Bonferroni). An interval without 0 is bold.",
         markdown_table(*difference_table(differences)),
+        _joint_notes(folder),
         _protocols(metrics),
     ]
     (folder / "table.md").write_text("\n\n".join(markdown) + "\n")
-    return "\n\n".join([_about(folder, metrics), plain_table(*method_table(metrics, intervals=False))])
+    return "\n\n".join(
+        [_about(folder, metrics), plain_table(*method_table(metrics, intervals=False)), _joint_notes(folder)]
+    )
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
@@ -61,9 +64,7 @@ def _read(folder: Path, name: str) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
     except FileNotFoundError as error:
-        raise UserError(
-            f"{folder} has no {name}: it is no finished run; name another or finish it first."
-        ) from error
+        raise UserError(f"{folder} has no {name}: it is no finished run; name another or finish it first.") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged; delete it and run the experiment again.") from error
 
@@ -152,6 +153,20 @@ def _about(folder: Path, metrics: pd.DataFrame) -> str:
         f"{sampler['steps']} steps, guidance {sampler['guidance_scale']:g}; "
         f"{100 * settings['metrics']['level']:g}% intervals over samples.{world}"
     )
+
+
+def _joint_notes(folder: Path) -> str:
+    """What q means here, which condition was left out of it, and which one each method favours."""
+    joint = json.loads((folder / "evaluation.json").read_text())["joint"]
+    lines = ["q: 0 = condition ignored, 1 = followed as well as by its single control alone; joint = mean and minimum."]
+    if joint["note"]:
+        lines.append(f"Joint score {joint['note']}.")
+    if joint["dominant"]:
+        favours = (
+            f"{method} {condition} ({100 * share:.0f}%)" for method, (condition, share) in joint["dominant"].items()
+        )
+        lines.append(f"Condition with the larger q (share of samples): {', '.join(favours)}.")
+    return "\n".join(lines)
 
 
 def _protocols(metrics: pd.DataFrame) -> str:

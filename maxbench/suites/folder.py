@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -105,11 +107,7 @@ class FolderSuite:
             file = weight_files(self.folder, subfolder)[0]
             return f"{self.name}/{subfolder}@{revisions[str(file.relative_to(self.folder))][:8]}"
 
-        return {
-            name: named(subfolder)
-            for name, subfolder in folders.items()
-            if name == "judge" or name in conditions
-        }
+        return {name: named(subfolder) for name, subfolder in folders.items() if name == "judge" or name in conditions}
 
     def pipeline(self, conditions: Sequence[str], device: torch.device, dtype: torch.dtype) -> Pipeline:
         """The base model with the controls of `conditions`, in evaluation mode."""
@@ -117,43 +115,53 @@ class FolderSuite:
         _quieten()
 
         def load(kind: type, subfolder: str):
-            try:
+            with _readable(self.folder / subfolder):
                 net = kind.from_pretrained(self.folder / subfolder, torch_dtype=dtype)
-            except (OSError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"The weights in {self.folder / subfolder} cannot be loaded ({type(error).__name__}: "
-                    f"{str(error).splitlines()[0]}); restore that folder."
-                ) from error
             return net.to(device).eval().requires_grad_(False)
 
         return Pipeline(
             vae=load(AutoencoderKL, "vae"),
             unet=load(UNet2DConditionModel, "unet"),
             text_encoder=load(CLIPTextModel, "text_encoder"),
-            tokenizer=CLIPTokenizer.from_pretrained(self.folder / "tokenizer"),
+            tokenizer=self._tokenizer(),
             scheduler_config=_scheduler_config(self.folder / "scheduler"),
             controls={name: load(ControlNetModel, self.controls[name]) for name in conditions},
         )
+
+    def _tokenizer(self) -> CLIPTokenizer:
+        with _readable(self.folder / "tokenizer"):
+            return CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
 
     def annotator(self, condition: str, device: torch.device) -> Annotator | None:
         """The network that draws a condition's maps; None where arithmetic does."""
         if condition not in self.annotators:
             return None
         _quieten()
-        return self.annotators[condition](self.folder / self.annotator_folders[condition], device)
+        folder = self.folder / self.annotator_folders[condition]
+        with _readable(folder):
+            return self.annotators[condition](folder, device)
 
     def judge(self, device: torch.device) -> Any:
         """The text-image scorer."""
         _quieten()
-        return self.scorer(self.folder / self.scorer_folder, device)
+        with _readable(self.folder / self.scorer_folder):
+            return self.scorer(self.folder / self.scorer_folder, device)
 
 
 def _scheduler_config(folder: Path) -> dict:
-    try:
+    with _readable(folder):
         return dict(DDPMScheduler.load_config(folder))  # any scheduler's config: every sampler starts from it
-    except OSError as error:
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """What a library says of a damaged or incomplete folder becomes a sentence that names the folder."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        said = " ".join(str(error).split())
         raise UserError(
-            f"There is no scheduler_config.json in {folder}; restore the suite's folder."
+            f"{folder} cannot be loaded ({type(error).__name__}: {said[:200]}); restore that folder."
         ) from error
 
 

@@ -28,9 +28,7 @@ class ClipScorer:
     std: Sequence[float]
 
     @classmethod
-    def load(
-        cls, folder: Path, device: torch.device, mean: Sequence[float], std: Sequence[float]
-    ) -> ClipScorer:
+    def load(cls, folder: Path, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> ClipScorer:
         model = CLIPModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
         return cls(model, CLIPTokenizer.from_pretrained(folder), mean, std)
 

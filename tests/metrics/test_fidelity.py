@@ -186,6 +186,12 @@ def test_confusions_add_up_over_any_batches():
     assert counts.sum() == given.numel()
 
 
+def test_only_the_ratios_of_counts_matter():
+    counts = confusion(labels(0), labels(1), 5)
+    torch.testing.assert_close(per_image_iou(counts / 1000), per_image_iou(counts))
+    assert mean_iou(counts / 1000) == pytest.approx(mean_iou(counts), rel=1e-5)  # float32 counts
+
+
 def test_rows_are_given_and_columns_measured():
     given, measured = labels(0), labels(1)
     assert torch.equal(confusion(given, measured, 5), confusion(measured, given, 5).transpose(1, 2))

@@ -1,0 +1,117 @@
+"""Small random models in the Hub's layout, and a small rendered data set: made once, used by many."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNet2DModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from maxbench.miniature.dataset import write_dataset
+from maxbench.miniature.recipes import TOKENS, make_scheduler, make_tokenizer
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+WORDS = ["a red sphere on grass under a clear sky", "a striped blue box on sand at sunset with hills"]
+
+
+def write_small_suite(root: Path, seed: int = 0) -> Path:
+    """The miniature's parts, each as small as its class allows and with random weights."""
+    torch.manual_seed(seed)
+    make_tokenizer(WORDS, root / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer")
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        **tower,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": TOKENS,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = CLIPConfig(text_config=text, vision_config={**tower, "image_size": 64, "patch_size": 16}, projection_dim=8)
+    CLIPTextModel(config.text_config).save_pretrained(root / "text_encoder")
+    CLIPModel(config).save_pretrained(root / "scorers" / "clip")
+    tokenizer.save_pretrained(root / "scorers" / "clip")
+    AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        scaling_factor=0.5,
+    ).save_pretrained(root / "vae")
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+    unet.save_pretrained(root / "unet")
+    for condition in ("depth", "seg", "hed", "canny"):
+        net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 8))
+        for parameter in net.parameters():  # zero convolutions would make every method the same
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.2)
+        net.save_pretrained(root / f"controlnet_{condition}")
+    for condition, channels in (("depth", 1), ("seg", 11), ("hed", 1)):
+        UNet2DModel(
+            in_channels=3,
+            out_channels=channels,
+            layers_per_block=1,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            norm_num_groups=8,
+            add_attention=False,
+        ).save_pretrained(root / "annotators" / condition)
+    make_scheduler().save_pretrained(root / "scheduler")
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_suite(tmp_path_factory) -> Path:
+    return write_small_suite(tmp_path_factory.mktemp("suite"))
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_dataset(folder / "miniature-1-val-24", "val", 24)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(small_suite, data_dir):
+    """Overrides of a run that takes seconds: small random models, 6 samples, 2 steps."""
+    return [
+        "experiment=hed_depth",
+        f"suite.root={small_suite}",
+        f"data_dir={data_dir}",
+        "data.count=24",
+        "samples=6",
+        "pairing.reference=12",
+        "sampler.steps=2",
+        "metrics.resamples=100",
+        "runtime.batch_size=4",
+        "runtime.device=cpu",
+    ]
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_run, tmp_path_factory) -> Path:
+    """The folder of a finished small run; tests that change a run copy it first."""
+    from maxbench.__main__ import main
+
+    output = tmp_path_factory.mktemp("runs")
+    assert main(["run", *small_run, f"output_dir={output}"]) == 0
+    (folder,) = output.iterdir()
+    assert json.loads((folder / "manifest.json").read_text())["samples"]
+    return folder
