@@ -34,18 +34,14 @@ class Segmentation:
 
     def __post_init__(self):
         if not self.palette or any(len(colour) != 3 for colour in self.palette):
-            raise UserError(
-                "A segmentation palette needs one [red, green, blue] for every class; mend suite.palette."
-            )
+            raise UserError("A segmentation palette needs one [red, green, blue] for every class; mend suite.palette.")
 
     def draw(self, images: Images, annotator: Annotator | None) -> Maps:
         return annotator(images).argmax(1).to(torch.uint8).cpu()
 
     def hint(self, maps: Maps) -> Images:
         colours = torch.zeros(IGNORE + 1, 3)
-        colours[: len(self.palette)] = torch.tensor(
-            [list(colour) for colour in self.palette], dtype=torch.float32
-        )
+        colours[: len(self.palette)] = torch.tensor([list(colour) for colour in self.palette], dtype=torch.float32)
         return (colours[maps.long()] / 255).permute(0, 3, 1, 2).contiguous()
 
     def compare(self, given: Maps, measured: Maps) -> np.ndarray:

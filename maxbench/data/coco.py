@@ -53,9 +53,7 @@ class CocoImages:
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it loads
                 return COCO(str(path))
         except FileNotFoundError as error:
-            raise UserError(
-                f"The data set '{self.name}' has no file {path}; see `python -m maxbench data`."
-            ) from error
+            raise UserError(f"The data set '{self.name}' has no file {path}; see `python -m maxbench data`.") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AssertionError, TypeError) as error:
             raise UserError(
                 f"The annotation file {path} is damaged ({type(error).__name__}: {error}); "
@@ -101,8 +99,6 @@ class CocoImages:
         for kind in ("instances", "captions"):
             path = self._annotations(kind)
             if not path.exists():
-                raise UserError(
-                    f"The data set '{self.name}' has no file {path}; see `python -m maxbench data`."
-                )
+                raise UserError(f"The data set '{self.name}' has no file {path}; see `python -m maxbench data`.")
             digest.update(path.read_bytes())
         return digest.hexdigest()

@@ -33,7 +33,7 @@ CANNY_THRESHOLDS = (100, 200)
 RECIPES = {
     "vae": Recipe(steps=700, batch=32, lr=1.5e-3, ema=0.99),
     "text_encoder": Recipe(steps=500, batch=256, lr=1e-3, weight_decay=0.05),
-    "unet": Recipe(steps=2600, batch=64, lr=6e-4, warmup=200, ema=0.998),
+    "unet": Recipe(steps=2200, batch=64, lr=6e-4, warmup=200, ema=0.998),
     "annotator_depth": Recipe(steps=500, batch=32, lr=3e-3, ema=0.99),
     "annotator_seg": Recipe(steps=700, batch=32, lr=3e-3, ema=0.99),
     "annotator_hed": Recipe(steps=500, batch=32, lr=3e-3, ema=0.99),
