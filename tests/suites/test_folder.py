@@ -1,0 +1,61 @@
+"""The loader, on small random models in the Hub's layout."""
+
+import shutil
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from maxbench.config import CONF
+from maxbench.errors import UserError
+
+
+def suite_at(root):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("main", ["experiment=hed_depth", f"suite.root={root}"])
+    return instantiate(cfg.suite, _convert_="all")
+
+
+def test_only_what_an_experiment_needs_is_asked_for(small_suite, tmp_path):
+    root = shutil.copytree(small_suite, tmp_path / "suite")
+    shutil.rmtree(root / "controlnet_seg")
+    suite = suite_at(root)
+    suite.require(["hed", "depth"])
+    with pytest.raises(UserError, match=r"lacks the weights of controlnet_seg under .* MB"):
+        suite.require(["seg", "depth"])
+    with pytest.raises(UserError, match="no control for 'pose'; it has depth, seg, hed, canny"):
+        suite.require(["pose"])
+
+
+def test_the_fingerprint_is_of_the_weights_not_of_their_place(small_suite, tmp_path):
+    root = shutil.copytree(small_suite, tmp_path / "suite")
+    conditions = ["hed", "depth"]
+    before = suite_at(small_suite).fingerprint(conditions)
+    assert suite_at(root).fingerprint(conditions) == before
+    weights = next((root / "controlnet_hed").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes() + b" ")
+    changed = suite_at(root).fingerprint(conditions)
+    assert {name for name in before if before[name] != changed[name]} == {f"controlnet_hed/{weights.name}"}
+
+
+def test_networks_come_frozen_and_in_the_dtype_asked_for(small_suite):
+    pipeline = suite_at(small_suite).pipeline(["depth"], torch.device("cpu"), torch.bfloat16)
+    for net in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.controls["depth"]):
+        assert net.dtype == torch.bfloat16 and not net.training
+        assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_scorers_are_named_with_their_revision(small_suite):
+    names = suite_at(small_suite).scorer_names(["hed", "canny"])
+    assert set(names) == {"judge", "hed"}  # canny is arithmetic
+    assert names["hed"].startswith("miniature/annotators/hed@")
+
+
+def test_the_judge_sees_pictures_and_texts_in_one_space(small_suite):
+    judge = suite_at(small_suite).judge(torch.device("cpu"))
+    images = torch.rand(3, 3, 64, 64)
+    features = judge.images(images)
+    assert features.shape == judge.texts(["a", "b", "a red sphere " * 30]).shape == (3, 8)
+    torch.testing.assert_close(judge.images(images[1:2]), features[1:2], atol=1e-5, rtol=1e-4)
+    assert judge.images(torch.rand(1, 3, 100, 100)).shape == (1, 8)
