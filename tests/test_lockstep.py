@@ -249,6 +249,16 @@ def test_scale_is_the_factor_on_what_was_merged(nets):
     assert_same(scaled, ([0.5 * feature for feature in down], 0.5 * mid), **EXACT)
 
 
+def test_a_rule_may_hand_one_tensor_to_every_branch(nets):
+    class Shared(Average):
+        def unmerge(self, features):
+            return [self.merge(features)] * len(features)
+
+    given = inputs(2)
+    ours = lockstep_controlnets(nets[:2], Shared(), *given)
+    assert_same(ours, hooked(nets[:2], Shared(), *given, SITES), **EXACT)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_fresh_zero_convolutions_give_zeros(rule):
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from maxbench.miniature import world
+from maxbench.miniature.render import render
 
 TRAIN_SEED, VALIDATION_SEED = 2404, 9977  # disjoint streams: no validation scene is ever trained on
 CAPTIONS = 4  # wordings of each training scene
@@ -38,8 +39,8 @@ def _render_one(task: tuple[int, int]) -> tuple:
     seed, index = task
     rng = scene_generator(seed, index)
     scene = world.sample_scene(rng)
-    rendering = world.render(scene)
-    seen = world.visible(scene, rendering)
+    rendering = render(scene)
+    seen = world.visible(scene, rendering.instances)
     captions = [world.caption(seen, rng, drop) for drop in (0.0, 0.0, 0.25, 0.5)]
     as_byte = [(plane * 255 + 0.5).astype(np.uint8) for plane in (rendering.depth, rendering.edges)]
     return rendering.image.transpose(2, 0, 1), as_byte[0], rendering.segmentation, as_byte[1], captions

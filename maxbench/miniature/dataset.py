@@ -17,6 +17,7 @@ from maxbench.data.coco import CocoImages
 from maxbench.errors import UserError
 from maxbench.miniature import world
 from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, scene_generator
+from maxbench.miniature.render import Rendering, render
 
 EDITION = 1  # raise it when the same seed no longer gives the same pictures
 SEEDS = {"train": TRAIN_SEED, "val": VALIDATION_SEED}
@@ -83,14 +84,14 @@ def _write_scene(task: tuple[int, int, str]) -> tuple[int, list[str], list[dict]
     seed, index, folder = task
     rng = scene_generator(seed, index)
     scene = world.sample_scene(rng)
-    rendering = world.render(scene)
-    seen = world.visible(scene, rendering)
+    rendering = render(scene)
+    seen = world.visible(scene, rendering.instances)
     captions = [world.caption(seen, rng, drop) for drop in (0.0, 0.25, 0.5)]
     Image.fromarray(rendering.image).save(Path(folder) / f"{index:012d}.png")
     return len(rendering.image), captions, list(_instances(scene, rendering))
 
 
-def _instances(scene: world.Scene, rendering: world.Rendering):
+def _instances(scene: world.Scene, rendering: Rendering):
     for number, solid in enumerate(scene.solids, start=1):
         mask = rendering.instances == number
         if mask.any():

@@ -7,6 +7,7 @@ from maxbench.images import read_png
 from maxbench.miniature import world
 from maxbench.miniature.corpus import VALIDATION_SEED, scene_generator
 from maxbench.miniature.dataset import miniature_images, write_dataset
+from maxbench.miniature.render import render
 
 
 def test_the_data_set_is_cocos_own_format(data_dir):
@@ -25,7 +26,7 @@ def test_pictures_and_masks_are_the_renderings(data_dir):
     images = miniature_images(data_dir, "val", 24)
     for index in (0, 7, 23):
         scene = world.sample_scene(scene_generator(VALIDATION_SEED, index))
-        rendering = world.render(scene)
+        rendering = render(scene)
         picture = images.picture(index)
         assert np.array_equal(read_png(picture.path), rendering.image)
         union = np.zeros((64, 64), bool)

@@ -4,6 +4,7 @@ import numpy as np
 
 from maxbench.miniature import world
 from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, scene_generator
+from maxbench.miniature.render import render
 
 
 def scenes(count, seed=5):
@@ -13,13 +14,13 @@ def scenes(count, seed=5):
 def test_a_scene_is_always_rendered_to_the_same_bytes():
     for scene, again in zip(scenes(6), scenes(6), strict=True):
         assert scene == again
-        one, two = world.render(scene), world.render(again)
+        one, two = render(scene), render(again)
         assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in vars(one))
 
 
 def test_a_rendering_keeps_its_promises():
     for scene in scenes(40):
-        rendering = world.render(scene)
+        rendering = render(scene)
         assert rendering.image.shape == (64, 64, 3) and rendering.image.dtype == np.uint8
         assert rendering.depth.min() >= world.FAR_DEPTH - 1e-6 and rendering.depth.max() <= 1
         assert rendering.edges.min() >= 0 and rendering.edges.max() <= 1
@@ -50,15 +51,15 @@ def one_solid(**changes):
 
 
 def test_pattern_shows_in_edges_and_not_in_depth():
-    plain, striped = (world.render(one_solid(pattern=pattern)) for pattern in ("plain", "striped"))
+    plain, striped = (render(one_solid(pattern=pattern)) for pattern in ("plain", "striped"))
     assert np.array_equal(plain.depth, striped.depth)
     inside = plain.instances == 1
     assert striped.edges[inside].sum() > 1.3 * plain.edges[inside].sum()
 
 
 def test_a_mound_shows_in_depth_and_not_in_the_segmentation():
-    flat = world.render(replace(one_solid(), solids=()))
-    mound = world.render(replace(one_solid(), solids=(), mounds=((0.0, 5.0, 2.0, 0.6),)))
+    flat = render(replace(one_solid(), solids=()))
+    mound = render(replace(one_solid(), solids=(), mounds=((0.0, 5.0, 2.0, 0.6),)))
     assert np.abs(flat.depth - mound.depth).max() > 0.05
     assert np.mean(flat.segmentation != mound.segmentation) < 0.05
 
@@ -66,19 +67,19 @@ def test_a_mound_shows_in_depth_and_not_in_the_segmentation():
 def test_a_nearer_solid_hides_a_farther_one_and_casts_a_shadow():
     scene = one_solid()
     near = replace(scene.solids[0], colour="blue", z=3.0, size=0.8)
-    both = world.render(replace(scene, solids=(*scene.solids, near)))
+    both = render(replace(scene, solids=(*scene.solids, near)))
     assert both.instances[40, 32] == 2  # drawn last, and first in the list of neither
     low_sun = replace(scene, sun=(-0.8, 0.5, -0.33))
-    lit = world.render(low_sun).image.astype(int)
-    bare = world.render(replace(low_sun, solids=())).image.astype(int)
-    outside = world.render(low_sun).instances == 0
+    lit = render(low_sun).image.astype(int)
+    bare = render(replace(low_sun, solids=())).image.astype(int)
+    outside = render(low_sun).instances == 0
     assert ((bare - lit).sum(-1)[outside] > 60).sum() > 20
 
 
 def test_captions_name_what_can_be_seen():
     rng = np.random.default_rng(0)
     for scene in scenes(60):
-        seen = world.visible(scene, world.render(scene))
+        seen = world.visible(scene, render(scene).instances)
         words = world.caption(seen, rng)
         for solid in seen.solids:
             assert solid.shape in words and solid.colour in words
@@ -87,7 +88,7 @@ def test_captions_name_what_can_be_seen():
     hiding = one_solid()
     behind = replace(hiding.solids[0], shape="sphere", z=6.0, size=0.42)
     scene = replace(hiding, solids=(*hiding.solids, behind))
-    assert "sphere" not in world.caption(world.visible(scene, world.render(scene)), rng)
+    assert "sphere" not in world.caption(world.visible(scene, render(scene).instances), rng)
 
 
 def test_training_and_validation_scenes_are_different():
