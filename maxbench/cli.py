@@ -29,7 +29,7 @@ from maxbench.stamp import write_stamp
 
 # Rooms whose code makes the numbers: another edition of them is another run.
 NUMBER_MAKING = (
-    "conditions", "data", "metrics", "suites", "evaluate.py", "experiment.py", "fusion.py", "generate.py",
+    "conditions", "data", "metrics", "suites", "evaluate.py", "scores.py", "experiment.py", "fusion.py", "generate.py",
     "images.py", "lockstep.py", "pipeline.py", "seeds.py",
 )  # fmt: skip
 # Settings that say where and how fast, not what.

@@ -11,27 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 
 from maxbench import images as im
-from maxbench.conditions.base import Annotator, Condition
+from maxbench.conditions.base import Annotator
 from maxbench.errors import UserError
 from maxbench.experiment import Experiment
 from maxbench.generate import given_maps, image_file, source_file
-from maxbench.metrics.distribution import frechet_distance, kernel_distance
-from maxbench.metrics.joint import JointScore, joint_scores
-from maxbench.metrics.statistics import (
-    Interval,
-    bootstrap,
-    bootstrap_mean,
-    half_sampling,
-    paired_difference,
-    resampled_sums,
-)
 from maxbench.metrics.text import clip_score
 from maxbench.progress import track
-from maxbench.runfolder import Record, RunFolder, digest, fingerprint, write_atomically
+from maxbench.runfolder import RunFolder, digest, fingerprint, write_atomically
+from maxbench.scores import NO_JOINT, Row, Scores, Seen
 
 METRICS, SAMPLES, DIFFERENCES, SUMMARY = (
     "metrics.csv",
@@ -42,33 +32,13 @@ METRICS, SAMPLES, DIFFERENCES, SUMMARY = (
 SHUFFLED = "shuffled"
 """The row of real images held against another sample's map: what a score is worth that sees no condition."""
 
-KID_FACTOR = 1000  # tables print KID x 1000, as the field does
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of pictures: a method's, or the real images; `files` in the order of the experiment's images."""
-
-    name: str
-    files: tuple[str, ...]
-    records: tuple[Record, ...]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What one row of pictures shows; the first axis of everything is the image."""
-
-    features: np.ndarray  # (N, D)
-    clip: np.ndarray  # (N,)
-    statistics: dict[str, np.ndarray]  # condition -> (N, ...)
-
 
 @dataclass
 class Evaluation:
     """Scores a run. Scorers are loaded when something is there to score.
 
     load_annotator: condition -> its network or None. judge: loads the text-image scorer.
-    scorers: what the scorers are called in tables: "judge", and each condition.
+    scorers: what the scorers are called in tables, see :class:`maxbench.scores.Scores`.
     """
 
     experiment: Experiment
@@ -93,20 +63,26 @@ class Evaluation:
         }
         if self._already(summary):
             return False
-        seen = self._look(rows)
-        seen_reference = self._look_at_reference()
-        samples = self._per_sample(rows, seen)
-        joint = self._joint(seen)
-        metrics = self._metrics(rows, seen, seen_reference, joint)
-        differences = self._differences(seen)
-        write_atomically(self.folder.path / SAMPLES, samples.to_parquet(index=False))
-        write_atomically(self.folder.path / METRICS, metrics.to_csv(index=False))
-        write_atomically(self.folder.path / DIFFERENCES, differences.to_csv(index=False))
+        scores = Scores(
+            experiment=self.experiment,
+            suite=self.suite,
+            rows=rows,
+            seen=self._look(rows),
+            reference=self._look_at_reference(),
+            scorers=self.scorers,
+            resamples=self.resamples,
+            level=self.level,
+        )
+        write_atomically(self.folder.path / SAMPLES, scores.samples().to_parquet(index=False))
+        write_atomically(self.folder.path / METRICS, scores.metrics().to_csv(index=False))
+        write_atomically(self.folder.path / DIFFERENCES, scores.differences().to_csv(index=False))
         summary["defects"] = {row.name: [record.file for record in row.records if record.defect] for row in rows}
         summary["joint"] = {
-            "note": next((score.note for score in joint.values()), NO_JOINT),
+            "note": next((score.note for score in scores.joint.values()), NO_JOINT),
             "dominant": {
-                name: [score.dominant, score.dominant_share.value] for name, score in joint.items() if score.dominant
+                name: [score.dominant, score.dominant_share.value]
+                for name, score in scores.joint.items()
+                if score.dominant
             },
         }
         summary["files"] = {
@@ -207,178 +183,6 @@ class Evaluation:
         np.save(path, features)
         return features
 
-    # --- tables ---------------------------------------------------------------------------------------------
-
-    def _condition_scorer(self, condition: Condition) -> str:
-        return self.scorers.get(condition.name, "arithmetic")
-
-    def _per_sample(self, rows: Sequence[Row], seen: dict[str, Seen]) -> pd.DataFrame:
-        """One row per image, method and metric."""
-        images = self.experiment.images
-        base = pd.DataFrame(
-            {
-                "experiment": self.experiment.name,
-                "suite": self.suite,
-                "seed": self.experiment.seed,
-                "sample": [sample.id for sample, _ in images],
-                "replicate": [replicate for _, replicate in images],
-            }
-        )
-        parts = []
-
-        def add(method: str, metric: str, protocol: str, scorer: str, values: np.ndarray) -> None:
-            parts.append(base.assign(method=method, metric=metric, protocol=protocol, scorer=scorer, value=values))
-
-        for name, what in seen.items():
-            for condition in self.experiment.conditions.values():
-                values = condition.score(what.statistics[condition.name])
-                add(
-                    name,
-                    condition.sample_metric,
-                    condition.protocol,
-                    self._condition_scorer(condition),
-                    values,
-                )
-            if len(what.clip):
-                add(name, "clip_score", CLIP_PROTOCOL, self.scorers["judge"], what.clip)
-        for row in rows:
-            defects = np.array([float(record.defect is not None) for record in row.records])
-            add(row.name, "defect", "NaN or black", "arithmetic", defects)
-            if row.records[0].seconds is not None:
-                seconds = np.array([record.seconds for record in row.records], float)
-                add(row.name, "seconds", "generation, wall clock", "clock", seconds)
-        return pd.concat(parts, ignore_index=True)
-
-    def _per_cluster(self, values: np.ndarray) -> np.ndarray:
-        """Replicates of a sample are not independent: average them first, (N, ...) => (samples, ...)."""
-        return values.reshape(len(self.experiment.samples), self.experiment.replicates, *values.shape[1:]).mean(1)
-
-    def _metrics(
-        self, rows: Sequence[Row], seen: dict[str, Seen], reference: np.ndarray, joint: dict[str, JointScore]
-    ) -> pd.DataFrame:
-        settings = {"seed": self.experiment.seed, "resamples": self.resamples, "level": self.level}
-        out: list[dict] = []
-
-        def add(method: str, metric: str, protocol: str, scorer: str, interval: Interval) -> None:
-            values = {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
-            out.append(
-                {
-                    "experiment": self.experiment.name, "suite": self.suite, "method": method, "metric": metric,
-                    "protocol": protocol, **values, "scorer": scorer, "seed": self.experiment.seed,
-                }
-            )  # fmt: skip
-
-        for name, what in seen.items():
-            if len(what.features):
-                for metric, interval in self._distances(what.features, reference).items():
-                    protocol = f"{len(reference)} reference images"
-                    add(name, metric, protocol, self.scorers["judge"], interval)
-                clip = bootstrap_mean(self._per_cluster(what.clip), **settings)
-                add(name, "clip_score", CLIP_PROTOCOL, self.scorers["judge"], clip)
-            for condition in self.experiment.conditions.values():
-                interval = self._pooled(condition, what.statistics[condition.name])
-                add(name, condition.metric, condition.protocol, self._condition_scorer(condition), interval)
-        for method, score in joint.items():
-            for metric, interval in _joint_rows(score).items():
-                add(method, metric, JOINT_PROTOCOL, "fidelity", interval)
-        for row in rows:
-            self._add_cost(row, add)
-        return pd.DataFrame(out)
-
-    def _add_cost(self, row: Row, add: Callable) -> None:
-        first, n = row.records[0], len(row.records)
-        defects = float(sum(record.defect is not None for record in row.records))
-        add(row.name, "defects", "images NaN or black", "arithmetic", Interval(defects, np.nan, np.nan, n))
-        if first.seconds is None:
-            return
-        seconds = np.array([record.seconds for record in row.records], float)
-        interval = bootstrap_mean(seconds, seed=self.experiment.seed, resamples=self.resamples, level=self.level)
-        add(row.name, "seconds", "per image, wall clock", "clock", interval)
-        for metric in ("unet_evaluations", "control_evaluations"):
-            value = float(getattr(first, metric))
-            add(row.name, metric, "per image", "count", Interval(value, np.nan, np.nan, n))
-        peaks = [record.peak_memory for record in row.records if record.peak_memory is not None]
-        if peaks:
-            value = max(peaks) / 2**20
-            add(row.name, "peak_memory", "MiB on the accelerator", "count", Interval(value, np.nan, np.nan, n))
-
-    def _distances(self, features: np.ndarray, reference: np.ndarray) -> dict[str, Interval]:
-        settings = {"seed": self.experiment.seed, "level": self.level, "resamples": min(self.resamples, 200)}
-
-        def of(distance: Callable, factor: float) -> Interval:
-            return half_sampling(lambda index: factor * distance(features[index], reference), len(features), **settings)
-
-        return {"fid": of(frechet_distance, 1.0), "kid": of(kernel_distance, KID_FACTOR)}
-
-    def _pooled(self, condition: Condition, statistics: np.ndarray) -> Interval:
-        values = self._per_cluster(statistics.astype(float))
-        return bootstrap(
-            lambda index: condition.score(resampled_sums(values, index) / len(values)),
-            len(values),
-            seed=self.experiment.seed,
-            resamples=self.resamples,
-            level=self.level,
-            vectorized=True,
-        )
-
-    def _oriented(self, seen: dict[str, Seen]) -> dict[str, dict[str, np.ndarray]]:
-        """fidelity[condition][row] -> (samples,), higher is better."""
-        return {
-            name: {
-                row: self._per_cluster(condition.score(what.statistics[name]))
-                * (1 if condition.higher_is_better else -1)
-                for row, what in seen.items()
-            }
-            for name, condition in self.experiment.conditions.items()
-        }
-
-    def _joint(self, seen: dict[str, Seen]) -> dict[str, JointScore]:
-        names = {method.name for method in self.experiment.methods}
-        needed = {"none", *(f"single/{condition}" for condition in self.experiment.conditions)}
-        if not needed <= names:  # without its floor and its singles a joint score has no unit
-            return {}
-        return joint_scores(self._oriented(seen), seed=self.experiment.seed, resamples=self.resamples, level=self.level)
-
-    def _differences(self, seen: dict[str, Seen]) -> pd.DataFrame:
-        """Every method minus the baseline on the same samples and noise, higher is better where it says so."""
-        baseline = self.experiment.baseline
-        methods = [method.name for method in self.experiment.methods if method.name != baseline]
-        values: dict[str, tuple[str, dict[str, np.ndarray]]] = {}
-        for name, condition in self.experiment.conditions.items():
-            values[condition.sample_metric] = (
-                condition.protocol,
-                {row: self._per_cluster(condition.score(seen[row].statistics[name])) for row in [*methods, baseline]},
-            )
-        values["clip_score"] = (
-            CLIP_PROTOCOL,
-            {row: self._per_cluster(seen[row].clip) for row in [*methods, baseline]},
-        )
-        comparisons = len(methods) * len(values)
-        out = []
-        for metric, (protocol, by_row) in values.items():
-            for method in methods:
-                interval = paired_difference(
-                    by_row[method],
-                    by_row[baseline],
-                    seed=self.experiment.seed,
-                    comparisons=comparisons,
-                    resamples=self.resamples,
-                    level=self.level,
-                )
-                out.append(
-                    {
-                        "experiment": self.experiment.name, "suite": self.suite, "metric": metric,
-                        "protocol": protocol, "method": method, "baseline": baseline, "value": interval.value,
-                        "low": interval.low, "high": interval.high, "n": interval.n, "comparisons": comparisons,
-                    }
-                )  # fmt: skip
-        return pd.DataFrame(out)
-
-
-CLIP_PROTOCOL = "100 x cosine"
-NO_JOINT = "not computed: it needs the methods `none` and `single/<condition>` of every condition"
-JOINT_PROTOCOL = "q: 0 no control, 1 own single control"
-
 
 def _joined(batches: Sequence[Seen]) -> Seen:
     return Seen(
@@ -388,8 +192,3 @@ def _joined(batches: Sequence[Seen]) -> Seen:
             name: np.concatenate([batch.statistics[name] for batch in batches]) for name in batches[0].statistics
         },
     )
-
-
-def _joint_rows(joint: JointScore) -> dict[str, Interval]:
-    rows = {f"q_{condition}": interval for condition, interval in joint.quality.items()}
-    return {**rows, "joint_mean": joint.mean, "joint_min": joint.minimum, "share_both": joint.share_both}

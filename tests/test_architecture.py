@@ -27,7 +27,10 @@ ALLOWED = {
     "stamp": {"maxbench", "runfolder"},
     "report": {"errors"},
     "generate": {"images", "data", "experiment", "pipeline", "progress", "runfolder", "seeds"},
-    "evaluate": {"conditions", "errors", "experiment", "generate", "images", "metrics", "progress", "runfolder"},
+    "scores": {"conditions", "experiment", "metrics", "runfolder"},
+    "evaluate": {
+        "conditions", "errors", "experiment", "generate", "images", "metrics", "progress", "runfolder", "scores",
+    },
     "config": {"data", "errors", "experiment", "pipeline", "suites"},
     "shelf": {"config", "errors", "miniature", "report"},
     "doctor": {"maxbench", "config", "report", "shelf", "stamp", "suites"},
@@ -45,6 +48,7 @@ FORBIDDEN = {
     "report": {"torch", "diffusers", "transformers", "hydra"},
     "generate": {"hydra", "torchmetrics", "pandas"},
     "evaluate": {"hydra", "diffusers", "transformers"},
+    "scores": {"torch", "hydra", "diffusers", "transformers"},
     "metrics": {"hydra", "diffusers", "transformers"},
     "pipeline": {"hydra", "PIL"},
 }
