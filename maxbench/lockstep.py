@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from maxbench.errors import UserError
 from maxbench.fusion import Feature, Rule
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def lockstep_controlnets(
         the channels of `conv_in`. It does not depend on the timestep: embed once per image, not per step.
     scale: the control strength, a factor on what the rule has merged.
     sites: where features are unmerged, out of SITES; outputs are merged whatever the sites.
-    Raises ValueError for branches of different architecture, inputs of different batch size, unknown sites.
+    Raises UserError, a ValueError, for branches of different architecture, inputs of different batch size, unknown sites.
     """
     _require_one_architecture(nets)
     _require_inputs(nets, sample, timestep, text, hints, sites)
@@ -65,7 +66,7 @@ def lockstep_controlnets(
     def unmerge(site: str, features: Sequence[Feature]) -> Sequence[Feature]:
         fused = rule.unmerge(features) if site in sites else features
         if len(fused) != len(nets):
-            raise ValueError(f"{rule} unmerges {len(nets)} features into {len(fused)}, not one per branch")
+            raise UserError(f"{rule} unmerges {len(nets)} features into {len(fused)}, not one per branch")
         return fused
 
     def run(block: nn.Module, hidden: Feature, time: Tensor):
@@ -97,7 +98,7 @@ def embed_hint(net: "ControlNetModel", hint: Float[Tensor, "batch 3 map_height m
     """The conditioning embedding (B, C0, h, w) of a map, its channels in the order the net was trained on."""
     order = net.config.controlnet_conditioning_channel_order
     if order not in ("rgb", "bgr"):
-        raise ValueError(f"a ControlNet reads the channels of its map as 'rgb' or 'bgr', not {order!r}")
+        raise UserError(f"a ControlNet reads the channels of its map as 'rgb' or 'bgr', not {order!r}")
     return net.controlnet_cond_embedding(hint.flip(1) if order == "bgr" else hint)
 
 
@@ -108,7 +109,7 @@ def _embedding(branch: int, net: "ControlNetModel", hint: Tensor, sample: Tensor
     is_map = hint.shape != expected and hint.ndim == 4 and hint.shape[1] == channels
     embedding = embed_hint(net, hint) if is_map else hint
     if embedding.shape != expected:
-        raise ValueError(
+        raise UserError(
             f"hint {branch} has shape {tuple(hint.shape)}: latents of shape {tuple(sample.shape)} need an "
             f"embedding {expected}, or a map of batch {len(sample)} and {channels} channels that becomes one"
         )
@@ -127,18 +128,18 @@ def _each(call: Callable, *arguments: Iterable) -> list:
 
 def _require_one_architecture(nets: Sequence["ControlNetModel"]) -> None:
     if len(nets) == 0:
-        raise ValueError("lockstep needs at least one ControlNet, it was given none")
+        raise UserError("lockstep needs at least one ControlNet, it was given none")
     for branch, net in enumerate(nets):
         for field in UNSUPPORTED:
             if net.config[field]:
-                raise ValueError(
+                raise UserError(
                     f"branch {branch} has {field}={net.config[field]!r}: "
                     "lockstep runs ControlNets of Stable Diffusion 1.5's kind, which have none"
                 )
         first = _architecture(nets[0])
         for phrase, value in _architecture(net).items():
             if value != first[phrase]:
-                raise ValueError(
+                raise UserError(
                     f"branch {branch} {phrase.format(value)}, branch 0 {first[phrase]}: "
                     "lockstep needs controls trained on one base model"
                 )
@@ -165,14 +166,14 @@ def _require_inputs(
     sites: Collection[str],
 ) -> None:
     if len(hints) != len(nets):
-        raise ValueError(f"{len(nets)} ControlNets and {len(hints)} hints: every branch needs one of its own")
+        raise UserError(f"{len(nets)} ControlNets and {len(hints)} hints: every branch needs one of its own")
     if not set(sites) <= set(SITES):
-        raise ValueError(f"there is an unknown site in {sites!r}: features meet at {', '.join(SITES)}")
+        raise UserError(f"there is an unknown site in {sites!r}: features meet at {', '.join(SITES)}")
     channels, width = nets[0].config.in_channels, nets[0].config.cross_attention_dim
     if sample.ndim != 4 or sample.shape[1] != channels:
-        raise ValueError(f"latents have shape {tuple(sample.shape)}, branches take (B, {channels}, h, w)")
+        raise UserError(f"latents have shape {tuple(sample.shape)}, branches take (B, {channels}, h, w)")
     batch = len(sample)
     if text.ndim != 3 or len(text) != batch or text.shape[2] != width:
-        raise ValueError(f"text has shape {tuple(text.shape)}, branches take ({batch}, tokens, {width})")
+        raise UserError(f"text has shape {tuple(text.shape)}, branches take ({batch}, tokens, {width})")
     if isinstance(timestep, Tensor) and timestep.shape not in ((), (1,), (batch,)):
-        raise ValueError(f"timestep has shape {tuple(timestep.shape)}, branches take () or ({batch},)")
+        raise UserError(f"timestep has shape {tuple(timestep.shape)}, branches take () or ({batch},)")

@@ -16,7 +16,7 @@ ALLOWED = {
     "fusion": set(),
     "images": {"errors"},
     "runfolder": {"errors"},
-    "lockstep": {"fusion"},
+    "lockstep": {"errors", "fusion"},
     "metrics": set(),
     "conditions": {"errors", "images", "metrics"},
     "data": {"errors", "seeds"},

@@ -85,6 +85,13 @@ def test_more_draws_than_fit_a_block_are_all_drawn():
     assert interval.low < interval.value < interval.high
 
 
+def test_every_sample_is_drawn_equally_often():
+    drawn = []
+    bootstrap(lambda index: drawn.append(index) or 0.0, 7, seed=0, resamples=5000)
+    counts = np.bincount(np.concatenate(drawn[1:]))  # the first is the set itself
+    assert counts == pytest.approx(np.full(7, 5000), rel=0.05)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -209,6 +216,12 @@ def test_draws_without_a_value_are_left_aside():
         return np.where(total > 0, 2 * total / np.where(total > 0, total, 1), np.nan)
 
     assert bootstrap(ratio, 5, seed=0, vectorized=True) == Interval(2.0, 2.0, 2.0, 5)
+
+
+def test_a_set_without_a_value_has_no_interval_though_some_draws_would():
+    values = np.array([1.0, 2.0, np.nan])
+    interval = bootstrap(lambda index: values[index].mean(), 3, seed=0, resamples=200)
+    assert np.isnan([interval.value, interval.low, interval.high]).all()
 
 
 def test_one_sample_has_a_value_and_no_interval():
