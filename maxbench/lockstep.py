@@ -56,7 +56,8 @@ def lockstep_controlnets(
         the channels of `conv_in`. It does not depend on the timestep: embed once per image, not per step.
     scale: the control strength, a factor on what the rule has merged.
     sites: where features are unmerged, out of SITES; outputs are merged whatever the sites.
-    Raises UserError, a ValueError, for branches of different architecture, inputs of different batch size, unknown sites.
+    Raises UserError, a ValueError, for branches of different architecture, inputs of different batch size and
+    unknown sites.
     """
     _require_one_architecture(nets)
     _require_inputs(nets, sample, timestep, text, hints, sites)

@@ -1,4 +1,4 @@
-"""Copy what is worth committing of a finished run: python scripts/keep_results.py runs/hed_depth-... results/hed_depth."""
+"""Copy what is worth committing of a run: python scripts/keep_results.py runs/hed_depth-... results/hed_depth."""
 
 import argparse
 import shutil
