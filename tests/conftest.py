@@ -76,6 +76,13 @@ def write_small_suite(root: Path, seed: int = 0) -> Path:
     return root
 
 
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device is visible"))
+
+
 @pytest.fixture(scope="session")
 def small_suite(tmp_path_factory) -> Path:
     return write_small_suite(tmp_path_factory.mktemp("suite"))

@@ -192,3 +192,13 @@ def test_tables_prints_a_finished_run(finished_run, capsys):
     said = capsys.readouterr().out
     assert "maxfusion" in said and "HED SSIM" in said
     assert main(["tables", "--output-dir", str(finished_run.parent)]) == 0
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_same_pictures_as_the_processor(finished_run, small_run, tmp_path):
+    rest = [each for each in small_run if not each.startswith("runtime.device")]
+    other = run(rest, tmp_path, "runtime.device=cuda")
+    for path in sorted((finished_run / "images" / "maxfusion").glob("*.png")):
+        with Image.open(path) as one, Image.open(other / "images" / "maxfusion" / path.name) as two:
+            assert np.abs(np.asarray(one, int) - np.asarray(two, int)).mean() < 2
+    assert "peak_memory" in set(pd.read_csv(other / "metrics.csv").metric)
