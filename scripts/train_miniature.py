@@ -20,8 +20,10 @@ if __name__ == "__main__":
     parser.add_argument("--scenes", type=int, default=SCENES, help="training scenes to render")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shorten", type=float, default=1.0, help="multiply every part's steps")
+    parser.add_argument("--note", default="", help="a sentence for the model card, such as a departure from the recipe")
     arguments = vars(parser.parse_args())
+    note = arguments.pop("note")
     train_parts(**arguments)
     weights, folder = arguments["weights"], arguments["folder"]
     if all((folder / f"{part}.history.json").exists() for part in PARTS):
-        write_card(weights, folder, seed=arguments["seed"], scenes=arguments["scenes"])
+        write_card(weights, folder, seed=arguments["seed"], scenes=arguments["scenes"], note=note)

@@ -99,14 +99,17 @@ the whole benchmark can be run anywhere; it knows nothing of photographs.
   A ControlNet's copied weights learn at {copied:g} of the rate of its new ones, and parts of its maps are
   blanked at random. No network sees two conditions. Weights are stored in half precision.
 - **Hardware**: {hardware}; PyTorch {torch}.
-- **Date**: {date}
+- **Date**: {date}{note}
 
 | part | steps | batch | minutes | loss, first 100 steps | loss, last 100 steps |
 |---|---|---|---|---|---|"""
 
 
-def write_card(weights: Path, folder: Path, *, seed: int, scenes: int, held_out: int = 256) -> None:
-    """Measure the family in `weights` on held-out scenes and write its README.md beside the weights."""
+def write_card(weights: Path, folder: Path, *, seed: int, scenes: int, note: str = "", held_out: int = 256) -> None:
+    """Measure the family in `weights` on held-out scenes and write its README.md beside the weights.
+
+    note: what else a reader must know, such as a departure from the recipe.
+    """
     rows = measure(weights, render_corpus(held_out, VALIDATION_SEED, folder))
     lines = [
         CARD.format(
@@ -119,6 +122,7 @@ def write_card(weights: Path, folder: Path, *, seed: int, scenes: int, held_out:
             hardware=_processor(),
             torch=torch.__version__,
             date=datetime.now(UTC).date().isoformat(),
+            note=f"\n- **Note**: {note}" if note else "",
         )
     ]
     for part, recipe in RECIPES.items():
