@@ -68,9 +68,10 @@ def _paired_sets(
 ) -> tuple[Float[Tensor, "samples features"], Float[Tensor, "references features"]]:
     sets = []
     for name, rows in (("features", features), ("reference", reference)):
-        rows = torch.as_tensor(rows, dtype=torch.float64, device="cpu").detach()
+        rows = torch.as_tensor(rows, dtype=torch.float64, device="cpu")
         if rows.ndim != 2 or len(rows) < 2:
             raise ValueError(f"{name} must be (samples, features) with two samples or more, got {tuple(rows.shape)}")
+        # Not left to the decomposition: on a NaN it can end the process.
         finite = rows.isfinite().all(dim=1)
         if not finite.all():
             raise ValueError(f"{name} has values that are not finite, first in row {finite.int().argmin()}")

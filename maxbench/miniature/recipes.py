@@ -31,17 +31,17 @@ CONDITIONS = ("depth", "seg", "hed", "canny")
 CANNY_THRESHOLDS = (100, 200)
 
 RECIPES = {
-    "vae": Recipe(steps=1600, batch=32, lr=1.5e-3, ema=0.99),
+    "vae": Recipe(steps=1300, batch=32, lr=1.5e-3, ema=0.99),
     "text_encoder": Recipe(steps=500, batch=256, lr=1e-3, weight_decay=0.05),
     "unet": Recipe(steps=2600, batch=64, lr=6e-4, warmup=200, ema=0.998),
-    "annotator_depth": Recipe(steps=500, batch=32, lr=3e-3, ema=0.99),
-    "annotator_seg": Recipe(steps=700, batch=32, lr=3e-3, ema=0.99),
-    "annotator_hed": Recipe(steps=500, batch=32, lr=3e-3, ema=0.99),
+    "annotator_depth": Recipe(steps=350, batch=32, lr=3e-3, ema=0.99),
+    "annotator_seg": Recipe(steps=500, batch=32, lr=3e-3, ema=0.99),
+    "annotator_hed": Recipe(steps=350, batch=32, lr=3e-3, ema=0.99),
     "controlnet_depth": Recipe(steps=500, batch=48, lr=1e-3, ema=0.99),
-    "controlnet_seg": Recipe(steps=500, batch=48, lr=1e-3, ema=0.99),
+    "controlnet_seg": Recipe(steps=420, batch=48, lr=1e-3, ema=0.99),
     "controlnet_hed": Recipe(steps=500, batch=48, lr=1e-3, ema=0.99),
-    "controlnet_canny": Recipe(steps=500, batch=48, lr=1e-3, ema=0.99),
-    "clip": Recipe(steps=500, batch=160, lr=1e-3, weight_decay=0.05),
+    "controlnet_canny": Recipe(steps=420, batch=48, lr=1e-3, ema=0.99),
+    "clip": Recipe(steps=420, batch=160, lr=1e-3, weight_decay=0.05),
 }
 COPIED_LR = 0.25  # of a ControlNet's copied weights, relative to its new ones: keeps branches alike
 SCENES = 24_000

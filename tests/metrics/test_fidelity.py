@@ -69,6 +69,17 @@ def test_all_valid_is_no_region_at_all_and_a_region_ignores_the_rest(ruler):
     assert not torch.allclose(ruler(given, spoilt), whole)
 
 
+@pytest.mark.parametrize("ruler", MAP_RULERS)
+def test_every_sample_has_a_region_of_its_own(ruler):
+    given, measured, valid = maps(0), maps(1), torch.zeros(4, 1, 24, 24, dtype=torch.bool)
+    for i in range(4):
+        valid[i, :, : 5 * (i + 1)] = True
+    together = ruler(given, measured, valid=valid)
+    for i in range(4):
+        alone = ruler(given[i : i + 1], measured[i : i + 1], valid=valid[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("ruler", [depth_rmse, soft_edge_ssim, edge_f1])
 def test_maps_of_wrong_shape_or_range_are_named(ruler):
     good = torch.zeros(2, 1, 8, 8)
@@ -219,7 +230,7 @@ def test_labels_are_resized_to_the_nearest_pixel_centre(size):
 
 
 def test_resizing_keeps_the_place():
-    given = labels(0, batch=2, size=8)
+    given = labels(0, batch=2, size=8)[:, :, 2:]  # not square
     doubled = given.repeat_interleave(2, dim=1).repeat_interleave(3, dim=2)
     assert torch.equal(confusion(given, doubled, 5), confusion(given, given, 5))
 
