@@ -16,7 +16,7 @@ import torch
 from maxbench import images as im
 from maxbench.conditions.base import Annotator
 from maxbench.errors import UserError
-from maxbench.experiment import Experiment
+from maxbench.experiment import REFERENCE_ROWS, Experiment
 from maxbench.generate import given_maps, image_file, source_file
 from maxbench.metrics.text import clip_score
 from maxbench.progress import track
@@ -108,7 +108,7 @@ class Evaluation:
         images = self.experiment.images
         one_source = all(len(set(sample.sources.values())) == 1 for sample in self.experiment.samples)
         if one_source:  # else no single real picture satisfies all conditions
-            for product in ("real", "vae_round_trip"):
+            for product in REFERENCE_ROWS:
                 files = [source_file(product, next(iter(sample.sources.values()))) for sample, _ in images]
                 rows.append(self._row(product, product, files))
         for method in self.experiment.methods:
@@ -157,11 +157,12 @@ class Evaluation:
             path = self.folder.path / "features" / f"{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, what.features)
-        if "real" in seen:
-            seen[SHUFFLED] = self._shuffled(given, annotators)
+        if "real" in seen:  # the ends of the scale stand together, above the methods
+            ends = {name: seen.pop(name) for name in REFERENCE_ROWS}
+            seen = {**ends, SHUFFLED: self._shuffled(given), **seen}
         return seen
 
-    def _shuffled(self, given: dict[str, torch.Tensor], annotators: dict) -> Seen:
+    def _shuffled(self, given: dict[str, torch.Tensor]) -> Seen:
         """Real images against the next sample's maps; nothing but fidelity is asked of this row."""
         statistics = {}
         step = self.experiment.replicates

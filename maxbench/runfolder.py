@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import json
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from maxbench.errors import UserError
 
 MARK = "maxbench-run.json"
 """The file by which a run folder is known as ours."""
+
+STRAY = 600
+"""Seconds after which a half-written file is nobody's."""
 
 
 def digest(value: bytes | str) -> str:
@@ -107,9 +111,10 @@ class RunFolder:
             raise UserError(
                 f"Cannot write to {path}: {reason}; set output_dir= to a folder you can write to."
             ) from error
-        for stray in path.rglob(".*.partial"):  # left by a killed run
+        for stray in path.rglob(".*.partial"):  # left by a killed run, if no other worker is writing it now
             with contextlib.suppress(OSError):
-                stray.unlink()
+                if time.time() - stray.stat().st_mtime > STRAY:
+                    stray.unlink()
         return cls(path)
 
     def _record_file(self, product: str, batch: int) -> Path:

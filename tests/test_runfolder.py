@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -42,9 +43,11 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 def test_a_folder_is_reopened_by_its_own_run_alone(tmp_path):
     first = RunFolder.open(tmp_path, "run", {"a": 1})
     (first.path / "images").mkdir()
-    (first.path / ".x.png.12.partial").write_bytes(b"")
+    (first.path / ".x.png.12.partial").write_bytes(b"")  # another worker's
+    (first.path / ".y.png.13.partial").write_bytes(b"")  # a dead worker's
+    os.utime(first.path / ".y.png.13.partial", (0, 0))
     assert RunFolder.open(tmp_path, "run", {"a": 1}) == first
-    assert not list(first.path.glob("*.partial"))
+    assert [path.name for path in first.path.glob(".*.partial")] == [".x.png.12.partial"]
     with pytest.raises(UserError, match="another run"):
         RunFolder.open(tmp_path, "run", {"a": 2})
 
