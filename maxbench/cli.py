@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import hydra
@@ -129,7 +129,7 @@ def generation(job: Run, folder: RunFolder) -> Generation:
         resolution=job.suite.resolution,
         batch_size=job.batch_size,
         load_pipeline=partial(job.suite.pipeline, conditions, job.device, job.dtype),
-        load_annotator=partial(job.suite.annotator, device=job.device),
+        load_annotator=cache(partial(job.suite.annotator, device=job.device)),
         device=job.device,
     )
 

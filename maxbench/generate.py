@@ -7,7 +7,7 @@ in the same company as an unbroken one. Every batch is committed by itself; work
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,9 +96,8 @@ class Generation:
     def _make(self, product: str, keys: Sequence[int], make: Callable, what: str) -> None:
         files = [source_file(product, key) for key in keys]
         missing = self._missing(cut(product, keys, files, self.batch_size))
-        total = sum(map(len, missing))
-        for batch in track(_finishing(missing, lambda batch: make(batch)), what, total, "images", len):
-            del batch
+        for batch in track(missing, what, sum(map(len, missing)), "images", len):
+            make(batch)
 
     def _read_sources(self, batch: Batch) -> None:
         paths = [self.image_set.picture(image).path for image in batch.keys]
@@ -128,9 +127,8 @@ class Generation:
             batches = cut(f"images/{method.name}", keys, files, self.batch_size)
             missing += [(method, batch) for batch in self._missing(batches)]
         total = sum(len(batch) for _, batch in missing)
-        work = _finishing(missing, lambda item: self._generate_batch(*item))
-        for item in track(work, "generating", total, "images", lambda item: len(item[1])):
-            del item
+        for method, batch in track(missing, "generating", total, "images", lambda item: len(item[1])):
+            self._generate_batch(method, batch)
         return total
 
     def _generate_batch(self, method: Method, batch: Batch) -> None:
@@ -175,10 +173,3 @@ def given_maps(folder: RunFolder, condition: str, samples: Sequence[Sample]) -> 
     """The maps that samples were generated from, (B, H, W) uint8."""
     files = [source_file(f"conditions/{condition}", sample.sources[condition]) for sample in samples]
     return im.read_maps([folder.path / file for file in files])
-
-
-def _finishing(items: Sequence, do: Callable) -> Iterator:
-    """Do each item, then pass it on."""
-    for item in items:
-        do(item)
-        yield item

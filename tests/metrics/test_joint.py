@@ -241,6 +241,12 @@ def test_three_conditions_and_other_names():
     assert fused.mean.value == pytest.approx(np.mean(values))
     assert fused.minimum.value == min(values) == values[0]
     assert fused.dominant == "hed"
+    q = {
+        name: (methods["fused"] - methods["text"]) / np.mean(methods[f"{name} alone"] - methods["text"])
+        for name, methods in fidelity.items()
+    }
+    led = (q["hed"] > q["depth"]) & (q["hed"] > q["seg"])
+    assert fused.dominant_share.value == led.mean() < (q["hed"] > q["depth"]).mean()
     assert scores["seg alone"].quality["seg"].value == 1
 
 
@@ -260,6 +266,7 @@ def test_mistakes_are_named():
     for change, message in (
         (lambda f: f["hed"].pop("none"), "condition 'hed' has no fidelity of none"),
         (lambda f: f["depth"].pop("single/depth"), "condition 'depth' has no fidelity of single/depth"),
+        (lambda f: [methods.pop("none") for methods in f.values()], "condition 'depth' has no fidelity of none"),
         (lambda f: f["hed"].pop("fused"), "condition 'hed' has no fidelity of fused"),
         (lambda f: f["depth"].pop("fused"), "condition 'depth' has no fidelity of fused"),
         (lambda f: f["hed"].update(fused=np.zeros(11)), r"same samples everywhere, got \[11, 12\]"),
