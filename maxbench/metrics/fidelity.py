@@ -157,9 +157,8 @@ def edge_f1(
 
     precision, recall = share_in_reach(measured, given), share_in_reach(given, measured)
     f1 = 2 * precision * recall / (precision + recall).clamp(min=torch.finfo(precision.dtype).tiny)
-    empty = [(weights * edges).sum(dim=(1, 2, 3)) == 0 for edges in (given, measured)]
-    f1 = torch.where(empty[0] | empty[1], 0, f1)
-    return torch.where(empty[0] & empty[1], 1, f1)
+    both_empty = (weights * (given + measured)).sum(dim=(1, 2, 3)) == 0
+    return torch.where(both_empty, 1, f1)
 
 
 def _unit_map(values: Tensor, name: str) -> Float[Tensor, "batch 1 height width"]:

@@ -37,11 +37,11 @@ RECIPES = {
     "annotator_depth": Recipe(steps=350, batch=32, lr=3e-3, ema=0.99),
     "annotator_seg": Recipe(steps=500, batch=32, lr=3e-3, ema=0.99),
     "annotator_hed": Recipe(steps=350, batch=32, lr=3e-3, ema=0.99),
-    "controlnet_depth": Recipe(steps=500, batch=48, lr=1e-3, ema=0.99),
-    "controlnet_seg": Recipe(steps=420, batch=48, lr=1e-3, ema=0.99),
-    "controlnet_hed": Recipe(steps=500, batch=48, lr=1e-3, ema=0.99),
+    "controlnet_depth": Recipe(steps=750, batch=48, lr=2e-3, ema=0.99),
+    "controlnet_seg": Recipe(steps=420, batch=48, lr=2e-3, ema=0.99),
+    "controlnet_hed": Recipe(steps=750, batch=48, lr=2e-3, ema=0.99),
     "controlnet_canny": Recipe(steps=420, batch=48, lr=1e-3, ema=0.99),
-    "clip": Recipe(steps=420, batch=160, lr=1e-3, weight_decay=0.05),
+    "clip": Recipe(steps=400, batch=128, lr=1e-3, weight_decay=0.05),
 }
 COPIED_LR = 0.25  # of a ControlNet's copied weights, relative to its new ones: keeps branches alike
 SCENES = 24_000

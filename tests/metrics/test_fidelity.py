@@ -364,9 +364,9 @@ def test_edges_in_a_region_may_be_matched_beyond_its_border():
     given, measured = edges("..#..."), edges("...#..")
     valid = torch.tensor([[[[True, True, True, False, False, False]]]])
     assert edge_f1(given, measured, valid=valid).item() == 0  # nothing measured inside
-    both = edges(".##...")
-    assert edge_f1(both, edges(".#.#.."), valid=valid).item() == 1
-    assert edge_f1(both, edges(".#.#.."), tolerance=0, valid=valid).item() == pytest.approx(2 / 3)
+    both = edges("#.#...")
+    assert edge_f1(both, edges("#..#.."), valid=valid).item() == 1
+    assert edge_f1(both, edges("#..#.."), tolerance=0, valid=valid).item() == pytest.approx(2 / 3)
 
 
 def test_edges_that_are_not_binary_are_refused():
