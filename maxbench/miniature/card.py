@@ -97,7 +97,8 @@ the whole benchmark can be run anywhere; it knows nothing of photographs.
   measured on {held_out} scenes of seed {held_out_seed}, which no part was trained on.
 - **Recipe**: `python scripts/train_miniature.py`; every part by itself, bfloat16 autocast, AdamW, cosine decay.
   A ControlNet's copied weights learn at {copied:g} of the rate of its new ones, and parts of its maps are
-  blanked at random. No network sees two conditions. Weights are stored in half precision.
+  blanked at random. No network is shown two conditions at once; the depth control starts from the weights of the
+  soft-edge control, the others from the U-Net's encoder. Weights are stored in half precision.
 - **Hardware**: {hardware}; PyTorch {torch}.
 - **Date**: {date}{note}
 

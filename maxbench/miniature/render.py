@@ -28,7 +28,7 @@ class Rendering:
     """A picture and what is exactly known about it; all arrays are (size, size[, 3])."""
 
     image: np.ndarray  # uint8 RGB
-    depth: np.ndarray  # float32 in [FAR_DEPTH, 1], inverse distance, near = 1
+    depth: np.ndarray  # float32 in [FAR_DEPTH, 1], root of the inverse distance, near = 1
     segmentation: np.ndarray  # uint8, index into CLASSES
     instances: np.ndarray  # uint8, 0 = no solid, i + 1 = scene.solids[i]
     edges: np.ndarray  # float32 in [0, 1], soft: outlines and patterns, no shading, no shadow
@@ -258,9 +258,9 @@ def render(scene: Scene, size: int = 64, supersample: int = 2) -> Rendering:
     colour[:, lit] *= _light(scene, eye + way[:, lit] * distance[lit], normal[:, lit])
 
     with np.errstate(divide="ignore"):
-        inverse = np.clip(NEAR / (distance * way[2]), 0, 1)
-    depth = (FAR_DEPTH + (1 - FAR_DEPTH) * inverse).reshape(fine, fine)
-    outline = _outline(label.reshape(fine, fine), solid_of.reshape(fine, fine), depth)
+        inverse = np.clip(NEAR / (distance * way[2]), 0, 1).reshape(fine, fine)
+    depth = FAR_DEPTH + (1 - FAR_DEPTH) * np.sqrt(inverse)  # the root spreads what is far, where most things are
+    outline = _outline(label.reshape(fine, fine), solid_of.reshape(fine, fine), inverse)
     centre = slice(supersample // 2, None, supersample)  # labels cannot be averaged: take one ray's
 
     def picture(values: np.ndarray) -> np.ndarray:
@@ -288,12 +288,12 @@ def _light(scene: Scene, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
     return 0.5 + 0.5 * np.minimum(lambert * free / overhead, 1.15)
 
 
-def _outline(label: np.ndarray, solid_of: np.ndarray, depth: np.ndarray) -> np.ndarray:
+def _outline(label: np.ndarray, solid_of: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """1.0 where a ray and its right or lower neighbour stop at different things, else 0."""
     edge = np.zeros(label.shape, np.float32)
     for axis in (0, 1):
-        step = [np.diff(plane.astype(np.float32), axis=axis) for plane in (label, solid_of, depth)]
-        change = (step[0] != 0) | (step[1] != 0) | (np.abs(step[2]) > 0.04)
+        step = [np.diff(plane.astype(np.float32), axis=axis) for plane in (label, solid_of, inverse)]
+        change = (step[0] != 0) | (step[1] != 0) | (np.abs(step[2]) > 0.047)
         target = edge[:-1, :] if axis == 0 else edge[:, :-1]
         target[change] = 1
     return edge
