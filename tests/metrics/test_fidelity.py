@@ -105,6 +105,13 @@ def test_maps_of_wrong_shape_or_range_are_named(ruler):
         ruler(good, good, valid=valid)
 
 
+@pytest.mark.parametrize("ruler", [depth_rmse, soft_edge_ssim])
+def test_the_rounding_of_a_resize_is_no_mistake_of_range(ruler):
+    given = maps(0)
+    given[..., :4, :4] = 1 + 4e-7
+    assert ruler(given, given).isfinite().all()
+
+
 # Depth
 
 
