@@ -181,10 +181,13 @@ def test_evaluation_refuses_a_run_with_a_doubled_image(finished_run, small_run, 
         checked.run()
 
 
-def test_a_sweep_makes_one_run_each(small_run, tmp_path):
+def test_a_sweep_makes_one_run_each(small_run, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     cheap = ["samples=2", *(f"~methods.{name}" for name in ("sum", "outputs_only", "none", "single"))]
-    assert main(["run", "-m", *small_run, *cheap, f"output_dir={tmp_path}", "seed=0,1"]) == 0
-    assert len(list(tmp_path.glob("*/metrics.csv"))) == 2
+    assert main(["run", "-m", *small_run, *cheap, f"output_dir={tmp_path}/runs", "seed=0,1"]) == 0
+    assert len(list(tmp_path.glob("runs/*/metrics.csv"))) == 2
+    assert not list((tmp_path / "elsewhere").iterdir())  # nothing is left where the user stands
 
 
 def test_tables_prints_a_finished_run(finished_run, capsys):
