@@ -34,7 +34,7 @@ def report(output_dir: str, data_dir: str) -> int:
         *_accelerators(),
         *([f"suite {name}", _weights(suite)] for name, suite in suites.items()),
         *([f"data {path.name}", f"{shelf.count_images(path)} images"] for path in shelf.prepared(data_dir)),
-        ["data miniature", "rendered on first use, about 10 s and 5 MB"],
+        ["data miniature", "rendered on first use, about 4 MB"],
         [f"disk for {output_dir}/", _disk(output_dir)],
         ["W&B", _wandb()],
     ]
