@@ -1,29 +1,40 @@
-"""Train the miniature family: python scripts/train_miniature.py [--parts vae unet ...].
+"""Train the miniature family: python scripts/train_miniature.py [only=[unet]] [parts.vae.recipe.steps=900] ...
 
-Every part resumes from its checkpoint and is skipped once finished. When the last one is there the family is
-measured on held-out scenes and its model card is written beside the weights.
+Settings are those of conf/training.yaml, where they are explained; recipes are in conf/part/. Every part resumes
+from its checkpoint and is skipped once finished. When the last one is finished the family is measured on held-out
+scenes and its model card is written beside the weights.
 """
 
-import argparse
+import sys
 from pathlib import Path
 
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from maxbench.config import CONF
+from maxbench.errors import UserError
 from maxbench.miniature.card import write_card
-from maxbench.miniature.corpus import TRAIN_SEED
-from maxbench.miniature.recipes import PARTS, SCENES, train_parts
+from maxbench.miniature.workshop import read_history, train
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="training")
+def main(cfg: DictConfig) -> None:
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    parts = instantiate(cfg.parts, _convert_="all")
+    weights, folder = Path(cfg.weights), Path(cfg.folder)
+    data = {"scenes": cfg.scenes, "size": cfg.size, "seed": cfg.seed}
+    try:
+        names = parts if cfg.only is None else cfg.only
+        train(parts, names, weights=weights, folder=folder, device=cfg.device, shorten=cfg.shorten, **data)
+        if cfg.card and all(read_history(folder, name) for name in parts):
+            write_card(weights, folder, list(parts), note=cfg.note, **data)
+    except UserError as error:
+        print(f"train_miniature: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), metavar="PART")
-    parser.add_argument("--weights", type=Path, default=Path("maxbench/suites/weights/miniature"))
-    parser.add_argument("--folder", type=Path, default=Path("training"), help="checkpoints, corpus, histories")
-    parser.add_argument("--seed", type=int, default=TRAIN_SEED)
-    parser.add_argument("--scenes", type=int, default=SCENES, help="training scenes to render")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--shorten", type=float, default=1.0, help="multiply every part's steps")
-    parser.add_argument("--note", default="", help="a sentence for the model card, such as a departure from the recipe")
-    arguments = vars(parser.parse_args())
-    note = arguments.pop("note")
-    train_parts(**arguments)
-    weights, folder = arguments["weights"], arguments["folder"]
-    if all((folder / f"{part}.history.json").exists() for part in PARTS):
-        write_card(weights, folder, seed=arguments["seed"], scenes=arguments["scenes"], note=note)
+    main()

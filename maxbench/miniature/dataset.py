@@ -15,11 +15,10 @@ from pycocotools import mask as rle
 
 from maxbench.data.coco import CocoImages
 from maxbench.errors import UserError
-from maxbench.miniature import world
-from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, scene_generator
+from maxbench.miniature import words, world
+from maxbench.miniature.corpus import EDITION, TRAIN_SEED, VALIDATION_SEED, scene_generator
 from maxbench.miniature.render import Rendering, render
 
-EDITION = 1  # raise it when the same seed no longer gives the same pictures
 SEEDS = {"train": TRAIN_SEED, "val": VALIDATION_SEED}
 CATEGORIES = {shape: number for number, shape in enumerate(world.SHAPES, start=1)}
 
@@ -86,7 +85,7 @@ def _write_scene(task: tuple[int, int, str]) -> tuple[int, list[str], list[dict]
     scene = world.sample_scene(rng)
     rendering = render(scene)
     seen = world.visible(scene, rendering.instances)
-    captions = [world.caption(seen, rng, drop) for drop in (0.0, 0.25, 0.5)]
+    captions = [words.caption(seen, rng, drop) for drop in (0.0, 0.25, 0.5)]
     Image.fromarray(rendering.image).save(Path(folder) / f"{index:012d}.png")
     return len(rendering.image), captions, list(_instances(scene, rendering))
 

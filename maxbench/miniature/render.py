@@ -138,12 +138,15 @@ def _normal(solid: Solid, point: np.ndarray) -> np.ndarray:
 
 
 def _solid_albedo(solid: Solid, point: np.ndarray) -> np.ndarray:
-    """Unlit colour (3, n) of a solid at world points on its surface: plain, banded, or with round dots."""
+    """Unlit colour (3, n) of a solid at world points on its surface: plain, banded, dotted or checked."""
     colour = np.array(COLOURS[solid.colour], np.float32)
     other = 0.22 * colour if solid.colour in ("white", "yellow") else 0.35 * colour + 0.65
     x, y, z = _turn(point - np.array([solid.x, 0, solid.z], np.float32)[:, None], solid.yaw)
     if solid.pattern == "striped":
         mark = np.sin(y * (2.5 * 2 * np.pi / solid.height) + 0.6) > 0
+    elif solid.pattern == "checked":
+        around = np.arctan2(x, z) * 3 if solid.shape != "box" else (x - z) * (4 / solid.size)
+        mark = np.sin(around) * np.sin(y * (2 * 2 * np.pi / solid.height) + 0.6) > 0
     elif solid.pattern == "dotted":
         around = np.arctan2(x, z) * 4 if solid.shape != "box" else (x + z) * (5 / solid.size)
         mark = np.sin(around) * np.sin(y * (2.5 * 2 * np.pi / solid.height)) > 0.45

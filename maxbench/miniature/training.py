@@ -27,6 +27,8 @@ class Recipe:
 
 
 CHECKPOINT_SECONDS = 60
+History = dict[str, list[float]]
+"""`loss`: the mean of every hundred steps; `seconds`: one number, of wall clock."""
 
 
 class Averaged:
@@ -40,6 +42,11 @@ class Averaged:
     def update(self, parameters: list[Tensor], step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.shadow, [parameter.detach() for parameter in parameters], 1 - decay)
+
+
+def pick(generator: torch.Generator, count: int, total: int) -> Tensor:
+    """`count` of the numbers below `total`, with replacement."""
+    return torch.randint(total, (count,), generator=generator)
 
 
 def step_generator(seed: int, part: str, step: int) -> torch.Generator:
@@ -57,7 +64,7 @@ def fit(
     *,
     seed: int,
     device: torch.device,
-) -> dict[str, list[float]]:
+) -> History:
     """Minimise `loss_of(generator, batch)` over parameter groups in place; resume from `folder` if begun.
 
     `groups` are AdamW groups; a group's `lr` overrides the recipe's. Returns the mean loss of every
@@ -65,10 +72,10 @@ def fit(
     """
     groups = [dict(group, params=list(group["params"])) for group in groups]
     parameters = [parameter for group in groups for parameter in group["params"]]
-    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99), fused=True)
     peaks = [group["lr"] for group in optimiser.param_groups]
     average = Averaged(parameters, recipe.ema) if recipe.ema else None
-    history: dict[str, list[float]] = {"loss": [], "seconds": [0.0]}
+    history: History = {"loss": [], "seconds": [0.0]}
     begun = 0
     checkpoint = folder / f"{part}.checkpoint.pt"
     if checkpoint.exists():  # our own file, tensors and plain values only

@@ -1,4 +1,4 @@
-"""A small world of solids on textured ground: what can be in it, and how people would say it.
+"""A small world of solids on textured ground: what can be in it.
 
 A scene is data (:class:`Scene`), drawn from a generator by :func:`sample_scene`. Each condition sees something
 that the others do not: patterns and tiles show only in edges, mounds and distance only in depth, the kind of
@@ -18,13 +18,14 @@ FOCAL = 1.3  # in half picture heights
 NEAR = 1.4  # metres: depth is 1 here and closer
 FAR_DEPTH = 0.15  # the darkest depth a scene contains (the sky); below it lies only "nothing said"
 RIDGES = (13.0, 21.0)  # metres at which the two hill silhouettes stand
+TWINS = 0.3  # chance that all solids of a scene share kind, colour and pattern
 
 SHAPES = ("sphere", "box", "cone", "cylinder")
 COLOURS = {
     "red": (0.86, 0.12, 0.12), "green": (0.10, 0.62, 0.20), "blue": (0.14, 0.28, 0.90),
     "yellow": (0.95, 0.84, 0.14), "purple": (0.58, 0.16, 0.72), "white": (0.93, 0.93, 0.93),
 }  # fmt: skip
-PATTERNS = ("plain", "striped", "dotted")
+PATTERNS = ("plain", "striped", "dotted", "checked")
 GROUNDS = ("grass", "sand", "tiles", "water")
 SKIES = ("clear", "cloudy", "sunset")
 RELIEFS = ("flat", "hilly", "mounds")
@@ -87,9 +88,13 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         for _ in range(int(rng.integers(1, 4)) if relief == "mounds" else 0)
     )
     solids: list[Solid] = []
-    for _ in range(int(rng.choice((1, 2, 3), p=(0.4, 0.4, 0.2)))):
+    alike = rng.random() < TWINS  # solids of one kind and look, so that counts are worth saying
+    for _ in range(int(rng.choice((1, 2, 3), p=(0.35, 0.4, 0.25)))):
         for _attempt in range(12):
             solid = _sample_solid(rng)
+            if alike and solids:
+                first = solids[0]
+                solid = replace(solid, shape=first.shape, colour=first.colour, pattern=first.pattern)
             if all(_apart(solid, other) for other in solids):
                 solids.append(solid)
                 break
@@ -107,12 +112,12 @@ def sample_scene(rng: np.random.Generator) -> Scene:
 
 
 def _sample_solid(rng: np.random.Generator) -> Solid:
-    z = float(rng.uniform(3.0, 6.5))
+    z = float(rng.uniform(2.6, 5.4))
     shape = SHAPES[rng.integers(4)]
     return Solid(
         shape=shape,
         colour=tuple(COLOURS)[rng.integers(6)],
-        pattern=PATTERNS[rng.choice(3, p=(0.5, 0.3, 0.2))],
+        pattern=PATTERNS[rng.choice(4, p=(0.4, 0.22, 0.19, 0.19))],
         x=float(rng.uniform(-0.62, 0.62) * z / FOCAL),
         z=z,
         size=float(rng.uniform(0.42, 0.85)) * (0.8 if shape == "box" else 1.0),  # a box shows its diagonal
@@ -129,51 +134,8 @@ def _apart(solid: Solid, other: Solid) -> bool:
     return distance > 1.5 * (solid.size + other.size) and shift > 1.1 * smaller
 
 
-# --- words ------------------------------------------------------------------------------------------------
-
-
 def visible(scene: Scene, instances: np.ndarray, pixels: int = 12) -> Scene:
     """The scene with only the solids that have `pixels` pixels in the rendered `instances`, left to right."""
     area = np.bincount(instances.ravel(), minlength=len(scene.solids) + 1)[1:]
     seen = [solid for solid, count in zip(scene.solids, area, strict=True) if count >= pixels]
     return replace(scene, solids=tuple(sorted(seen, key=lambda solid: solid.x / solid.z)))
-
-
-def caption(scene: Scene, rng: np.random.Generator, drop: float = 0.0) -> str:
-    """Say what a scene shows, in varied wording; each clause but the solids is left out with chance `drop`.
-
-    Pass the result of :func:`visible`, so that the words name what the picture shows.
-    """
-
-    def keep() -> bool:
-        return rng.random() >= drop
-
-    def choose(*words: str) -> str:
-        return words[rng.integers(len(words))]
-
-    phrases = []
-    for solid in scene.solids:
-        look = "" if solid.pattern == "plain" else f"{solid.pattern} "
-        column = solid.x / solid.z * FOCAL
-        side = "on the left" if column < -0.25 else "on the right" if column > 0.25 else "in the middle"
-        where = f" {side}" if keep() and rng.random() < 0.6 else ""
-        phrases.append(f"a {look if keep() else ''}{solid.colour} {solid.shape}{where}")
-    subject = " and ".join(phrases) if phrases else "an empty scene"
-    ground = {
-        "grass": ("on grass", "on a green lawn"), "sand": ("on sand", "on a beach"),
-        "tiles": ("on tiles", "on a checkered floor"), "water": ("on water", "on blue water"),
-    }[scene.ground]  # fmt: skip
-    sky = {
-        "clear": ("under a clear sky", "under a blue sky"), "cloudy": ("under a cloudy sky", "under a grey sky"),
-        "sunset": ("at sunset", "under an orange sky"),
-    }[scene.sky]  # fmt: skip
-    words = [subject]
-    if keep():
-        words.append(choose(*ground))
-    if keep():
-        words.append(choose(*sky))
-    if scene.relief == "hilly" and keep():
-        words.append(choose("with hills", "with hills behind"))
-    if scene.relief == "mounds" and keep():
-        words.append("with mounds")
-    return " ".join(words)

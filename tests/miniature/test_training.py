@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from maxbench.miniature.recipes import blank
+from maxbench.miniature.controls import blank
 from maxbench.miniature.training import Recipe, fit
 
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from maxbench.miniature import world
+from maxbench.miniature import words, world
 from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, scene_generator
 from maxbench.miniature.render import render
 
@@ -57,6 +57,12 @@ def test_pattern_shows_in_edges_and_not_in_depth():
     assert striped.edges[inside].sum() > 1.3 * plain.edges[inside].sum()
 
 
+def test_a_category_shows_in_the_segmentation_and_not_in_depth():
+    sand, grass = (render(replace(one_solid(), ground=ground)) for ground in ("sand", "grass"))
+    assert np.array_equal(sand.depth, grass.depth)
+    assert np.mean(sand.segmentation != grass.segmentation) > 0.2
+
+
 def test_a_mound_shows_in_depth_and_not_in_the_segmentation():
     flat = render(replace(one_solid(), solids=()))
     mound = render(replace(one_solid(), solids=(), mounds=((0.0, 5.0, 2.0, 0.6),)))
@@ -80,15 +86,30 @@ def test_captions_name_what_can_be_seen():
     rng = np.random.default_rng(0)
     for scene in scenes(60):
         seen = world.visible(scene, render(scene).instances)
-        words = world.caption(seen, rng)
+        said = words.caption(seen, rng)
         for solid in seen.solids:
-            assert solid.shape in words and solid.colour in words
+            assert solid.shape.removesuffix("x") in said and solid.colour in said
         hidden = {solid.shape for solid in scene.solids} - {solid.shape for solid in seen.solids}
-        assert not any(shape in words for shape in hidden)
+        assert not any(shape in said for shape in hidden)
     hiding = one_solid()
     behind = replace(hiding.solids[0], shape="sphere", z=6.0, size=0.42)
     scene = replace(hiding, solids=(*hiding.solids, behind))
-    assert "sphere" not in world.caption(world.visible(scene, render(scene).instances), rng)
+    assert "sphere" not in words.caption(world.visible(scene, render(scene).instances), rng)
+
+
+def test_captions_count_what_looks_alike_and_vary():
+    rng = np.random.default_rng(0)
+    one = one_solid().solids[0]
+    pair = replace(one_solid(), solids=(replace(one, x=-1.2), replace(one, x=1.2)))
+    assert "two red cylinders" in words.caption(pair, rng)
+    mixed = replace(pair, solids=(*pair.solids, replace(one, shape="box", x=0.1)))
+    said = words.caption(mixed, rng)
+    assert "two red cylinders" in said and "a red box" in said
+    assert len({words.caption(mixed, rng) for _ in range(60)}) > 20
+    same_side = replace(pair, solids=(replace(one, x=-1.2), replace(one, x=-1.6)))
+    wordings = [words.caption(same_side, rng) for _ in range(40)]
+    assert any("two red cylinders on the left" in each for each in wordings)
+    assert not any("cylinder on the left" in words.caption(pair, rng) for _ in range(40))  # they stand apart
 
 
 def test_training_and_validation_scenes_are_different():

@@ -1,0 +1,152 @@
+"""The U-Net, and what it shares with every control in training: latents, frozen text, the weighted loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from maxbench.miniature.autoencoder import latents_of
+from maxbench.miniature.language import tokenise, tokens_of
+from maxbench.miniature.training import History, Recipe, pick
+from maxbench.miniature.workshop import Workshop
+
+UNPROMPTED = 0.1  # share of empty prompts, for classifier-free guidance (Ho & Salimans 2022)
+MIN_SNR = 5.0
+
+
+def make_scheduler() -> DDPMScheduler:
+    """Stable Diffusion 1.5's noise schedule."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+    )
+
+
+def plain_attention(net):
+    """On a CPU the backward pass of fused attention is the slower one: a quarter of all training time."""
+    if net.device.type == "cpu":
+        net.set_attn_processor(AttnProcessor())
+    return net
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """The task of predicting noise, from scenes that are already latents and prompts that are already tokens."""
+
+    latents: Tensor  # (N, C, h, w) float16
+    tokens: Tensor  # (N, captions, TOKENS)
+    nothing: Tensor  # (1, TOKENS): the empty prompt
+    text_encoder: CLIPTextModel
+    scheduler: DDPMScheduler
+    device: torch.device
+
+    @classmethod
+    def of(cls, shop: Workshop) -> Denoising:
+        tokenizer = CLIPTokenizer.from_pretrained(shop.weights / "tokenizer")
+        return cls(
+            latents=torch.from_numpy(latents_of(shop)),
+            tokens=tokens_of(shop),
+            nothing=tokenise(tokenizer, [""]),
+            text_encoder=shop.load(CLIPTextModel, "text_encoder"),
+            scheduler=make_scheduler(),
+            device=shop.device,
+        )
+
+    def draw(
+        self, generator: torch.Generator, batch: int, early: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Scene numbers, noisy latents, timesteps, text states and the noise.
+
+        early: draw more of the noisy timesteps, where a picture is laid out: t = (1 - u^3) T for uniform u
+            (Mou et al., AAAI 2024, Sec. 3.4).
+        """
+        index = pick(generator, batch, len(self.latents))
+        clean = self.latents[index].float()
+        noise = torch.randn(clean.shape, generator=generator)
+        uniform = torch.rand(batch, generator=generator)
+        steps = self.scheduler.config.num_train_timesteps
+        timestep = ((1 - uniform**3 if early else uniform) * steps).long().clamp(max=steps - 1)
+        tokens = self.tokens[index, pick(generator, batch, self.tokens.shape[1])]
+        drop = torch.rand(batch, generator=generator) < UNPROMPTED
+        tokens = torch.where(drop[:, None], self.nothing, tokens)
+        noisy = self.scheduler.add_noise(clean, noise, timestep)
+        with torch.no_grad():
+            text = self.text_encoder(tokens.to(self.device)).last_hidden_state
+        return index, noisy.to(self.device), timestep.to(self.device), text, noise.to(self.device)
+
+    def loss(self, predicted: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """Noise prediction error with Min-SNR weighting (Hang et al., ICCV 2023, Eq. 6)."""
+        alpha = self.scheduler.alphas_cumprod.to(timestep.device)[timestep]
+        weight = (MIN_SNR * (1 - alpha) / alpha).clamp(max=1)
+        return (weight * (predicted.float() - noise).square().mean((1, 2, 3))).mean()
+
+
+@dataclass(frozen=True)
+class UNet:
+    """Stable Diffusion's U-Net, narrow, one layer a block, with text at every size but the largest and smallest.
+
+    The largest goes without attention because there it would cost more than all the rest; the smallest, as in
+    Stable Diffusion 1.5, has it in the middle block alone.
+    """
+
+    recipe: Recipe
+    seed: int
+    subfolder: str
+    channels: Sequence[int]
+    heads: int = 4
+
+    needs = ("vae", "text_encoder")
+
+    def build(self, latent_size: int, text_width: int, latent_channels: int) -> UNet2DConditionModel:
+        """The network before any training."""
+        inner = len(self.channels) - 2
+        return UNet2DConditionModel(
+            sample_size=latent_size,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            layers_per_block=1,
+            block_out_channels=tuple(self.channels),
+            down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * inner, "DownBlock2D"),
+            up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * inner, "UpBlock2D"),
+            cross_attention_dim=text_width,
+            attention_head_dim=self.heads,
+            norm_num_groups=16,
+        )
+
+    def train(self, shop: Workshop) -> tuple[UNet2DConditionModel, History]:
+        task = Denoising.of(shop)
+        channels, size = task.latents.shape[1:3]
+        unet = plain_attention(self.build(size, task.text_encoder.config.hidden_size, channels).to(shop.device))
+
+        def loss_of(generator: torch.Generator, batch: int) -> Tensor:
+            _, noisy, timestep, text, noise = task.draw(generator, batch)
+            return task.loss(unet(noisy, timestep, text).sample, noise, timestep)
+
+        history = shop.fit(self, [{"params": unet.parameters()}], loss_of)
+        task.scheduler.save_pretrained(shop.weights / "scheduler")
+        (shop.weights / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2))
+        return unet, history
+
+
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDPMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}

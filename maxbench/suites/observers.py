@@ -1,0 +1,92 @@
+"""Networks that observe pictures, and the doors through which a suite loads them: [0, 1] in, levels or logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maxbench.conditions.base import Images
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int, dilation: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(8, channels) for _ in range(2))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=step, dilation=step) for step in (dilation, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = x
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            inner = conv(F.silu(norm(inner)))
+        return x + inner
+
+
+class DilatedNet(ModelMixin, ConfigMixin):
+    """A dilated residual network for maps (Yu, Koltun & Funkhouser, CVPR 2017), small enough for the miniature.
+
+    It keeps one resolution throughout and widens its view by dilation, where a U-Net goes down and up: two observers
+    of different make do not share their mistakes. Pictures (B, 3, H, W) in [-1, 1] become maps
+    (B, `out_channels`, H, W); H and W are multiples of `fold`.
+
+    fold: side of the pixel blocks that become channels at the door, and pixels again at the exit.
+    dilations: one residual block each.
+    """
+
+    @register_to_config
+    def __init__(
+        self, out_channels: int, channels: int = 64, fold: int = 2, dilations: Sequence[int] = (1, 2, 4, 8, 4, 2, 1)
+    ):
+        super().__init__()
+        self.fold = fold
+        self.enter = nn.Conv2d(3 * fold**2, channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(Residual(channels, dilation) for dilation in dilations))
+        self.leave = nn.Conv2d(channels, out_channels * fold**2, 3, padding=1)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch out height width"]:
+        hidden = self.blocks(self.enter(F.pixel_unshuffle(images, self.fold)))
+        return F.pixel_shuffle(self.leave(F.silu(hidden)), self.fold)
+
+
+@dataclass(frozen=True)
+class MapReader:
+    """Some channels of a network that reads pictures in [-1, 1].
+
+    channels: from and to of the network's output; null for all. output: "levels" for values already in about
+    [0, 1], "logits" for per-pixel logits of one level, "classes" for logits (B, classes, H, W).
+    """
+
+    look: Callable[[Tensor], Tensor]
+    device: torch.device
+    output: str
+    channels: Sequence[int] | None = None
+
+    @classmethod
+    def unet(cls, folder: Path, device: torch.device, output: str, channels: Sequence[int] | None = None) -> MapReader:
+        """A diffusers `UNet2DModel`, read once, at timestep 0."""
+        net = UNet2DModel.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
+        return cls(lambda images: net(images, 0, return_dict=False)[0], device, output, channels)
+
+    @classmethod
+    def dilated(
+        cls, folder: Path, device: torch.device, output: str, channels: Sequence[int] | None = None
+    ) -> MapReader:
+        """A :class:`DilatedNet`."""
+        net = DilatedNet.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
+        return cls(net, device, output, channels)
+
+    @torch.inference_mode()
+    def __call__(self, images: Images) -> Tensor:
+        result = self.look(images.to(self.device) * 2 - 1)
+        if self.channels is not None:
+            result = result[:, slice(*self.channels)]
+        return result.sigmoid() if self.output == "logits" else result
