@@ -10,9 +10,24 @@ from hypothesis import strategies as st
 from jaxtyping import Float
 from torch import Tensor
 
-from maxbench.fusion import RATIO_CAP, Average, MaxFusion, Sum
+from maxbench.fusion import (
+    RATIO_CAP,
+    Average,
+    LargestNorm,
+    MaxFusion,
+    PublishedMaxFusion,
+    RandomChoice,
+    SoftmaxSaliency,
+    Sum,
+    Weighted,
+)
 
-RULES = [Average(), Sum(), MaxFusion(), MaxFusion(-1.0), MaxFusion(1.0), MaxFusion(rescale=False)]
+SYMMETRIC = [
+    Average(), Sum(), MaxFusion(), MaxFusion(-1.0), MaxFusion(1.0), MaxFusion(rescale=False),
+    SoftmaxSaliency(), LargestNorm(),
+]  # fmt: skip
+RULES = [*SYMMETRIC, RandomChoice()]
+FOR_TWO = [PublishedMaxFusion(), PublishedMaxFusion(halves=False, normaliser="sample"), Weighted([0.3, 1.2])]
 EXACT = {"rtol": 0, "atol": 0}
 
 
@@ -133,7 +148,7 @@ def test_inputs_are_not_written_to(rule):
     torch.testing.assert_close(features, before, **EXACT)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", SYMMETRIC, ids=repr)
 def test_the_order_of_branches_does_not_matter(rule):
     features = related(3, 3)
     merged, unmerged = rule.merge(features), rule.unmerge(features)

@@ -1,0 +1,88 @@
+"""Competitors: rules that choose or mix at every location, without asking whether branches agree.
+
+In lockstep every branch goes on with what was chosen, at its own saliency, as MaxFusion's losers do.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from maxbench.fusion.base import Feature, at_own_saliency, pick, require_equal_shapes, spread, tiny, upcast
+
+
+class Choosing:
+    """A rule that makes one feature of N at every location, by its own `_mix`."""
+
+    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
+        require_equal_shapes(features)
+        if len(features) == 1:
+            return list(features)
+        f = upcast(features)
+        return [feature.to(features[0].dtype) for feature in at_own_saliency(f, self._mix(f))]
+
+    def merge(self, features: Sequence[Feature]) -> Feature:
+        require_equal_shapes(features)
+        return features[0] if len(features) == 1 else self._mix(upcast(features)).to(features[0].dtype)
+
+    def _mix(self, f: list[Feature]) -> Feature:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SoftmaxSaliency(Choosing):
+    """Branches mixed by a softmax of their relative saliency: MaxFusion's winner with soft borders.
+
+    w_i = softmax over i of sbar_i / temperature, sbar_i being sigma_i over its mean in the sample (1 = as salient as
+    the branch is on average). Temperature to 0 is selection by saliency (MaxFusion at delta >= 1), to infinity the
+    average. A per-location softmax of activity is common in feature fusion (e.g. DenseFuse, Li & Wu, TIP 2019).
+    """
+
+    temperature: float = 0.3
+
+    def __post_init__(self):
+        if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
+            raise ValueError(f"a softmax needs a temperature above 0, not {self.temperature}")
+
+    def _mix(self, f: list[Feature]) -> Feature:
+        sigma = torch.stack([spread(each) for each in f])
+        relative = sigma / sigma.mean(dim=(-2, -1), keepdim=True).clamp_min(tiny(sigma))
+        weights = (relative / self.temperature).softmax(dim=0)
+        return reduce(torch.add, [weight * each for weight, each in zip(weights, f, strict=True)])
+
+
+@dataclass(frozen=True)
+class LargestNorm(Choosing):
+    """At every location the feature of the largest Euclidean norm: choose-max, the classic of image fusion.
+
+    Burt & Kolczynski, ICCV 1993, choose by the local energy of a pyramid's coefficients. Without a normaliser a
+    louder branch wins everywhere: what the relative saliency of MaxFusion is there to prevent.
+    """
+
+    def _mix(self, f: list[Feature]) -> Feature:
+        return pick(f, torch.stack([each.norm(dim=1, keepdim=True) for each in f]).argmax(dim=0))
+
+
+@dataclass(frozen=True)
+class RandomChoice(Choosing):
+    """At every location a branch drawn at random, the same for every sample, step and layer of one size.
+
+    The control experiment: what choosing is worth when nothing guides the choice.
+    """
+
+    seed: int = 0
+
+    def _mix(self, f: list[Feature]) -> Feature:
+        height, width = f[0].shape[-2:]
+        draw = _noise(height, width, self.seed, f[0].device)
+        return pick(f, (draw * len(f)).long().clamp(max=len(f) - 1))
+
+
+def _noise(height: int, width: int, seed: int, device: torch.device) -> Tensor:
+    """Numbers in [0, 1) that look random, (1, 1, H, W): arithmetic alone, so that a compiler can trace it."""
+    y = torch.arange(height, device=device, dtype=torch.float64)[:, None]
+    x = torch.arange(width, device=device, dtype=torch.float64)[None, :]
+    return (torch.sin(12.9898 * y + 78.233 * x + 37.719 * (seed + 1)) * 43758.5453).frac().abs()[None, None]

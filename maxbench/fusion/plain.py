@@ -1,0 +1,60 @@
+"""Rules without a decision: branches run independently, and their outputs are added with weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+
+from maxbench.fusion.base import Feature, require_equal_shapes, upcast
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Branches run independently and their outputs are added, as diffusers' MultiControlNetModel does.
+
+    Added in the order of the branches and in their own dtype, hence equal to diffusers to the last bit.
+    """
+
+    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
+        require_equal_shapes(features)
+        return list(features)
+
+    def merge(self, features: Sequence[Feature]) -> Feature:
+        require_equal_shapes(features)
+        return reduce(torch.add, features)
+
+
+@dataclass(frozen=True)
+class Average:
+    """Branches run independently and their outputs are averaged (the paper's naive baseline, f_avg)."""
+
+    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
+        require_equal_shapes(features)
+        return list(features)
+
+    def merge(self, features: Sequence[Feature]) -> Feature:
+        require_equal_shapes(features)
+        return (reduce(torch.add, upcast(features)) / len(features)).to(features[0].dtype)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Branches run independently and their outputs are added with a fixed weight each.
+
+    What users of several ControlNets do by hand (diffusers' `controlnet_conditioning_scale` as a list).
+    weights: one per branch, in their order; UserError-like ValueError at the first feature otherwise.
+    """
+
+    weights: Sequence[float]
+
+    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
+        require_equal_shapes(features)
+        return list(features)
+
+    def merge(self, features: Sequence[Feature]) -> Feature:
+        require_equal_shapes(features)
+        if len(self.weights) != len(features):
+            raise ValueError(f"{len(self.weights)} weights and {len(features)} branches: give one weight per branch")
+        parts = [weight * feature for weight, feature in zip(self.weights, upcast(features), strict=True)]
+        return reduce(torch.add, parts).to(features[0].dtype)

@@ -1,0 +1,122 @@
+"""MaxFusion as its authors released it, which is not quite what the paper says.
+
+Known from reading and running the code; every departure is a parameter, and with all of them at the paper's value
+this is :class:`maxbench.fusion.MaxFusion` for two branches.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from maxbench.fusion.base import RATIO_CAP, Feature, pick, require_equal_shapes, spread, tiny, upcast
+
+
+@dataclass(frozen=True)
+class PublishedMaxFusion:
+    """The released rule for two branches under classifier-free guidance.
+
+    The batch is [unconditional half, conditional half], prompts in the same order in both; several prompts at once
+    behave as each alone would.
+
+    delta: similarity above which branches are averaged; equality is not above.
+    similarity: "pearson" (released: correlation over the channels) or "cosine" (paper).
+    saliency: "variance" (released) or "std" (paper), of the winner. The rescaling uses the unbiased standard deviation
+        in the released code; the paper's is the biased one, and the ratio of two is the same.
+    normaliser: "pair" (released: a sum over the whole tensor, that is both guidance halves of a prompt) or "sample"
+        (paper: each half by itself).
+    halves: True (released) gives both halves the unconditional half's down-block residuals and the conditional half's
+        mid-block residual, because the merged tensor is unpacked along the batch; False (paper) gives each its own.
+    """
+
+    delta: float = 0.7
+    similarity: str = "pearson"
+    saliency: str = "variance"
+    normaliser: str = "pair"
+    halves: bool = True
+
+    def __post_init__(self):
+        if not isinstance(self.delta, int | float) or not math.isfinite(self.delta):
+            raise ValueError(f"delta is a similarity, a finite number, not {self.delta}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+
+    @property
+    def guided(self) -> bool:
+        """Whether the batch must hold both guidance halves."""
+        return self.halves or self.normaliser == "pair"
+
+    @property
+    def for_images(self) -> "PublishedMaxFusion":
+        """The rule where there are no halves: an adapter's features belong to the image, not to a prompt."""
+        return replace(self, halves=False, normaliser="sample")
+
+    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
+        self._require(features)
+        if len(features) == 1:
+            return list(features)
+        f, dtype = upcast(features), features[0].dtype
+        first_wins, agree = self._decide(f)
+        sigma = [spread(each, correction=1) if each.shape[1] > 1 else torch.zeros_like(each) for each in f]
+        winner = torch.where(first_wins, 0, 1)
+        sigma_w, f_w, mean = pick(sigma, winner), pick(f, winner), (f[0] + f[1]) / 2
+        ratios = ((each / sigma_w.clamp_min(tiny(sigma_w))).clamp_max(RATIO_CAP) for each in sigma)
+        return [torch.where(agree, mean, ratio * f_w).to(dtype) for ratio in ratios]
+
+    def merge(self, features: Sequence[Feature]) -> Feature:
+        """Of the down blocks' residuals."""
+        return self._shared(self._merge(features), half=0)
+
+    def merge_mid(self, features: Sequence[Feature]) -> Feature:
+        """Of the mid block's residual."""
+        return self._shared(self._merge(features), half=1)
+
+    def _merge(self, features: Sequence[Feature]) -> Feature:
+        self._require(features)
+        if len(features) == 1:
+            return features[0]
+        f = upcast(features)
+        first_wins, agree = self._decide(f)
+        return torch.where(agree, (f[0] + f[1]) / 2, torch.where(first_wins, f[0], f[1])).to(features[0].dtype)
+
+    def _shared(self, merged: Feature, half: int) -> Feature:
+        if not self.halves:
+            return merged
+        return torch.cat([merged.chunk(2)[half]] * 2)
+
+    def _decide(self, f: list[Feature]) -> tuple[Tensor, Tensor]:
+        """Where the first branch wins, and where both are averaged, (B, 1, H, W) bool each."""
+        saliency = [each.var(dim=1, keepdim=True, correction=0) for each in f]
+        if self.saliency == "std":
+            saliency = [each.sqrt() for each in saliency]
+        first, second = (each / self._total(each).clamp_min(tiny(each)) for each in saliency)
+        one, two = f
+        if self.similarity == "pearson":
+            one, two = (each - each.mean(dim=1, keepdim=True) for each in f)
+        norms = one.norm(dim=1, keepdim=True) * two.norm(dim=1, keepdim=True)
+        rho = (one * two).sum(dim=1, keepdim=True) / norms.clamp_min(tiny(norms))
+        # 0 / 0 is NaN in the released code and not above any delta: the winner stands there
+        return first >= second, (rho > self.delta) & (norms > 0)
+
+    def _total(self, saliency: Tensor) -> Tensor:
+        total = saliency.sum(dim=(-2, -1), keepdim=True)
+        if self.normaliser == "sample":
+            return total
+        unconditional, conditional = total.chunk(2)
+        return (unconditional + conditional).repeat(2, 1, 1, 1)
+
+    def _require(self, features: Sequence[Feature]) -> None:
+        require_equal_shapes(features)
+        if len(features) > 2:
+            raise ValueError(f"the released rule is for two branches, not {len(features)}; take MaxFusion")
+        if self.guided and len(features[0]) % 2:
+            raise ValueError(
+                f"a batch of {len(features[0])} has no two guidance halves, which the released rule needs; "
+                "set a guidance scale other than 1"
+            )
+
+
+CHOICES = {"similarity": ("pearson", "cosine"), "saliency": ("variance", "std"), "normaliser": ("pair", "sample")}
