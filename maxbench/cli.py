@@ -20,7 +20,7 @@ from maxbench.config import CONF, Run, build, explain
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
 from maxbench.evaluate import Evaluation
-from maxbench.generate import Generation
+from maxbench.generate import REGIONS, Generation
 from maxbench.progress import say
 from maxbench.report.sheet import write_sheet
 from maxbench.report.tables import write_tables
@@ -29,7 +29,7 @@ from maxbench.stamp import write_stamp
 
 # Rooms whose code makes the numbers: another edition of them is another run.
 NUMBER_MAKING = (
-    "conditions", "data", "metrics", "suites", "evaluate.py", "scores.py", "experiment.py", "fusion.py", "generate.py",
+    "conditions", "data", "metrics", "suites", "evaluate.py", "scores.py", "experiment.py", "fusion", "generate.py",
     "images.py", "lockstep.py", "pipeline.py", "seeds.py",
 )  # fmt: skip
 # Settings that say where and how fast, not what.
@@ -144,10 +144,12 @@ def evaluation(job: Run, folder: RunFolder) -> Evaluation:
         folder=folder,
         resolution=job.suite.resolution,
         batch_size=job.batch_size,
-        load_annotator=partial(job.suite.annotator, device=job.device),
+        load_scorer=partial(job.suite.scorer, device=job.device),
+        load_annotator=partial(job.suite.second_opinion, device=job.device),
         load_judge=partial(job.suite.judge, job.device),
         read_reference=read_reference,
         scorers=job.suite.scorer_names(conditions),
+        annotators=job.suite.annotator_names(conditions),
         suite=job.suite.name,
         resamples=job.resamples,
         level=job.level,
@@ -167,7 +169,12 @@ def tables(folders: Sequence[str], output_dir: str = "runs") -> int:
 
 
 def _row(sample: Sample) -> dict:
-    return {"id": sample.id, "prompt": sample.prompt, "sources": sample.sources}
+    regions = {
+        kind: {name: str(region) for name, region in getattr(sample, kind).items()}
+        for kind in REGIONS
+        if getattr(sample, kind)
+    }
+    return {"id": sample.id, "prompt": sample.prompt, "sources": sample.sources, **regions}
 
 
 def _choices(group: str) -> list[str]:

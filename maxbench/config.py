@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from maxbench.data.pairing import ImageSet, Plan
 from maxbench.errors import UserError
-from maxbench.experiment import Experiment
+from maxbench.experiment import Experiment, Method
 from maxbench.pipeline import Sampler
 from maxbench.suites.folder import FolderSuite
 
@@ -71,6 +71,7 @@ def build(cfg: DictConfig) -> Run:
         for method in _make(entry, f"methods.{name}").expand(name, list(conditions))
     )
     sampler = _make(cfg.sampler, "sampler")
+    _check_guidance(methods, sampler)
     image_set = _make(cfg.data, "data")
     pairing = _make(cfg.pairing, "pairing")
     plan: Plan = pairing.plan(image_set, list(conditions), config["samples"], config["seed"])
@@ -99,6 +100,15 @@ def build(cfg: DictConfig) -> Run:
         level=metrics["level"],
         output_dir=Path(config["output_dir"]),
     )
+
+
+def _check_guidance(methods: Sequence[Method], sampler: Sampler) -> None:
+    for method in methods:
+        if sampler.guidance_scale == 1 and getattr(method.rule, "guided", False) and len(method.branches) > 0:
+            raise UserError(
+                f"methods.{method.name} runs only under classifier-free guidance, and sampler.guidance_scale is 1; "
+                f"set another or leave the method out with ~methods.{method.name}."
+            )
 
 
 def pick_device(name: str) -> torch.device:

@@ -7,17 +7,18 @@ another; then tables, computed from those per-sample values alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from maxbench import images as im
-from maxbench.conditions.base import Annotator
+from maxbench.conditions.base import Annotator, Condition
 from maxbench.errors import UserError
 from maxbench.experiment import REFERENCE_ROWS, Experiment
-from maxbench.generate import given_maps, image_file, source_file
+from maxbench.generate import given_maps, image_file, region, source_file
 from maxbench.metrics.text import clip_score
 from maxbench.progress import track
 from maxbench.runfolder import RunFolder, digest, fingerprint, write_atomically
@@ -37,18 +38,22 @@ SHUFFLED = "shuffled"
 class Evaluation:
     """Scores a run. Scorers are loaded when something is there to score.
 
-    load_annotator: condition -> its network or None. judge: loads the text-image scorer.
-    scorers: what the scorers are called in tables, see :class:`maxbench.scores.Scores`.
+    load_scorer: condition -> the network that measures its map in pictures, or None.
+    load_annotator: condition -> the network that drew the given maps, where that is another one; else None.
+    load_judge: loads the text-image scorer.
+    scorers, annotators: what they are called in tables, see :class:`maxbench.scores.Scores`.
     """
 
     experiment: Experiment
     folder: RunFolder
     resolution: int
     batch_size: int
+    load_scorer: Callable[[str], Annotator | None]
     load_annotator: Callable[[str], Annotator | None]
     load_judge: Callable[[], object]
     read_reference: Callable[[Sequence[int]], torch.Tensor]
     scorers: dict[str, str]
+    annotators: dict[str, str]
     suite: str
     resamples: int = 2000
     level: float = 0.95
@@ -70,6 +75,7 @@ class Evaluation:
             seen=self._look(rows),
             reference=self._look_at_reference(),
             scorers=self.scorers,
+            annotators=self.annotators,
             resamples=self.resamples,
             level=self.level,
         )
@@ -106,20 +112,25 @@ class Evaluation:
         """Every row of pictures, after checking that each image is there exactly once."""
         rows = []
         images = self.experiment.images
-        one_source = all(len(set(sample.sources.values())) == 1 for sample in self.experiment.samples)
-        if one_source:  # else no single real picture satisfies all conditions
-            for product in REFERENCE_ROWS:
-                files = [source_file(product, next(iter(sample.sources.values()))) for sample, _ in images]
-                rows.append(self._row(product, product, files))
+        for product in REFERENCE_ROWS:
+            files = {
+                name: [source_file(product, sample.sources[name]) for sample, _ in images]
+                for name in self.experiment.conditions
+            }
+            rows.append(self._row(product, product, files))
         for method in self.experiment.methods:
             files = [image_file(method.name, sample.id, replicate) for sample, replicate in images]
-            rows.append(self._row(method.name, f"images/{method.name}", files, exactly=True))
+            by_condition = dict.fromkeys(self.experiment.conditions, files)
+            rows.append(self._row(method.name, f"images/{method.name}", by_condition, exactly=True))
         return rows
 
-    def _row(self, name: str, product: str, files: list[str], exactly: bool = False) -> Row:
+    def _row(self, name: str, product: str, by_condition: dict[str, list[str]], exactly: bool = False) -> Row:
+        """The row's pictures, looked up in the records of a product."""
+        files = list(dict.fromkeys(file for files in by_condition.values() for file in files))
         records = self.folder.records(product)
         known = {record.file: record for record in records}
         missing = [file for file in files if file not in known]
+        same = all(each == next(iter(by_condition.values())) for each in by_condition.values())
         listed = [record.file for record in records]
         extra = sorted(
             {file for file in listed if listed.count(file) > 1} | (set(listed) - set(files) if exactly else set())
@@ -130,48 +141,43 @@ class Evaluation:
                 f"The run's images of '{name}' are not exactly one per sample ({len(missing)} missing, "
                 f"{len(extra)} twice or foreign: {what}); run the same command again to mend it."
             )
-        return Row(name, tuple(files), tuple(known[file] for file in files))
+        records = tuple(known[file] for file in (next(iter(by_condition.values())) if same else files))
+        return Row(name, {key: tuple(value) for key, value in by_condition.items()}, records, same)
 
     # --- looking --------------------------------------------------------------------------------------------
 
     def _look(self, rows: Sequence[Row]) -> dict[str, Seen]:
-        judge = self.load_judge()
-        annotators = {name: self.load_annotator(name) for name in self.experiment.conditions}
-        samples = [sample for sample, _ in self.experiment.images]
-        given = {name: given_maps(self.folder, name, samples) for name in self.experiment.conditions}
-        texts = judge.texts([sample.prompt for sample in samples])
-        starts = range(0, len(samples), self.batch_size)
-        parts: dict[str, list[Seen]] = {row.name: [] for row in rows}
-        work = [(row, start) for row in rows for start in starts]
-        for row, start in track(work, "scoring", len(work), "batches"):
-            cut = slice(start, start + self.batch_size)
-            pictures = im.read_images([self.folder.path / file for file in row.files[cut]], self.resolution)
-            features = judge.images(pictures)
-            statistics = {
-                name: condition.compare(given[name][cut], condition.draw(pictures, annotators[name]))
-                for name, condition in self.experiment.conditions.items()
-            }
-            parts[row.name].append(Seen(features.numpy(), clip_score(features, texts[cut]).numpy(), statistics))
-        seen = {name: _joined(batches) for name, batches in parts.items()}
+        """Every row through every scorer; the ends of the scale stand together, above the methods."""
+        looker = self._looker()
+        total = sum(len(looker.starts) * (1 if row.same else len(looker.conditions)) for row in rows)
+        batches = iter(track(range(total), "scoring", total, "batches"))
+        seen = {row.name: looker.look(row, batches) for row in rows}
+        next(batches, None)  # lets the progress bar end
         for name, what in seen.items():
-            path = self.folder.path / "features" / f"{name}.npy"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, what.features)
-        if "real" in seen:  # the ends of the scale stand together, above the methods
-            ends = {name: seen.pop(name) for name in REFERENCE_ROWS}
-            seen = {**ends, SHUFFLED: self._shuffled(given), **seen}
-        return seen
+            if len(what.features):
+                path = self.folder.path / "features" / f"{name}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, what.features)
+        real, round_trip = REFERENCE_ROWS
+        ends = {name: seen.pop(name) for name in (real, round_trip)}
+        return {**ends, SHUFFLED: looker.shuffled(real, self.experiment.replicates), **seen}
 
-    def _shuffled(self, given: dict[str, torch.Tensor]) -> Seen:
-        """Real images against the next sample's maps; nothing but fidelity is asked of this row."""
-        statistics = {}
-        step = self.experiment.replicates
-        for name, condition in self.experiment.conditions.items():
-            others = given[name].roll(-step, 0)
-            chunks = zip(others.split(self.batch_size), given[name].split(self.batch_size), strict=True)
-            # the real image's map *is* the given one: the annotator drew it from that image
-            statistics[name] = np.concatenate([condition.compare(other, own) for other, own in chunks])
-        return Seen(np.empty((0, 0)), np.empty(0), statistics)
+    def _looker(self) -> Looker:
+        samples = [sample for sample, _ in self.experiment.images]
+        conditions = self.experiment.conditions
+        judge = self.load_judge()
+        return Looker(
+            folder=self.folder,
+            resolution=self.resolution,
+            batch_size=self.batch_size,
+            conditions=conditions,
+            judge=judge,
+            texts=judge.texts([sample.prompt for sample in samples]),
+            scorers={name: self.load_scorer(name) for name in conditions},
+            annotators={name: net for name in conditions if (net := self.load_annotator(name)) is not None},
+            given={name: given_maps(self.folder, each, samples) for name, each in conditions.items()},
+            scored={name: region(self.folder, "scored", name, samples) for name in conditions},
+        )
 
     def _look_at_reference(self) -> np.ndarray:
         path = self.folder.path / "features" / "reference.npy"
@@ -185,11 +191,73 @@ class Evaluation:
         return features
 
 
-def _joined(batches: Sequence[Seen]) -> Seen:
-    return Seen(
-        features=np.concatenate([batch.features for batch in batches]),
-        clip=np.concatenate([batch.clip for batch in batches]),
-        statistics={
-            name: np.concatenate([batch.statistics[name] for batch in batches]) for name in batches[0].statistics
-        },
-    )
+@dataclass
+class Looker:
+    """Looks at rows of pictures with everything that can score them.
+
+    texts: (N, D) of the prompts. given: condition -> (N, H, W) maps. scored: condition -> (N, H, W) bool, or None
+    for the whole picture.
+    """
+
+    folder: RunFolder
+    resolution: int
+    batch_size: int
+    conditions: dict[str, Condition]
+    judge: Any
+    texts: torch.Tensor
+    scorers: dict[str, Annotator | None]
+    annotators: dict[str, Annotator]
+    given: dict[str, torch.Tensor]
+    scored: dict[str, torch.Tensor | None]
+
+    def __post_init__(self):
+        self.starts = range(0, len(self.texts), self.batch_size)
+        self.measured: dict[tuple[str, str], torch.Tensor] = {}  # (row, condition) -> maps by the scorer
+
+    def look(self, row: Row, batches: Iterator) -> Seen:
+        """One row; takes one of `batches` for each batch of pictures that it reads."""
+        groups = [list(self.conditions)] if row.same else [[name] for name in self.conditions]
+        features, statistics, again = [], {}, {}
+        for group in groups:
+            parts: dict[str, list] = {name: [] for name in group}
+            others: dict[str, list] = {name: [] for name in group if name in self.annotators}
+            maps: dict[str, list] = {name: [] for name in group}
+            for start in self.starts:
+                next(batches)
+                cut = slice(start, start + self.batch_size)
+                files = row.files[group[0]][cut]
+                pictures = im.read_images([self.folder.path / file for file in files], self.resolution)
+                if row.same:
+                    features.append(self.judge.images(pictures))
+                for name in group:
+                    maps[name].append(self.conditions[name].draw(pictures, self.scorers[name]))
+                    parts[name].append(self._compare(name, cut, maps[name][-1]))
+                    if name in others:
+                        drawn = self.conditions[name].draw(pictures, self.annotators[name])
+                        others[name].append(self._compare(name, cut, drawn))
+            statistics |= {name: np.concatenate(each) for name, each in parts.items()}
+            again |= {name: np.concatenate(each) for name, each in others.items()}
+            if row.name == REFERENCE_ROWS[0]:
+                self.measured |= {(row.name, name): torch.cat(each) for name, each in maps.items()}
+        if not row.same:  # no single picture: nothing but fidelity can be asked
+            return Seen(np.empty((0, 0)), np.empty(0), statistics, again)
+        joined = torch.cat(features)
+        return Seen(joined.numpy(), clip_score(joined, self.texts).numpy(), statistics, again)
+
+    def _compare(self, condition: str, cut: slice, measured: torch.Tensor) -> np.ndarray:
+        valid = self.scored[condition]
+        given = self.given[condition][cut]
+        return self.conditions[condition].compare(given, measured, None if valid is None else valid[cut])
+
+    def shuffled(self, row: str, step: int) -> Seen:
+        """A row that was looked at, held against the maps of the sample `step` places on."""
+        statistics = {}
+        for name, condition in self.conditions.items():
+            given, valid = self.given[name].roll(-step, 0), self.scored[name]
+            valid = None if valid is None else valid.roll(-step, 0)
+            cuts = [slice(start, start + self.batch_size) for start in self.starts]
+            measured = self.measured[row, name]
+            statistics[name] = np.concatenate(
+                [condition.compare(given[cut], measured[cut], None if valid is None else valid[cut]) for cut in cuts]
+            )
+        return Seen(np.empty((0, 0)), np.empty(0), statistics, {})

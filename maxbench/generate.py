@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from maxbench import images as im
+from maxbench.conditions.base import Condition
 from maxbench.data.pairing import ImageSet, Sample
 from maxbench.experiment import Experiment, Method
 from maxbench.pipeline import Pipeline, Sampler
@@ -42,6 +43,11 @@ def image_file(method: str, sample: str, replicate: int) -> str:
 def source_file(product: str, image: int) -> str:
     """Where what was made of a source image lies: `real`, `vae_round_trip`, or `conditions/<name>`."""
     return f"{product}/{image:012d}.png"
+
+
+def region_file(kind: str, condition: str, sample: str) -> str:
+    """Where the mask of a sample's region lies; kind is "shown" or "scored"."""
+    return f"{kind}/{condition}/{sample}.png"
 
 
 def cut(product: str, keys: Sequence, files: Sequence[str], size: int) -> list[Batch]:
@@ -86,12 +92,24 @@ class Generation:
         for name in self.experiment.conditions:
             self._make(f"conditions/{name}", sources, self._draw_maps, f"{name} maps")
         self._make("vae_round_trip", sources, self._round_trip, "autoencoder round trips")
+        self._mark_regions()
         return self._generate()
 
     def _missing(self, batches: Sequence[Batch]) -> list[Batch]:
         return [
             batch for batch in batches if self.folder.finished(batch.product, batch.number, list(batch.files)) is None
         ]
+
+    def _mark_regions(self) -> None:
+        """Masks of every part of a picture in which a condition is given or scored."""
+        for kind in REGIONS:
+            for name in self.experiment.conditions:
+                product, samples = f"{kind}/{name}", self.experiment.samples
+                keys = [(sample, getattr(sample, kind)[name]) for sample in samples if name in getattr(sample, kind)]
+                files = [region_file(kind, name, sample.id) for sample, _ in keys]
+                for batch in self._missing(cut(product, keys, files, self.batch_size)):
+                    masks = (region.mask(self.image_set, self.resolution) for _, region in batch.keys)
+                    self._commit(batch, [mask.astype("uint8") * 255 for mask in masks])
 
     def _make(self, product: str, keys: Sequence[int], make: Callable, what: str) -> None:
         files = [source_file(product, key) for key in keys]
@@ -142,7 +160,7 @@ class Generation:
         cost = {
             "seconds": seconds,
             "unet_evaluations": evaluations,
-            "control_evaluations": evaluations * len(method.branches),
+            "control_evaluations": self.pipeline.evaluations(method.branches, evaluations),
             "peak_memory": (torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None),
         }
         details = [{"defect": im.defect(picture), **cost} for picture in pictures]
@@ -160,16 +178,25 @@ class Generation:
         )
         text = pipeline.encode_text([sample.prompt for sample in samples])
         negative = pipeline.encode_text([self.sampler.negative_prompt]).expand(len(samples), -1, -1)
-        hints = {name: self.experiment.conditions[name].hint(self.maps(name, samples)) for name in method.branches}
+        conditions = [self.experiment.conditions[name] for name in method.branches]
+        hints = {each.name: each.hint(given_maps(self.folder, each, samples)) for each in conditions}
         control = pipeline.control(hints, method.rule, method.sites, method.scale)
         return pipeline.decode(pipeline.denoise(noise, text, negative, control, self.sampler))
 
-    def maps(self, condition: str, samples: Sequence[Sample]) -> torch.Tensor:
-        """The given maps of samples, (B, H, W) uint8, from the run folder."""
-        return given_maps(self.folder, condition, samples)
+
+REGIONS = ("shown", "scored")
 
 
-def given_maps(folder: RunFolder, condition: str, samples: Sequence[Sample]) -> torch.Tensor:
-    """The maps that samples were generated from, (B, H, W) uint8."""
-    files = [source_file(f"conditions/{condition}", sample.sources[condition]) for sample in samples]
-    return im.read_maps([folder.path / file for file in files])
+def given_maps(folder: RunFolder, condition: Condition, samples: Sequence[Sample]) -> torch.Tensor:
+    """The maps that samples are generated from, (B, H, W) uint8: where nothing is shown they say nothing."""
+    files = [source_file(f"conditions/{condition.name}", sample.sources[condition.name]) for sample in samples]
+    maps = im.read_maps([folder.path / file for file in files])
+    shown = region(folder, "shown", condition.name, samples)
+    return maps if shown is None else maps.masked_fill(~shown, condition.nothing)
+
+
+def region(folder: RunFolder, kind: str, condition: str, samples: Sequence[Sample]) -> torch.Tensor | None:
+    """The masks (B, H, W) bool of the samples' regions of a kind; None where it is the whole picture."""
+    if not any(condition in getattr(sample, kind) for sample in samples):
+        return None
+    return im.read_maps([folder.path / region_file(kind, condition, sample.id) for sample in samples]) > 0

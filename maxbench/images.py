@@ -59,18 +59,18 @@ def read_png(path: Path, mode: str = "RGB") -> np.ndarray:
 
 
 def read_images(paths: Sequence[Path], size: int) -> Float[Tensor, "batch 3 size size"]:
-    """Read pictures as squares of `size` pixels: the centre is cut out, then resized where it must be."""
-    return from_bytes(np.stack([_square(path, size) for path in paths]))
+    """Read pictures as squares of `size` pixels; see :func:`square`."""
+    return from_bytes(np.stack([square(read_png(path), size) for path in paths]))
 
 
-def _square(path: Path, size: int) -> np.ndarray:
-    array = read_png(path)
+def square(array: np.ndarray, size: int, smooth: bool = True) -> np.ndarray:
+    """The centre of a uint8 picture (H, W[, 3]), as a square of `size` pixels; labels want `smooth=False`."""
     if array.shape[:2] == (size, size):
         return array
     side = min(array.shape[:2])
     top, left = ((length - side) // 2 for length in array.shape[:2])
     cut = Image.fromarray(array[top : top + side, left : left + side])
-    return np.asarray(cut.resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(cut.resize((size, size), Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST))
 
 
 def read_maps(paths: Sequence[Path]) -> UInt8[Tensor, "batch height width"]:

@@ -29,17 +29,23 @@ from maxbench.runfolder import Record
 KID_FACTOR = 1000  # tables print KID x 1000, as the field does
 HALVINGS = 200  # random halves behind an interval of FID and KID
 CLIP_PROTOCOL = "100 x cosine"
+BY_ANNOTATOR = "by_annotator"  # suffix of a metric measured by the network that drew the given maps
 JOINT_PROTOCOL = "q: 0 no control, 1 own single control"
 NO_JOINT = "not computed: it needs the methods `none` and `single/<condition>` of every condition"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of pictures: a method's, or the real images; `files` in the order of the experiment's images."""
+    """One row of pictures: a method's, or the real images, in the order of the experiment's images.
+
+    files: by condition, since the real picture of one condition need not be that of another.
+    same: whether they are the same pictures for every condition. records: of each picture; in order if `same`.
+    """
 
     name: str
-    files: tuple[str, ...]
+    files: dict[str, tuple[str, ...]]
     records: tuple[Record, ...]
+    same: bool
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Seen:
 
     features: np.ndarray  # (N, D)
     clip: np.ndarray  # (N,)
-    statistics: dict[str, np.ndarray]  # condition -> (N, ...)
+    statistics: dict[str, np.ndarray]  # condition -> (N, ...), by the scorer
+    by_annotator: dict[str, np.ndarray]  # likewise, by the network that drew the given maps, where it is another
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Scores:
     seen: row -> what its pictures show, in the order of the experiment's images.
     reference: (M, D) features of the reference images.
     scorers: what the scorers are called in tables: "judge", and each condition that has a network.
+    annotators: likewise of the networks that drew the given maps, where they are others than the scorers.
     resamples, level: of every interval.
     """
 
@@ -81,6 +89,7 @@ class Scores:
     seen: dict[str, Seen]
     reference: np.ndarray
     scorers: dict[str, str]
+    annotators: dict[str, str]
     resamples: int
     level: float
 
@@ -121,7 +130,7 @@ class Scores:
         """Every method minus the baseline on the same samples and noise, in the metric's own direction."""
         baseline = self.experiment.baseline
         methods = [method.name for method in self.experiment.methods if method.name != baseline]
-        columns = [(each.sample_metric, each.protocol, self._per_sample(each)) for each in self._conditions]
+        columns = [(each.sample_metric, self._protocol(each), self._per_sample(each)) for each in self._conditions]
         clip = {name: self._clusters(what.clip) for name, what in self.seen.items() if len(what.clip)}
         columns.append(("clip_score", CLIP_PROTOCOL, clip))
         comparisons = len(methods) * len(columns)
@@ -173,6 +182,20 @@ class Scores:
     def _scorer(self, condition: Condition) -> str:
         return self.scorers.get(condition.name, "arithmetic")
 
+    def _protocol(self, condition: Condition) -> str:
+        regional = any(condition.name in sample.scored for sample in self.experiment.samples)
+        return f"{condition.protocol}, in its own region" if regional else condition.protocol
+
+    def _again(self, condition: Condition, metric: str) -> tuple[str, str, str]:
+        """Metric, protocol and scorer of what the annotator itself measures."""
+        protocol = f"{self._protocol(condition)}, by its annotator"
+        return f"{metric}_{BY_ANNOTATOR}", protocol, self.annotators[condition.name]
+
+    @property
+    def _generated(self) -> list[Row]:
+        """Rows with one picture per image of the experiment."""
+        return [row for row in self.rows if row.same]
+
     def _clusters(self, values: np.ndarray) -> np.ndarray:
         """Replicates of a sample are not independent: average them first, (N, ...) => (samples, ...)."""
         shape = (len(self.experiment.samples), self.experiment.replicates, *values.shape[1:])
@@ -188,10 +211,13 @@ class Scores:
         for name, what in self.seen.items():
             for condition in self._conditions:
                 values = condition.score(what.statistics[condition.name])
-                yield name, condition.sample_metric, condition.protocol, self._scorer(condition), values
+                yield name, condition.sample_metric, self._protocol(condition), self._scorer(condition), values
+                if condition.name in what.by_annotator:
+                    values = condition.score(what.by_annotator[condition.name])
+                    yield name, *self._again(condition, condition.sample_metric), values
             if len(what.clip):
                 yield name, "clip_score", CLIP_PROTOCOL, self.scorers["judge"], what.clip
-        for row in self.rows:
+        for row in self._generated:
             defects = np.array([float(record.defect is not None) for record in row.records])
             yield row.name, "defect", "NaN or black", "arithmetic", defects
             if row.records[0].seconds is not None:
@@ -220,17 +246,22 @@ class Scores:
     def _fidelity(self) -> Iterator[Entry]:
         """The data set's score of every condition, bootstrapped over samples."""
         for condition in self._conditions:
+            protocol, scorer = self._protocol(condition), self._scorer(condition)
             for name, what in self.seen.items():
-                values = self._clusters(what.statistics[condition.name])
-                interval = bootstrap(
-                    lambda index, condition=condition, values=values: condition.score(
-                        resampled_sums(values, index) / len(values)
-                    ),
-                    len(values),
-                    vectorized=True,
-                    **self._settings,
-                )
-                yield Entry(name, condition.metric, condition.protocol, self._scorer(condition), interval)
+                interval = self._over_samples(condition, what.statistics[condition.name])
+                yield Entry(name, condition.metric, protocol, scorer, interval)
+                if condition.name in what.by_annotator:
+                    interval = self._over_samples(condition, what.by_annotator[condition.name])
+                    yield Entry(name, *self._again(condition, condition.metric), interval)
+
+    def _over_samples(self, condition: Condition, statistics: np.ndarray) -> Interval:
+        values = self._clusters(statistics)
+        return bootstrap(
+            lambda index: condition.score(resampled_sums(values, index) / len(values)),
+            len(values),
+            vectorized=True,
+            **self._settings,
+        )
 
     def _joint_entries(self) -> Iterator[Entry]:
         for method, score in self.joint.items():
@@ -241,7 +272,7 @@ class Scores:
 
     def _cost(self) -> Iterator[Entry]:
         """Defects of every row; time, evaluations and memory of what was generated."""
-        for row in self.rows:
+        for row in self._generated:
             n, first = len(row.records), row.records[0]
 
             def count(metric: str, protocol: str, value: float, row: Row = row, n: int = n) -> Entry:

@@ -9,6 +9,7 @@ import pytest
 
 from maxbench.__main__ import main
 from maxbench.config import CONF
+from maxbench.miniature.corpus import EDITION
 
 MISTAKES = [
     (["experiment=hed_dept"], "no experiment 'hed_dept'; did you mean 'hed_depth'"),
@@ -135,7 +136,7 @@ def test_data_prepares_and_lists(tmp_path, capsys):
     assert "No data set" in capsys.readouterr().out
     assert main(["data", "miniature", "--count", "2", "--data-dir", str(tmp_path)]) == 0
     assert main(["data", "--data-dir", str(tmp_path)]) == 0
-    assert "miniature-1-val-2" in capsys.readouterr().out
+    assert f"miniature-{EDITION}-val-2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))

@@ -7,11 +7,12 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 Images = Float[Tensor, "batch 3 height width"]  # float32 RGB in [0, 1]
 Maps = UInt8[Tensor, "batch height width"]  # levels or class numbers, as stored on disk
+Valid = Bool[Tensor, "batch height width"] | None  # where a condition is scored; everywhere if None
 
 Annotator = Callable[[Images], Tensor]
 """A network that looks at pictures: levels (B, 1, H, W) in [0, 1], or logits (B, classes, H, W)."""
@@ -41,7 +42,7 @@ class Condition(Protocol):
         """What a ControlNet is shown."""
         ...
 
-    def compare(self, given: Maps, measured: Maps) -> np.ndarray:
+    def compare(self, given: Maps, measured: Maps, valid: Valid = None) -> np.ndarray:
         """Statistics (B, ...) of how far the maps measured in pictures are those that were given."""
         ...
 
@@ -70,3 +71,8 @@ def to_levels(values: Float[Tensor, "batch 1 height width"]) -> Maps:
 def unit(maps: Maps) -> Float[Tensor, "batch 1 height width"]:
     """8-bit maps as levels in [0, 1]."""
     return maps[:, None].float() / 255
+
+
+def in_channel(valid: Valid) -> Bool[Tensor, "batch 1 height width"] | None:
+    """A region as the fidelity metrics take it."""
+    return None if valid is None else valid[:, None]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from maxbench.conditions.base import Annotator, Images, Levels, Maps
+from maxbench.conditions.base import Annotator, Images, Levels, Maps, Valid, in_channel
 from maxbench.errors import UserError
 from maxbench.images import to_bytes
 from maxbench.metrics.fidelity import edge_f1
@@ -39,5 +39,5 @@ class Canny(Levels):
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in to_bytes(images)]
         return torch.from_numpy(np.stack([cv2.Canny(image, self.low, self.high) for image in grey]))
 
-    def compare(self, given: Maps, measured: Maps) -> np.ndarray:
-        return edge_f1(given[:, None] > 127, measured[:, None] > 127, tolerance=1).numpy()
+    def compare(self, given: Maps, measured: Maps, valid: Valid = None) -> np.ndarray:
+        return edge_f1(given[:, None] > 127, measured[:, None] > 127, tolerance=1, valid=in_channel(valid)).numpy()

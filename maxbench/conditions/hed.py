@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maxbench.conditions.base import Annotator, Images, Levels, Maps, to_levels, unit
+from maxbench.conditions.base import Annotator, Images, Levels, Maps, Valid, in_channel, to_levels, unit
 from maxbench.metrics.fidelity import soft_edge_ssim
 
 
@@ -23,5 +23,5 @@ class HED(Levels):
     def draw(self, images: Images, annotator: Annotator | None) -> Maps:
         return to_levels(annotator(images))
 
-    def compare(self, given: Maps, measured: Maps) -> np.ndarray:
-        return soft_edge_ssim(unit(given), unit(measured)).numpy()
+    def compare(self, given: Maps, measured: Maps, valid: Valid = None) -> np.ndarray:
+        return soft_edge_ssim(unit(given), unit(measured), in_channel(valid)).numpy()

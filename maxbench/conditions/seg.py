@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from maxbench.conditions.base import Annotator, Images, Maps
+from maxbench.conditions.base import Annotator, Images, Maps, Valid
 from maxbench.errors import UserError
 from maxbench.metrics.fidelity import confusion, per_image_iou
 
@@ -44,7 +44,9 @@ class Segmentation:
         colours[: len(self.palette)] = torch.tensor([list(colour) for colour in self.palette], dtype=torch.float32)
         return (colours[maps.long()] / 255).permute(0, 3, 1, 2).contiguous()
 
-    def compare(self, given: Maps, measured: Maps) -> np.ndarray:
+    def compare(self, given: Maps, measured: Maps, valid: Valid = None) -> np.ndarray:
+        if valid is not None:
+            given = given.masked_fill(~valid, IGNORE)
         return confusion(given.long(), measured.long(), len(self.palette), IGNORE).numpy()  # (B, C, C)
 
     def score(self, statistics: np.ndarray) -> np.ndarray:

@@ -5,11 +5,14 @@ They know nothing of COCO or of the models. A pairing is deterministic in (seed,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from maxbench.data.coco import Picture
+import numpy as np
+
+from maxbench.data.coco import Instance, Picture
+from maxbench.data.regions import Half, Object, Region
 from maxbench.errors import UserError
 from maxbench.seeds import derive
 
@@ -22,16 +25,24 @@ class ImageSet(Protocol):
 
     def picture(self, image: int) -> Picture: ...
 
+    def mask(self, instance: Instance) -> np.ndarray: ...
+
     def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to generate: a prompt and, for every condition, the image that gives its map."""
+    """One thing to generate: a prompt and, for every condition, the image that gives its map.
+
+    shown: the part of its map that a condition gives, the rest says nothing; all of it where none is named.
+    scored: the part of the picture in which a condition is scored, likewise.
+    """
 
     id: str
     prompt: str
     sources: dict[str, int]  # condition -> image id
+    shown: dict[str, Region] = field(default_factory=dict)
+    scored: dict[str, Region] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,21 +64,122 @@ class Complementary:
     reference: int = 512
 
     def plan(self, images: ImageSet, conditions: Sequence[str], samples: int, seed: int) -> Plan:
-        order = sorted(images.ids, key=lambda image: derive("pairing", seed, image))
-        if samples + self.reference > len(order):
-            raise UserError(
-                f"samples={samples} and pairing.reference={self.reference} need {samples + self.reference} images, "
-                f"but '{images.name}' has {len(order)}; lower samples to at most {len(order) - self.reference} "
-                "or take a larger data set."
-            )
-        chosen = (images.picture(image) for image in order[:samples])
+        chosen, reference = _chosen(images, samples, self.reference, seed)
         return Plan(
             samples=tuple(
                 Sample(f"{picture.id:012d}", _caption(picture), dict.fromkeys(conditions, picture.id))
-                for picture in chosen
+                for picture in map(images.picture, chosen)
             ),
-            reference=tuple(order[samples : samples + self.reference]),
+            reference=reference,
         )
+
+
+@dataclass(frozen=True)
+class HalfSplit:
+    """A diagnostic: one condition speaks only in one half of the picture, the other only in the other half.
+
+    Both maps come from one image, whose first caption is the prompt, and each condition is scored in its own half.
+    The sides change from sample to sample, so that a bias for a side is not taken for one for a condition; each
+    condition is silent where the other must win.
+    """
+
+    reference: int = 512
+
+    def plan(self, images: ImageSet, conditions: Sequence[str], samples: int, seed: int) -> Plan:
+        first, second = _two(conditions, "half_split")
+        chosen, reference = _chosen(images, samples, self.reference, seed)
+        plan = []
+        for number, picture in enumerate(map(images.picture, chosen)):
+            left, right = (first, second) if number % 2 == 0 else (second, first)
+            halves: dict[str, Region] = {left: Half("left"), right: Half("right")}
+            sources = dict.fromkeys(conditions, picture.id)
+            plan.append(Sample(f"{picture.id:012d}-{left}-{right}", _caption(picture), sources, halves, halves))
+        return Plan(tuple(plan), reference)
+
+
+@dataclass(frozen=True)
+class ObjectOnScene:
+    """Contradictory, tier 1: an object of one image, by one condition, on the scene of another, by the other.
+
+    The object's map is given inside the object's mask alone; the scene's map is given whole, also where the object
+    is to stand. The object is scored inside the mask, the scene outside of it.
+
+    object: the condition that gives the object; None for the experiment's first.
+    template: of the prompt, from the object's {category} and the scene's first {caption}.
+    low, high: share of the picture that an object covers.
+    """
+
+    reference: int = 512
+    object: str | None = None
+    template: str = "{category} in {caption}"
+    low: float = 0.1
+    high: float = 0.4
+
+    def plan(self, images: ImageSet, conditions: Sequence[str], samples: int, seed: int) -> Plan:
+        first, second = _two(conditions, "object_on_scene")
+        front = first if self.object is None else self.object
+        if front not in conditions:
+            raise UserError(f"pairing.object is '{front}'; it must be one of {first}, {second}.")
+        back = second if front == first else first
+        objects: list[Object] = []
+        for image in sorted(images.ids, key=lambda image: derive("object", seed, image)):
+            objects += list(self._objects(images, image))[: samples - len(objects)]
+            if len(objects) == samples:
+                break
+        used = {each.image for each in objects}
+        order = [image for image in sorted(images.ids, key=lambda image: derive("pairing", seed, image))]
+        scenes = [image for image in order if image not in used]
+        if len(objects) < samples or len(scenes) < samples + self.reference:
+            raise UserError(
+                f"'{images.name}' has {len(objects)} objects that cover {self.low:.0%} to {self.high:.0%} of their "
+                f"picture and {len(scenes)} other images; samples={samples} needs {samples} and "
+                f"{samples + self.reference}: lower samples or pairing.reference, or take a larger data set."
+            )
+        plan = []
+        for front_object, scene in zip(objects, scenes, strict=False):
+            category = images.picture(front_object.image).instances[front_object.number].category
+            inside: dict[str, Region] = {front: front_object}
+            outside = Object(front_object.image, front_object.number, outside=True)
+            plan.append(
+                Sample(
+                    f"{front_object.image:012d}-{front_object.number}-{scene:012d}",
+                    self.template.format(category=category, caption=_caption(images.picture(scene))),
+                    {front: front_object.image, back: scene},
+                    shown=inside,
+                    scored={**inside, back: outside},
+                )
+            )
+        return Plan(tuple(plan), tuple(scenes[samples : samples + self.reference]))
+
+    def _objects(self, images: ImageSet, image: int) -> Iterator[Object]:
+        """At most one object of an image, the first that is neither too small nor too large."""
+        for number in range(len(images.picture(image).instances)):
+            found = Object(image, number)
+            if self.low <= found.mask(images, COVER_GRID).mean() <= self.high:
+                yield found
+                return
+
+
+COVER_GRID = 64
+"""Pixels a side on which an object's share of the picture is measured, whatever the suite's resolution."""
+
+
+def _chosen(images: ImageSet, samples: int, reference: int, seed: int) -> tuple[list[int], tuple[int, ...]]:
+    """Images that give conditions, and others that stand for real pictures."""
+    order = sorted(images.ids, key=lambda image: derive("pairing", seed, image))
+    if samples + reference > len(order):
+        raise UserError(
+            f"samples={samples} and pairing.reference={reference} need {samples + reference} images, "
+            f"but '{images.name}' has {len(order)}; lower samples to at most {len(order) - reference} "
+            "or take a larger data set."
+        )
+    return order[:samples], tuple(order[samples : samples + reference])
+
+
+def _two(conditions: Sequence[str], pairing: str) -> tuple[str, str]:
+    if len(conditions) != 2:
+        raise UserError(f"pairing={pairing} is for two conditions, not {len(conditions)} ({', '.join(conditions)}).")
+    return conditions[0], conditions[1]
 
 
 def _caption(picture: Picture) -> str:

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image, ImageDraw, ImageFont
 
 CELL, GAP, MARGIN, CAPTION = 144, 6, 16, 34  # pixels
-INK, PAPER, FAINT = (25, 25, 30), (255, 255, 255), (110, 110, 120)
+INK, PAPER, FAINT, SILENT = (25, 25, 30), (255, 255, 255), (110, 110, 120), (20, 24, 60)
 
 
 def write_sheet(folder: Path, samples: int = 8) -> Path:
@@ -69,11 +69,18 @@ def _open(path: Path) -> Image.Image:
 
 
 def _map(folder: Path, config: dict, condition: str, sample: dict) -> Image.Image:
-    """A condition's map as people see it: classes in the palette's colours, levels in grey."""
+    """A condition's given map as people see it: classes in the palette's colours, levels in grey, silence dark blue."""
     path = folder / "conditions" / condition / f"{sample['sources'][condition]:012d}.png"
     palette = config["conditions"][condition].get("palette")
-    if not palette:
-        return _open(path)
+    drawn = _painted(path, palette) if palette else _open(path)
+    shown = folder / "shown" / condition / f"{sample['id']}.png"
+    if shown.exists():
+        with Image.open(shown) as mask:
+            drawn = Image.composite(drawn, Image.new("RGB", drawn.size, SILENT), mask.convert("L"))
+    return drawn
+
+
+def _painted(path: Path, palette: list) -> Image.Image:
     with Image.open(path) as image:
         labels = np.asarray(image.convert("L"))
     colours = np.zeros((256, 3), np.uint8)

@@ -36,6 +36,7 @@ COLUMNS = {
     "defects": Column("defects", 0, None),
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+BY_ANNOTATOR = "_by_annotator"  # of a metric that the network which drew the maps has measured
 PUBLISHED = "published"  # the paper's own number, for a user to fill
 
 
@@ -50,6 +51,7 @@ def write_tables(folder: Path) -> str:
         f"bootstrapped and corrected for the {int(differences.comparisons.iloc[0])} comparisons in this table "
         "(Bonferroni). An interval without 0 is bold.",
         markdown_table(*difference_table(differences)),
+        *_second_opinion(metrics),
         _joint_notes(folder),
         _protocols(metrics),
     ]
@@ -88,13 +90,23 @@ def method_table(metrics: pd.DataFrame, intervals: bool) -> tuple[list[str], lis
     return headings, rows
 
 
+def _second_opinion(metrics: pd.DataFrame) -> list[str]:
+    """Fidelity once more, by the annotators themselves: what agrees with them alone is not the condition's."""
+    theirs = metrics[metrics.metric.str.endswith(BY_ANNOTATOR)]
+    if theirs.empty:
+        return []
+    renamed = theirs.assign(metric=theirs.metric.str.removesuffix(BY_ANNOTATOR))
+    title = "The same fidelities measured by the annotators that drew the given maps, instead of independent scorers:"
+    return [title, markdown_table(*method_table(renamed, intervals=True))]
+
+
 def difference_table(differences: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     headings = ["method", *(f"{name} {_arrow(name)}".strip() for name in dict.fromkeys(differences.metric))]
     rows = []
     for method, group in differences.groupby("method", sort=False):
         row = [str(method)]
         for each in group.itertuples():
-            digits = _column(each.metric).digits
+            digits = column(each.metric).digits
             text = f"{each.value:+.{digits}f} [{each.low:+.{digits}f}, {each.high:+.{digits}f}]"
             row.append(f"**{text}**" if each.low > 0 or each.high < 0 else text)
         rows.append(row)
@@ -103,16 +115,17 @@ def difference_table(differences: pd.DataFrame) -> tuple[list[str], list[list[st
 
 def _refuse_mixtures(metrics: pd.DataFrame) -> None:
     for metric, group in metrics.groupby("metric"):
-        for column in ("n", "protocol", "scorer"):
-            if group[column].nunique() > 1:
-                values = ", ".join(str(value) for value in group[column].unique()[:3])
+        for field in ("n", "protocol", "scorer"):
+            if group[field].nunique() > 1:
+                values = ", ".join(str(value) for value in group[field].unique()[:3])
                 raise UserError(
-                    f"The rows of '{metric}' differ in {column} ({values}): they cannot share a table; "
+                    f"The rows of '{metric}' differ in {field} ({values}): they cannot share a table; "
                     "tabulate each run for itself."
                 )
 
 
-def _column(metric: str) -> Column:
+def column(metric: str) -> Column:
+    """How a metric is printed, also one of single samples."""
     if metric.startswith("q_"):
         return Column(f"q {metric[2:]}", 2, "higher")
     if metric == "seg_image_iou":
@@ -121,18 +134,18 @@ def _column(metric: str) -> Column:
 
 
 def _arrow(metric: str) -> str:
-    return ARROWS[_column(metric).better].strip()
+    return ARROWS[column(metric).better].strip()
 
 
 def _heading(metric: str) -> str:
-    column = _column(metric)
-    return column.heading + ARROWS[column.better]
+    printed = column(metric)
+    return printed.heading + ARROWS[printed.better]
 
 
 def _cell(row, metric: str, intervals: bool) -> str:
     if row is None or pd.isna(row.value):
         return "-"
-    digits = _column(metric).digits
+    digits = column(metric).digits
     if pd.isna(row.low) or metric == "seconds":
         return f"{row.value:.{digits}f}"
     if intervals:

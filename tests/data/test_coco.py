@@ -5,11 +5,12 @@ import pytest
 
 from maxbench.data.coco import CocoImages
 from maxbench.errors import UserError
+from maxbench.miniature.corpus import EDITION
 
 
 @pytest.fixture
 def copy(data_dir, tmp_path):
-    return shutil.copytree(data_dir / "miniature-1-val-24", tmp_path / "set")
+    return shutil.copytree(data_dir / f"miniature-{EDITION}-val-24", tmp_path / "set")
 
 
 def test_pictures_come_with_captions_and_objects(copy):

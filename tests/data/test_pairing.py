@@ -1,9 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from maxbench.data.coco import Picture
-from maxbench.data.pairing import Complementary
+from maxbench.data.coco import Instance, Picture
+from maxbench.data.pairing import Complementary, HalfSplit, ObjectOnScene
+from maxbench.data.regions import Object
 from maxbench.errors import UserError
 
 
@@ -16,7 +18,14 @@ class Shelf:
         self.ids = list(range(100, 100 + count))
 
     def picture(self, image):
-        return Picture(image, Path(f"{image}.png"), (f"picture {image}", "another"), ())
+        """Every fourth picture has an object of a quarter of it, after one that is too small."""
+        objects = tuple(Instance(kind, share, {"share": share}) for kind, share in (("ant", 0.01), ("cow", 0.25)))
+        return Picture(image, Path(f"{image}.png"), (f"picture {image}", "another"), objects if image % 4 == 0 else ())
+
+    def mask(self, instance):
+        mask = np.zeros((64, 64), bool)
+        mask[: round(64 * instance.area)] = True
+        return mask
 
     def fingerprint(self):
         return "shelf"
@@ -50,3 +59,42 @@ def test_the_choice_depends_on_the_seed_and_grows_without_changing():
 def test_too_many_samples_are_refused_with_the_number_that_would_do():
     with pytest.raises(UserError, match="at most 15"):
         Complementary(reference=5).plan(Shelf(20), ["hed"], 16, seed=0)
+
+
+def test_halves_do_not_meet_and_sides_alternate():
+    shelf = Shelf(20)
+    plan = HalfSplit(reference=5).plan(shelf, ["hed", "depth"], 8, seed=0)
+    sides = []
+    for sample in plan.samples:
+        assert len(set(sample.sources.values())) == 1 and sample.shown == sample.scored
+        hed, depth = (sample.shown[name].mask(shelf, 32) for name in ("hed", "depth"))
+        assert hed.shape == (32, 32) and np.array_equal(hed, ~depth) and hed.mean() == 0.5
+        sides.append(str(sample.shown["hed"]))
+    assert sides == ["left half", "right half"] * 4
+    assert len({sample.id for sample in plan.samples}) == 8
+
+
+def test_an_object_stands_on_another_pictures_scene():
+    shelf = Shelf(60)
+    plan = ObjectOnScene(reference=10).plan(shelf, ["hed", "depth"], 10, seed=0)
+    assert len({sample.id for sample in plan.samples}) == 10
+    sources = [image for sample in plan.samples for image in sample.sources.values()]
+    assert len(set(sources)) == 20 and set(sources).isdisjoint(plan.reference)
+    for sample in plan.samples:
+        assert sample.prompt == f"cow in picture {sample.sources['depth']}"
+        assert set(sample.shown) == {"hed"} and sample.shown["hed"] == sample.scored["hed"]
+        inside, outside = (sample.scored[name].mask(shelf, 32) for name in ("hed", "depth"))
+        assert inside.mean() == 0.25 and np.array_equal(outside, ~inside)
+        assert isinstance(sample.scored["depth"], Object) and str(sample.scored["depth"]).startswith("outside object 1")
+    turned = ObjectOnScene(reference=10, object="depth").plan(shelf, ["hed", "depth"], 10, seed=0)
+    assert set(turned.samples[0].shown) == {"depth"}
+    assert turned.samples[0].sources["depth"] == plan.samples[0].sources["hed"]
+
+
+def test_pairs_of_images_need_what_they_say():
+    with pytest.raises(UserError, match=r"has 15 objects that cover 10% to 40% .* samples=16 needs 16"):
+        ObjectOnScene(reference=5).plan(Shelf(60), ["hed", "depth"], 16, seed=0)
+    with pytest.raises(UserError, match="two conditions, not 3"):
+        HalfSplit().plan(Shelf(60), ["hed", "depth", "seg"], 4, seed=0)
+    with pytest.raises(UserError, match=r"pairing\.object is 'pose'"):
+        ObjectOnScene(object="pose").plan(Shelf(60), ["hed", "depth"], 4, seed=0)

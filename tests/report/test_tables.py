@@ -58,6 +58,6 @@ def test_the_sheet_shows_conditions_then_methods(finished_run, tmp_path):
         pixels = np.asarray(sheet.convert("RGB"))
     with Image.open(write_sheet(copy, samples=4)) as taller:
         assert taller.size[0] == wide and taller.size[1] > high
-    columns = 2 + 1 + 7  # conditions, the real picture, methods
+    columns = 2 + 1 + 8  # conditions, the real picture, methods
     assert columns * 144 < wide < (columns + 1) * 160
     assert (pixels < 250).any(-1).mean() > 0.3  # not a blank page

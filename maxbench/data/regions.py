@@ -1,0 +1,53 @@
+"""Parts of a picture: where a condition speaks, and where it is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from maxbench.data.coco import CocoImages
+from maxbench.images import square
+
+
+class Region(Protocol):
+    """A part of a picture; its text is what a manifest says of it."""
+
+    def mask(self, images: CocoImages, size: int) -> np.ndarray:
+        """(size, size) bool, of the square that a picture is cut to."""
+        ...
+
+
+@dataclass(frozen=True)
+class Half:
+    """The left or the right half."""
+
+    side: str
+
+    def mask(self, images: CocoImages, size: int) -> np.ndarray:
+        left = np.broadcast_to(np.arange(size) < size // 2, (size, size))
+        return left.copy() if self.side == "left" else ~left
+
+    def __str__(self) -> str:
+        return f"{self.side} half"
+
+
+@dataclass(frozen=True)
+class Object:
+    """What one annotated object of an image covers, or all that it does not.
+
+    number: of the object among the image's instances.
+    """
+
+    image: int
+    number: int
+    outside: bool = False
+
+    def mask(self, images: CocoImages, size: int) -> np.ndarray:
+        instance = images.picture(self.image).instances[self.number]
+        covered = square(images.mask(instance).astype(np.uint8), size, smooth=False) > 0
+        return covered != self.outside
+
+    def __str__(self) -> str:
+        return f"{'outside ' if self.outside else ''}object {self.number} of image {self.image}"
