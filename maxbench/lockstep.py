@@ -1,5 +1,7 @@
 """N control branches through one forward, in lockstep, with a fusion rule wherever their features meet.
 
+ControlNets: `lockstep_controlnets`. T2I-Adapters (Mou et al., AAAI 2024): `lockstep_adapters`.
+
 The forward is that of diffusers' ControlNetModel (Stable Diffusion 1.5 style), taken apart so that a rule can
 act between branches, for which diffusers offers no hook. The order is that of MaxFusion (Nair et al., ECCV
 2024, arXiv 2404.09977, Sec. 3.5 "InterModel Unmerging" and Algorithm 1) as its authors run it:
@@ -24,7 +26,7 @@ from maxbench.errors import UserError
 from maxbench.fusion import Feature, Rule
 
 if TYPE_CHECKING:
-    from diffusers import ControlNetModel
+    from diffusers import ControlNetModel, T2IAdapter
 
 SITES = ("conv_in", "down", "mid")
 
@@ -85,14 +87,50 @@ def lockstep_controlnets(
 
     hidden = unmerge("mid", _each(run, [net.mid_block for net in nets], hidden, times))
 
-    def merge(zero_convs: Sequence[nn.Module], features: Sequence[Feature]) -> Feature:
-        return rule.merge([conv(feature) for conv, feature in zip(zero_convs, features, strict=True)]) * scale
+    def outputs(zero_convs: Sequence[nn.Module], features: Sequence[Feature]) -> list[Feature]:
+        return [conv(feature) for conv, feature in zip(zero_convs, features, strict=True)]
 
     down_convs = zip(*(net.controlnet_down_blocks for net in nets), strict=True)
+    merge_mid = getattr(rule, "merge_mid", rule.merge)  # for a rule that treats the middle otherwise
     return Residuals(
-        down=_each(merge, down_convs, residuals),
-        mid=merge([net.controlnet_mid_block for net in nets], hidden),
+        down=[rule.merge(each) * scale for each in _each(outputs, down_convs, residuals)],
+        mid=merge_mid(outputs([net.controlnet_mid_block for net in nets], hidden)) * scale,
     )
+
+
+def lockstep_adapters(
+    nets: Sequence["T2IAdapter"],
+    rule: Rule,
+    hints: Sequence[Float[Tensor, "batch channel map_height map_width"]],
+    scale: float = 1.0,
+    sites: Collection[str] = SITES,
+) -> list[Feature]:
+    """Run T2I-Adapters level by level, fused into the pyramid that one adapter would return.
+
+    Adapters know neither latents nor timestep nor text: one call per image serves every step. Features are merged
+    at every level, and at site "down" unmerged before the next one; at site "conv_in" they are unmerged before the
+    first. The U-Net consumes the list that it is given: pass it a copy each time.
+
+    nets: T2IAdapters of one architecture, one per branch. hints: per branch a map in [0, 1].
+    scale: the control strength, a factor on what the rule has merged.
+    Raises UserError, a ValueError, for branches of different architecture and inputs of different shape.
+    """
+    _require_adapters(nets, hints, sites)
+    rule = getattr(rule, "for_images", rule)  # here is no batch of guidance halves
+
+    def unmerge(site: str, features: Sequence[Feature]) -> Sequence[Feature]:
+        return rule.unmerge(features) if site in sites else features
+
+    bodies = [net.adapter for net in nets]
+    hidden = [body.unshuffle(hint) for body, hint in zip(bodies, hints, strict=True)]
+    if hasattr(bodies[0], "conv_in"):  # light adapters begin with their first block
+        hidden = unmerge("conv_in", [body.conv_in(each) for body, each in zip(bodies, hidden, strict=True)])
+    pyramid = []
+    for blocks in zip(*(body.body for body in bodies), strict=True):
+        hidden = [block(each) for block, each in zip(blocks, hidden, strict=True)]
+        pyramid.append(rule.merge(hidden) * scale)
+        hidden = unmerge("down", hidden)
+    return pyramid
 
 
 def embed_hint(net: "ControlNetModel", hint: Float[Tensor, "batch 3 map_height map_width"]) -> Feature:
@@ -156,6 +194,28 @@ def _architecture(net: "ControlNetModel") -> dict[str, int | str]:
         "has the mid block {}": config.mid_block_type,
         "has {} layers per block": config.layers_per_block,
     } | {f"gives {{}} channels at down block {i}": width for i, width in enumerate(config.block_out_channels)}
+
+
+def _require_adapters(nets: Sequence["T2IAdapter"], hints: Sequence[Tensor], sites: Collection[str]) -> None:
+    if len(nets) == 0:
+        raise UserError("lockstep needs at least one adapter, it was given none")
+    if len(hints) != len(nets):
+        raise UserError(f"{len(nets)} adapters and {len(hints)} hints: every branch needs one of its own")
+    if not set(sites) <= set(SITES):
+        raise UserError(f"there is an unknown site in {sites!r}: features meet at {', '.join(SITES)}")
+    first = nets[0].config
+    for branch, (net, hint) in enumerate(zip(nets, hints, strict=True)):
+        for field in ("adapter_type", "channels", "downscale_factor"):
+            if net.config[field] != first[field]:
+                raise UserError(
+                    f"adapter {branch} has {field}={net.config[field]}, adapter 0 {first[field]}: "
+                    "lockstep needs adapters trained on one base model"
+                )
+        if hint.ndim != 4 or hint.shape[1] != net.config.in_channels or len(hint) != len(hints[0]):
+            raise UserError(
+                f"hint {branch} has shape {tuple(hint.shape)}: its adapter takes "
+                f"({len(hints[0])}, {net.config.in_channels}, H, W)"
+            )
 
 
 def _require_inputs(

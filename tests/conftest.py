@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel, UNet2DModel
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from maxbench.miniature.corpus import EDITION
 from maxbench.miniature.dataset import write_dataset
-from maxbench.miniature.recipes import TOKENS, make_scheduler, make_tokenizer
+from maxbench.miniature.diffusion import make_scheduler
+from maxbench.miniature.language import TOKENS, make_tokenizer
+from maxbench.miniature.observers import OUTPUTS
+from maxbench.suites.observers import DilatedNet
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 WORDS = ["a red sphere on grass under a clear sky", "a striped blue box on sand at sunset with hills"]
@@ -61,17 +65,19 @@ def write_small_suite(root: Path, seed: int = 0) -> Path:
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.2)
         net.save_pretrained(root / f"controlnet_{condition}")
-    for condition, channels in (("depth", 1), ("seg", 11), ("hed", 1)):
-        UNet2DModel(
-            in_channels=3,
-            out_channels=channels,
-            layers_per_block=1,
-            block_out_channels=(8, 8),
-            down_block_types=("DownBlock2D",) * 2,
-            up_block_types=("UpBlock2D",) * 2,
-            norm_num_groups=8,
-            add_attention=False,
-        ).save_pretrained(root / "annotators" / condition)
+        adapter = T2IAdapter(3, [16, 32, 32, 32], num_res_blocks=1, downscale_factor=8, adapter_type="full_adapter_xl")
+        adapter.save_pretrained(root / f"t2iadapter_{condition}")
+    UNet2DModel(
+        in_channels=3,
+        out_channels=OUTPUTS,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=8,
+        add_attention=False,
+    ).save_pretrained(root / "annotators")
+    DilatedNet(OUTPUTS, channels=8, dilations=(1, 2)).save_pretrained(root / "scorers" / "maps")
     make_scheduler().save_pretrained(root / "scheduler")
     return root
 
@@ -91,7 +97,7 @@ def small_suite(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder / "miniature-1-val-24", "val", 24)
+    write_dataset(folder / f"miniature-{EDITION}-val-24", "val", 24)
     return folder
 
 

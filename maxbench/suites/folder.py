@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, T2IAdapter, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -35,12 +36,24 @@ def _sha256(path: Path, modified: int, size: int) -> str:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """A network beside the base model: the subfolder of its weights, and a loader called with (folder, device)."""
+
+    folder: str
+    load: Callable[..., Any]
+
+
+@dataclass(frozen=True)
 class FolderSuite:
     """Everything that has weights, found under `root` and loaded only when asked for.
 
     root: a folder; a relative one is looked up in the current folder, then among the packaged suites.
-    controls, annotators: condition -> subfolder, and condition -> a loader called with (folder, device).
-    scorer: a loader called with (folder, device); scorer_folder: where it finds its weights.
+    controls: condition -> subfolder of its ControlNet or T2I-Adapter.
+    adapters: condition -> subfolder of a T2I-Adapter, for experiments to put in the place of a ControlNet.
+    annotators: condition -> the network that draws its maps. scorers: condition -> the network that measures them in
+        pictures; where there is none, the annotator does.
+    text_scorer: measures how well pictures fit texts, and gives the image features of FID and KID.
+    steps, guidance_scale, control_scale: what experiments use unless they say otherwise.
     megabytes: what all of it weighs, for the message that says what is missing.
     """
 
@@ -48,13 +61,14 @@ class FolderSuite:
     root: str
     resolution: int
     controls: dict[str, str]
-    annotators: dict[str, Callable[..., Annotator]]
-    annotator_folders: dict[str, str]
-    scorer: Callable[..., Any]
-    scorer_folder: str
+    adapters: dict[str, str]
+    annotators: dict[str, Weights]
+    scorers: dict[str, Weights]
+    text_scorer: Weights
     megabytes: int
     steps: int
     guidance_scale: float
+    control_scale: float
     palette: Sequence[Sequence[int]] = ()
 
     @property
@@ -68,12 +82,9 @@ class FolderSuite:
         if unknown:
             known = ", ".join(self.controls)
             raise UserError(f"The suite '{self.name}' has no control for '{unknown[0]}'; it has {known}.")
-        return [
-            *BASE,
-            *(self.controls[name] for name in conditions),
-            *(self.annotator_folders[name] for name in conditions if name in self.annotator_folders),
-            self.scorer_folder,
-        ]
+        observers = (group[name] for name in conditions for group in (self.annotators, self.scorers) if name in group)
+        controls = (self.controls[name] for name in conditions)
+        return list(dict.fromkeys([*BASE, *controls, *(each.folder for each in observers), self.text_scorer.folder]))
 
     def missing(self, conditions: Sequence[str]) -> list[Path]:
         return [self.folder / part for part in self.parts(conditions) if not weight_files(self.folder, part)]
@@ -99,34 +110,53 @@ class FolderSuite:
         }
 
     def scorer_names(self, conditions: Sequence[str]) -> dict[str, str]:
-        """What judges, by the name and revision it has in tables: "judge", and each condition with a network."""
-        folders = {"judge": self.scorer_folder, **self.annotator_folders}
+        """What scores, by the name and revision it has in tables: "judge", and each condition with a network."""
+        scorers = {**self.annotators, **self.scorers}
+        return self._named(conditions, {"judge": self.text_scorer, **_of(conditions, scorers)})
+
+    def annotator_names(self, conditions: Sequence[str]) -> dict[str, str]:
+        """The same of the annotators that are not the scorers themselves."""
+        return self._named(conditions, _of([name for name in conditions if name in self.scorers], self.annotators))
+
+    def _named(self, conditions: Sequence[str], networks: dict[str, Weights]) -> dict[str, str]:
         revisions = self.fingerprint(conditions)
 
         def named(subfolder: str) -> str:
             file = weight_files(self.folder, subfolder)[0]
             return f"{self.name}/{subfolder}@{revisions[str(file.relative_to(self.folder))][:8]}"
 
-        return {name: named(subfolder) for name, subfolder in folders.items() if name == "judge" or name in conditions}
+        return {name: named(network.folder) for name, network in networks.items()}
 
     def pipeline(self, conditions: Sequence[str], device: torch.device, dtype: torch.dtype) -> Pipeline:
-        """The base model with the controls of `conditions`, in evaluation mode."""
+        """The base model with the controls of `conditions`, in evaluation mode.
+
+        The autoencoder is float32 whatever the dtype: in half precision its decoder may overflow.
+        """
         self.require(conditions)
         _quieten()
 
-        def load(kind: type, subfolder: str):
+        def load(kind: type, subfolder: str, dtype: torch.dtype = dtype):
             with _readable(self.folder / subfolder):
                 net = kind.from_pretrained(self.folder / subfolder, torch_dtype=dtype)
             return net.to(device).eval().requires_grad_(False)
 
         return Pipeline(
-            vae=load(AutoencoderKL, "vae"),
+            vae=load(AutoencoderKL, "vae", torch.float32),
             unet=load(UNet2DConditionModel, "unet"),
             text_encoder=load(CLIPTextModel, "text_encoder"),
             tokenizer=self._tokenizer(),
             scheduler_config=_scheduler_config(self.folder / "scheduler"),
-            controls={name: load(ControlNetModel, self.controls[name]) for name in conditions},
+            controls={name: load(self._kind(self.controls[name]), self.controls[name]) for name in conditions},
         )
+
+    def _kind(self, subfolder: str) -> type[ControlNetModel] | type[T2IAdapter]:
+        """A control's class, as its own configuration names it."""
+        with _readable(self.folder / subfolder):
+            said = json.loads((self.folder / subfolder / "config.json").read_text()).get("_class_name")
+        kinds = {kind.__name__: kind for kind in (ControlNetModel, T2IAdapter)}
+        if said not in kinds:
+            raise UserError(f"{self.folder / subfolder} holds a {said}; a control is one of {', '.join(kinds)}.")
+        return kinds[said]
 
     def _tokenizer(self) -> CLIPTokenizer:
         with _readable(self.folder / "tokenizer"):
@@ -134,18 +164,31 @@ class FolderSuite:
 
     def annotator(self, condition: str, device: torch.device) -> Annotator | None:
         """The network that draws a condition's maps; None where arithmetic does."""
-        if condition not in self.annotators:
-            return None
-        _quieten()
-        folder = self.folder / self.annotator_folders[condition]
-        with _readable(folder):
-            return self.annotators[condition](folder, device)
+        return self._load(self.annotators.get(condition), device)
+
+    def scorer(self, condition: str, device: torch.device) -> Annotator | None:
+        """The network that measures a condition in pictures; None where arithmetic does."""
+        return self._load(self.scorers.get(condition, self.annotators.get(condition)), device)
+
+    def second_opinion(self, condition: str, device: torch.device) -> Annotator | None:
+        """The annotator once more, as a scorer, where the scorer is another network; else None."""
+        return self.annotator(condition, device) if condition in self.scorers else None
 
     def judge(self, device: torch.device) -> Any:
         """The text-image scorer."""
+        return self._load(self.text_scorer, device)
+
+    def _load(self, network: Weights | None, device: torch.device) -> Any:
+        if network is None:
+            return None
         _quieten()
-        with _readable(self.folder / self.scorer_folder):
-            return self.scorer(self.folder / self.scorer_folder, device)
+        folder = self.folder / network.folder
+        with _readable(folder):
+            return network.load(folder, device)
+
+
+def _of(conditions: Sequence[str], networks: dict[str, Weights]) -> dict[str, Weights]:
+    return {name: networks[name] for name in conditions if name in networks}
 
 
 def _scheduler_config(folder: Path) -> dict:

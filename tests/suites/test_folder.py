@@ -41,15 +41,31 @@ def test_the_fingerprint_is_of_the_weights_not_of_their_place(small_suite, tmp_p
 
 def test_networks_come_frozen_and_in_the_dtype_asked_for(small_suite):
     pipeline = suite_at(small_suite).pipeline(["depth"], torch.device("cpu"), torch.bfloat16)
-    for net in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.controls["depth"]):
-        assert net.dtype == torch.bfloat16 and not net.training
+    nets = (pipeline.unet, pipeline.text_encoder, pipeline.controls["depth"])
+    assert all(net.dtype == torch.bfloat16 for net in nets) and pipeline.vae.dtype == torch.float32
+    for net in (*nets, pipeline.vae):
+        assert not net.training
         assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
 def test_scorers_are_named_with_their_revision(small_suite):
-    names = suite_at(small_suite).scorer_names(["hed", "canny"])
-    assert set(names) == {"judge", "hed"}  # canny is arithmetic
-    assert names["hed"].startswith("miniature/annotators/hed@")
+    suite = suite_at(small_suite)
+    names, annotators = suite.scorer_names(["hed", "canny"]), suite.annotator_names(["hed", "canny"])
+    assert set(names) == {"judge", "hed"} and set(annotators) == {"hed"}  # canny is arithmetic
+    assert names["hed"].startswith("miniature/scorers/maps@")
+    assert annotators["hed"].startswith("miniature/annotators@")
+
+
+def test_the_scorer_is_not_the_annotator(small_suite):
+    suite, images = suite_at(small_suite), torch.rand(2, 3, 64, 64)
+    for condition, channels in (("depth", 1), ("hed", 1), ("seg", 11)):
+        drawn = suite.annotator(condition, torch.device("cpu"))(images)
+        measured = suite.scorer(condition, torch.device("cpu"))(images)
+        assert drawn.shape == measured.shape == (2, channels, 64, 64)
+        assert not torch.allclose(drawn, measured)
+        again = suite.second_opinion(condition, torch.device("cpu"))(images)
+        torch.testing.assert_close(again, drawn)
+    assert suite.scorer("canny", torch.device("cpu")) is None
 
 
 def test_the_judge_sees_pictures_and_texts_in_one_space(small_suite):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from transformers import CLIPTokenizer
 
 from maxbench import images as im
 from maxbench.config import CONF
@@ -31,10 +32,11 @@ def suite(config):
 
 def test_all_weights_are_there_in_the_safe_format_and_within_bounds(suite):
     assert not suite.missing(CONDITIONS)
+    assert all(list((suite.folder / adapter).glob("*.safetensors")) for adapter in suite.adapters.values())
     files = [path for path in suite.folder.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
     weights = [path.stat().st_size for path in files if path.suffix == ".safetensors"]
-    assert max(weights) < 16e6 and sum(weights) < 54e6
+    assert max(weights) < 16e6 and sum(weights) < 48e6
     assert abs(sum(weights) / 1e6 - suite.megabytes) < 2  # what a user is told
 
 
@@ -47,6 +49,14 @@ def test_a_model_card_lies_beside_them(suite):
 def test_the_suite_and_the_world_agree_on_colours(config):
     assert np.array_equal(np.array(config.suite.palette), PALETTE)
     assert len(PALETTE) == len(CLASSES)
+
+
+def test_few_prompts_are_cut(suite, data_dir):
+    image_set = miniature_images(data_dir, "val", 24)
+    tokenizer = CLIPTokenizer.from_pretrained(suite.folder / "tokenizer")
+    captions = [image_set.picture(image).captions[0] for image in image_set.ids]
+    lengths = np.array([len(tokenizer(caption).input_ids) for caption in captions])
+    assert np.mean(lengths > tokenizer.model_max_length) < 0.1
 
 
 @pytest.fixture(scope="module")
