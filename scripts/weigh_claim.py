@@ -1,0 +1,105 @@
+"""Does MaxFusion win? python scripts/weigh_claim.py runs/hed_depth-... runs/contradictory_... [--output FILE].
+
+For every run: the joint score of the paper's rule (in lockstep, at the outputs only, and as released) minus that of
+every baseline, paired over samples with the same noise. A sample's joint score is the mean of its q over the
+conditions, q = (fidelity - no control) / (mean gain of the condition's own single control). Intervals are bootstrapped
+over samples and corrected for the comparisons of one run's table (Bonferroni).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from maxbench.errors import UserError
+from maxbench.metrics.statistics import Interval, paired_difference
+from maxbench.report.tables import column, markdown_table
+
+RULES = ("maxfusion", "outputs_only", "maxfusion_published")
+SAMPLE_METRICS = {"hed": "hed_ssim", "depth": "depth_rmse", "seg": "seg_image_iou", "canny": "canny_f1"}
+
+
+def joint(folder: Path) -> tuple[dict, pd.DataFrame]:
+    """The run's configuration, and the joint score of every sample (rows) under every method (columns)."""
+    if not (folder / "samples.parquet").exists():
+        raise UserError(f"{folder} is no finished run; name the folder of one.")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    samples = pd.read_parquet(folder / "samples.parquet")
+    scores = []
+    for condition in config["conditions"]:
+        metric = SAMPLE_METRICS[condition]
+        own = samples[samples.metric == metric]
+        table = own.pivot_table(index="sample", columns="method", values="value")  # replicates are averaged
+        table = table if column(metric).better == "higher" else -table
+        gained = table.sub(table["none"], axis=0)
+        scores.append(gained / gained[f"single/{condition}"].mean())
+    return config, sum(scores) / len(scores)
+
+
+def verdict(interval: Interval) -> str:
+    return "better" if interval.low > 0 else "worse" if interval.high < 0 else "no difference shown"
+
+
+def weigh(folder: Path) -> list[list[str]]:
+    config, scores = joint(folder)
+    rivals = [name for name in scores if name in ("average", "sum") or name.startswith("single/")]
+    rules = [name for name in RULES if name in scores]
+    if not rules or not rivals:
+        raise UserError(f"{folder} compares no rule with a baseline; it has {', '.join(scores)}.")
+    rows = []
+    for rule in rules:
+        for rival in rivals:
+            difference = paired_difference(
+                scores[rule].to_numpy(), scores[rival].to_numpy(),
+                seed=config["seed"], comparisons=len(rules) * len(rivals), resamples=1000,
+            )  # fmt: skip
+            value = f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+            name = [config["name"], str(config["seed"]), str(len(scores))]
+            rows.append([*name, rule, rival, value, verdict(difference)])
+    return rows
+
+
+def levels(folder: Path) -> list[str]:
+    """The joint score of every method, its mean over samples."""
+    config, scores = joint(folder)
+    methods = ["single/" + name for name in config["conditions"]] + ["average", "sum", *RULES]
+    cells = [
+        f"{scores[name].mean():.2f}" if name in scores else "-" for name in methods if not name.startswith("single")
+    ]
+    singles = " / ".join(f"{scores[name].mean():.2f}" for name in methods if name.startswith("single"))
+    return [config["name"], str(config["seed"]), str(len(scores)), singles, *cells]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--output", type=Path)
+    chosen = parser.parse_args()
+    try:
+        rows = [row for run in chosen.runs for row in weigh(run)]
+        table = [levels(run) for run in chosen.runs]
+    except UserError as error:
+        print(f"weigh_claim: {error}", file=sys.stderr)
+        return 2
+    headings = ["experiment", "seed", "n", "rule", "against", "joint score, difference", "verdict"]
+    names = ["experiment", "seed", "n", "singles", "average", "sum", *RULES]
+    counts = pd.Series([row[-1] for row in rows]).value_counts()
+    text = (
+        "# Does MaxFusion win?\n\n"
+        f"Made by `scripts/weigh_claim.py` from {', '.join(run.name for run in chosen.runs)}.\n\n"
+        "## Joint score (0 = no control, 1 = every condition as good as by its own control alone)\n\n"
+        f"{markdown_table(names, table)}\n\n"
+        f"## Paired differences ({', '.join(f'{name}: {count}' for name, count in counts.items())})\n\n"
+        f"{markdown_table(headings, rows)}\n"
+    )
+    if chosen.output:
+        chosen.output.parent.mkdir(parents=True, exist_ok=True)
+        chosen.output.write_text(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
