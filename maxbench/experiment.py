@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from maxbench.conditions.base import Condition
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
 from maxbench.fusion import Rule
-from maxbench.lockstep import SITES
+from maxbench.lockstep import ALL_SITES, SITES
 
-EACH = "each"
+EACH, PAIRS = "each", "pairs"
 REFERENCE_ROWS = ("real", "vae_round_trip")
 """Rows of pictures that no method made: the samples' own images, as they are and through the autoencoder."""
 
@@ -22,7 +23,7 @@ class Method:
     """A fusion rule, the sites where it acts, the branches it sees and their scale; nothing else.
 
     branches: condition names; None for all of the experiment's; "each" makes one method per condition, each
-        with that branch alone; [] for no control.
+        with that branch alone, and "pairs" one per pair of conditions; [] for no control.
     scale: control strength, a factor on the merged residuals.
     """
 
@@ -34,15 +35,18 @@ class Method:
 
     def expand(self, name: str, conditions: Sequence[str]) -> list[Method]:
         """The methods that an entry `name` of an experiment stands for."""
-        if isinstance(self.sites, str) or (isinstance(self.branches, str) and self.branches != EACH):
+        if isinstance(self.sites, str) or (isinstance(self.branches, str) and self.branches not in (EACH, PAIRS)):
             raise UserError(f"methods.{name}: sites and branches are lists; write [{self.branches or self.sites}].")
         for site in self.sites:
-            if site not in SITES:
-                raise UserError(f"methods.{name}.sites has '{site}'; sites are {', '.join(SITES)}, or [] for none.")
+            if site not in ALL_SITES:
+                raise UserError(f"methods.{name}.sites has '{site}'; sites are {', '.join(ALL_SITES)}, or [] for none.")
         if not isinstance(self.scale, int | float) or not 0 <= self.scale < math.inf:
             raise UserError(f"methods.{name}.scale is {self.scale}; a control strength is a number, 0 or more.")
         if self.branches == EACH:
             return [replace(self, name=f"{name}/{each}", branches=(each,)) for each in conditions]
+        if self.branches == PAIRS:
+            pairs = combinations(conditions, 2)
+            return [replace(self, name=f"{name}/{'+'.join(pair)}", branches=pair) for pair in pairs]
         branches = tuple(conditions if self.branches is None else self.branches)
         for branch in branches:
             if branch not in conditions:

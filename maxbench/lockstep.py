@@ -8,6 +8,7 @@ act between branches, for which diffusers offers no hook. The order is that of M
 
     site "conv_in"   conv_in of every branch, unmerge
                      add each branch's own hint: the first residual, which is not unmerged
+    site "hint"      (not the authors') unmerge here, the first residual with it
     site "down"      for every down block: run all branches, unmerge each residual that the block collected
     site "mid"       mid block of every branch, unmerge
     always           zero convolutions of every branch, merge, times scale
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from diffusers import ControlNetModel, T2IAdapter
 
 SITES = ("conv_in", "down", "mid")
+"""Where the paper's authors unmerge."""
+
+ALL_SITES = ("conv_in", "hint", "down", "mid")
+"""Where features can be unmerged; "hint" is an ablation: after the hint is added and not before."""
 
 UNSUPPORTED = ("class_embed_type", "num_class_embeds", "addition_embed_type", "global_pool_conditions")
 
@@ -57,7 +62,7 @@ def lockstep_controlnets(
     hints: per branch a map (B, 3, H, W) in [0, 1] or what `embed_hint` makes of it, (B, C0, h, w), C0 being
         the channels of `conv_in`. It does not depend on the timestep: embed once per image, not per step.
     scale: the control strength, a factor on what the rule has merged.
-    sites: where features are unmerged, out of SITES; outputs are merged whatever the sites.
+    sites: where features are unmerged, out of ALL_SITES; outputs are merged whatever the sites.
     Raises UserError, a ValueError, for branches of different architecture, inputs of different batch size and
     unknown sites.
     """
@@ -77,7 +82,7 @@ def lockstep_controlnets(
         return block(hidden, time, text) if has_cross_attention else block(hidden, time)
 
     hidden = unmerge("conv_in", [net.conv_in(sample) for net in nets])
-    hidden = _each(torch.add, hidden, hints)
+    hidden = unmerge("hint", _each(torch.add, hidden, hints))
 
     residuals = [hidden]  # for every skip connection of the U-Net, one feature per branch
     for blocks in zip(*(net.down_blocks for net in nets), strict=True):
@@ -201,8 +206,8 @@ def _require_adapters(nets: Sequence["T2IAdapter"], hints: Sequence[Tensor], sit
         raise UserError("lockstep needs at least one adapter, it was given none")
     if len(hints) != len(nets):
         raise UserError(f"{len(nets)} adapters and {len(hints)} hints: every branch needs one of its own")
-    if not set(sites) <= set(SITES):
-        raise UserError(f"there is an unknown site in {sites!r}: features meet at {', '.join(SITES)}")
+    if not set(sites) <= set(ALL_SITES):
+        raise UserError(f"there is an unknown site in {sites!r}: features meet at {', '.join(ALL_SITES)}")
     first = nets[0].config
     for branch, (net, hint) in enumerate(zip(nets, hints, strict=True)):
         for field in ("adapter_type", "channels", "downscale_factor"):
@@ -228,8 +233,8 @@ def _require_inputs(
 ) -> None:
     if len(hints) != len(nets):
         raise UserError(f"{len(nets)} ControlNets and {len(hints)} hints: every branch needs one of its own")
-    if not set(sites) <= set(SITES):
-        raise UserError(f"there is an unknown site in {sites!r}: features meet at {', '.join(SITES)}")
+    if not set(sites) <= set(ALL_SITES):
+        raise UserError(f"there is an unknown site in {sites!r}: features meet at {', '.join(ALL_SITES)}")
     channels, width = nets[0].config.in_channels, nets[0].config.cross_attention_dim
     if sample.ndim != 4 or sample.shape[1] != channels:
         raise UserError(f"latents have shape {tuple(sample.shape)}, branches take (B, {channels}, h, w)")

@@ -47,3 +47,9 @@ def test_images_and_sources_are_in_order():
         ("a", 1),
     ]
     assert experiment.sources == [3, 7]
+
+
+def test_pairs_are_a_method_each():
+    methods = Method(Sum(), branches="pairs").expand("pair", ["depth", "seg", "hed"])
+    assert [method.name for method in methods] == ["pair/depth+seg", "pair/depth+hed", "pair/seg+hed"]
+    assert methods[1].branches == ("depth", "hed")

@@ -375,3 +375,27 @@ def test_a_rule_that_loses_a_branch_is_stopped(nets):
 
     with pytest.raises(ValueError, match="unmerges 2 features into 1"):
         lockstep_controlnets(nets[:2], Forgetful(), *inputs(2))
+
+
+def test_the_hint_site_unmerges_the_first_residual_too(nets):
+    sample, timestep, text, hints = inputs(2)
+    rule = MaxFusion(-1.0)  # the mean everywhere: both branches go on with it
+    hidden = [net.conv_in(sample) + embed_hint(net, hint) for net, hint in zip(nets[:2], hints, strict=True)]
+    mean = sum(hidden) / 2
+    expected = sum(net.controlnet_down_blocks[0](mean) for net in nets[:2]) / 2
+    fused = lockstep_controlnets(nets[:2], rule, sample, timestep, text, hints, sites=["hint"])
+    torch.testing.assert_close(fused.down[0], expected)
+    before = lockstep_controlnets(nets[:2], rule, sample, timestep, text, hints, sites=["conv_in"])
+    assert not torch.allclose(before.down[0], expected)
+
+
+def test_a_rule_may_treat_the_middle_otherwise(nets):
+    class Silent(Sum):
+        def merge_mid(self, features):
+            return torch.zeros_like(features[0])
+
+    sample, timestep, text, hints = inputs(2)
+    down, mid = lockstep_controlnets(nets[:2], Silent(), sample, timestep, text, hints)
+    usual = lockstep_controlnets(nets[:2], Sum(), sample, timestep, text, hints)
+    assert not mid.any() and usual.mid.any()
+    torch.testing.assert_close(down, usual.down)
