@@ -4,20 +4,15 @@ import argparse
 import shutil
 from pathlib import Path
 
-KEPT = (
-    "table.md",
-    "contact_sheet.png",
-    "metrics.csv",
-    "differences.csv",
-    "evaluation.json",
-    "config.yaml",
-    "stamp.json",
-)
+from maxbench.report.sheet import write_sheet
+
+KEPT = ("table.md", "metrics.csv", "differences.csv", "evaluation.json", "config.yaml", "stamp.json")
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("results", type=Path)
+    parser.add_argument("--samples", type=int, default=6, help="rows of the contact sheet, which is drawn anew")
     arguments = parser.parse_args()
     missing = [name for name in KEPT if not (arguments.run / name).exists()]
     if missing:
@@ -26,3 +21,4 @@ if __name__ == "__main__":
     for name in KEPT:
         shutil.copy2(arguments.run / name, arguments.results / name)
         print(arguments.results / name)
+    print(write_sheet(arguments.run, arguments.samples, arguments.results / "contact_sheet.png"))

@@ -15,8 +15,8 @@ CELL, GAP, MARGIN, CAPTION = 144, 6, 16, 34  # pixels
 INK, PAPER, FAINT, SILENT = (25, 25, 30), (255, 255, 255), (110, 110, 120), (20, 24, 60)
 
 
-def write_sheet(folder: Path, samples: int = 8) -> Path:
-    """Draw `contact_sheet.png` of a run's first `samples` samples from its files; return its path."""
+def write_sheet(folder: Path, samples: int = 8, output: Path | None = None) -> Path:
+    """Draw a run's first `samples` samples from its files; return where, by default the run's `contact_sheet.png`."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     manifest = json.loads((folder / "manifest.json").read_text())["samples"][:samples]
     methods = [name for name in dict.fromkeys(pd.read_csv(folder / "metrics.csv").method) if name != "shuffled"]
@@ -40,8 +40,8 @@ def write_sheet(folder: Path, samples: int = 8) -> Path:
             sheet.paste(cell.resize((CELL, CELL), Image.Resampling.BICUBIC), (_left(column), top))
         words = textwrap.shorten(sample["prompt"], 150, placeholder=" ...")
         draw.text((MARGIN, top + CELL + 6), words, FAINT, _font(14))
-    path = folder / "contact_sheet.png"
-    partial = folder / ".contact_sheet.png.partial"
+    path = output or folder / "contact_sheet.png"
+    partial = path.with_name(f".{path.name}.partial")
     sheet.save(partial, format="PNG", optimize=True)
     partial.replace(path)
     return path

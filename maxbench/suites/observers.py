@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -57,6 +58,26 @@ class DilatedNet(ModelMixin, ConfigMixin):
         return F.pixel_shuffle(self.leave(F.silu(hidden)), self.fold)
 
 
+class Shared:
+    """One network behind the readers of several conditions, which ask about the same pictures one after another."""
+
+    def __init__(self, look: Callable[[Tensor], Tensor], device: torch.device):
+        self.look, self.device = look, device
+        self.images: Tensor | None = None
+
+    def __call__(self, images: Images) -> Tensor:
+        if self.images is not images:
+            self.output = self.look(images.to(self.device) * 2 - 1)
+            self.images = images
+        return self.output
+
+
+@lru_cache(maxsize=4)
+def _load(kind: type[ModelMixin], folder: Path, device: torch.device, revision: int) -> Shared:
+    net = kind.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
+    return Shared((lambda pixels: net(pixels, 0, return_dict=False)[0]) if kind is UNet2DModel else net, device)
+
+
 @dataclass(frozen=True)
 class MapReader:
     """Some channels of a network that reads pictures in [-1, 1].
@@ -65,28 +86,30 @@ class MapReader:
     [0, 1], "logits" for per-pixel logits of one level, "classes" for logits (B, classes, H, W).
     """
 
-    look: Callable[[Tensor], Tensor]
-    device: torch.device
+    network: Shared
     output: str
     channels: Sequence[int] | None = None
 
     @classmethod
     def unet(cls, folder: Path, device: torch.device, output: str, channels: Sequence[int] | None = None) -> MapReader:
         """A diffusers `UNet2DModel`, read once, at timestep 0."""
-        net = UNet2DModel.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
-        return cls(lambda images: net(images, 0, return_dict=False)[0], device, output, channels)
+        return cls(_load(UNet2DModel, folder, device, _revision(folder)), output, channels)
 
     @classmethod
     def dilated(
         cls, folder: Path, device: torch.device, output: str, channels: Sequence[int] | None = None
     ) -> MapReader:
         """A :class:`DilatedNet`."""
-        net = DilatedNet.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
-        return cls(net, device, output, channels)
+        return cls(_load(DilatedNet, folder, device, _revision(folder)), output, channels)
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> Tensor:
-        result = self.look(images.to(self.device) * 2 - 1)
+        result = self.network(images)
         if self.channels is not None:
             result = result[:, slice(*self.channels)]
         return result.sigmoid() if self.output == "logits" else result
+
+
+def _revision(folder: Path) -> int:
+    """Changes when the weights are replaced."""
+    return sum(path.stat().st_mtime_ns for path in folder.glob("*.safetensors"))

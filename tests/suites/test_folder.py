@@ -68,6 +68,24 @@ def test_the_scorer_is_not_the_annotator(small_suite):
     assert suite.scorer("canny", torch.device("cpu")) is None
 
 
+def test_conditions_share_a_network_and_its_last_look(small_suite):
+    suite, device = suite_at(small_suite), torch.device("cpu")
+    depth, hed = suite.annotator("depth", device), suite.annotator("hed", device)
+    assert depth.network is hed.network
+    looks = []
+    inner = depth.network.look
+    depth.network.look = lambda pixels: looks.append(1) or inner(pixels)
+    try:
+        images = torch.rand(2, 3, 64, 64)
+        first = depth(images)
+        hed(images)
+        assert len(looks) == 1
+        assert not torch.equal(depth(torch.rand(2, 3, 64, 64)), first) and len(looks) == 2
+        assert torch.equal(depth(images), first)  # other pictures since: looked at anew
+    finally:
+        depth.network.look = inner
+
+
 def test_the_judge_sees_pictures_and_texts_in_one_space(small_suite):
     judge = suite_at(small_suite).judge(torch.device("cpu"))
     images = torch.rand(3, 3, 64, 64)
