@@ -16,7 +16,10 @@ import yaml
 from maxbench.errors import UserError
 from maxbench.report.tables import COLUMNS, markdown_table
 
-SETTINGS_OF_A_PLACE = ("output_dir", "data_dir", "data.root", "suite.root", "runtime.threads")
+IMPLIED = (
+    "output_dir", "data_dir", "data.root", "suite.root", "runtime.threads",  # places change nothing
+    "suite.steps", "suite.guidance_scale", "suite.control_scale",  # a default; what was used stands elsewhere
+)  # fmt: skip
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -33,8 +36,8 @@ def read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 
 
 def differing(configs: list[dict[str, Any]]) -> list[str]:
-    """Keys in which the runs differ, without those of places and those that another one implies."""
-    keys = sorted({key for config in configs for key in config} - set(SETTINGS_OF_A_PLACE))
+    """Keys in which the runs differ, without those that change nothing by themselves."""
+    keys = sorted({key for config in configs for key in config} - set(IMPLIED))
     return [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
 
 

@@ -1,86 +1,29 @@
-"""The model card of a trained family: what it was made from, and how good its parts are on unseen scenes."""
+"""The model card of a trained family: what it was made from, how it was trained, and how good its parts are."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DModel
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-from transformers import CLIPModel, CLIPTokenizer
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
-from maxbench.miniature import world
-from maxbench.miniature.corpus import VALIDATION_SEED, Corpus, render_corpus
-from maxbench.miniature.recipes import COPIED_LR, RECIPES, SIZE, tokenise
+from maxbench.errors import UserError
+from maxbench.miniature.controls import CANNY_THRESHOLDS
+from maxbench.miniature.corpus import DROPS, EDITION, VALIDATION_SEED, render_corpus
+from maxbench.miniature.diffusion import MIN_SNR, UNPROMPTED
+from maxbench.miniature.quality import measure_parts, parts_tables
+from maxbench.miniature.workshop import read_history
 
-
-@dataclass(frozen=True)
-class Quality:
-    """One measured number of one part."""
-
-    part: str
-    measure: str
-    value: float
-    better: str
-
-
-@torch.inference_mode()
-def measure(weights: Path, corpus: Corpus) -> list[Quality]:
-    """Measure autoencoder, annotators and scorer on rendered scenes with their exact maps."""
-    images = torch.from_numpy(corpus.images).float() / 255
-    vae = AutoencoderKL.from_pretrained(weights / "vae", torch_dtype=torch.float32)
-    decoded = _in_parts(images, lambda batch: vae.decode(vae.encode(batch * 2 - 1).latent_dist.mode()).sample / 2 + 0.5)
-    decoded = decoded.clamp(0, 1)
-    rows = [
-        Quality("vae", "PSNR, dB", float(peak_signal_noise_ratio(decoded, images, data_range=1.0)), "higher"),
-        Quality("vae", "SSIM", float(structural_similarity_index_measure(decoded, images, data_range=1.0)), "higher"),
-    ]
-    for where, pictures in (("renderings", images), ("round trips", decoded)):
-        rows += _annotators(weights, corpus, pictures, where)
-    return [*rows, *_retrieval(weights, corpus, images)]
-
-
-def _annotators(weights: Path, corpus: Corpus, pictures: torch.Tensor, where: str) -> list[Quality]:
-    def look(condition: str) -> torch.Tensor:
-        net = UNet2DModel.from_pretrained(weights / "annotators" / condition, torch_dtype=torch.float32)
-        return _in_parts(pictures, lambda batch: net(batch * 2 - 1, 0).sample)
-
-    depth = look("depth")[:, 0].clamp(0, 1) - torch.from_numpy(corpus.depth).float() / 255
-    labels, truth = look("seg").argmax(1), torch.from_numpy(corpus.segmentation).long()
-    classes = len(world.CLASSES)
-    confusion = torch.bincount((truth * classes + labels).flatten(), minlength=classes**2).view(classes, classes)
-    overlap = confusion.diag() / (confusion.sum(0) + confusion.sum(1) - confusion.diag())
-    edges = look("hed").sigmoid(), torch.from_numpy(corpus.edges)[:, None].float() / 255
-    similarity = structural_similarity_index_measure(*edges, data_range=1.0)
-    return [
-        Quality("annotator depth", f"RMSE on {where}, 0-255", float(255 * depth.square().mean().sqrt()), "lower"),
-        Quality("annotator seg", f"mIoU on {where}", float(100 * overlap[~overlap.isnan()].mean()), "higher"),
-        Quality("annotator hed", f"SSIM on {where}", float(similarity), "higher"),
-    ]
-
-
-def _retrieval(weights: Path, corpus: Corpus, images: torch.Tensor, among: int = 64) -> list[Quality]:
-    model = CLIPModel.from_pretrained(weights / "scorers" / "clip", dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(weights / "scorers" / "clip")
-    tokens = tokenise(tokenizer, [captions[0] for captions in corpus.captions])
-    seen = _in_parts(images * 2 - 1, lambda batch: model.get_image_features(pixel_values=batch).pooler_output)
-    read = _in_parts(tokens, lambda batch: model.get_text_features(input_ids=batch).pooler_output)
-    hits = []
-    for start in range(0, len(images) - among + 1, among):
-        scores = F.normalize(seen[start : start + among]) @ F.normalize(read[start : start + among]).T
-        hits.append((scores.argmax(1) == torch.arange(among)).float().mean())
-    return [Quality("scorer clip", f"caption found among {among}, %", float(100 * torch.stack(hits).mean()), "higher")]
-
-
-def _in_parts(inputs: torch.Tensor, look, size: int = 64) -> torch.Tensor:
-    return torch.cat([look(batch) for batch in inputs.split(size)])
-
+STRIDE = 100  # steps whose mean loss is one number of a history
+ACROSS = 4  # panels in a row of the picture of losses
+WIDE = 2.5  # a curve that spans a larger factor than this is drawn on a logarithmic scale
 
 CARD = """\
 ---
@@ -90,58 +33,177 @@ pipeline_tag: text-to-image
 
 # The maxbench miniature family
 
-A narrow Stable Diffusion and its ControlNets that live in a rendered world of a few solids. It exists so that
-the whole benchmark can be run anywhere; it knows nothing of photographs.
+A narrow Stable Diffusion and its controls that live in a rendered world of a few solids. It exists so that the
+whole benchmark can be run anywhere; it knows nothing of photographs.
 
-- **Data**: {scenes} rendered scenes of {size} x {size} pixels, training seed {seed}, with four captions each;
-  measured on {held_out} scenes of seed {held_out_seed}, which no part was trained on.
-- **Recipe**: `python scripts/train_miniature.py`; every part by itself, bfloat16 autocast, AdamW, cosine decay.
-  A ControlNet's copied weights learn at {copied:g} of the rate of its new ones, and parts of its maps are
-  blanked at random. No network is shown two conditions at once; the depth control starts from the weights of the
-  soft-edge control, the others from the U-Net's encoder. Weights are stored in half precision.
-- **Hardware**: {hardware}; PyTorch {torch}.
-- **Date**: {date}{note}
+- **Data**: {scenes} rendered scenes of {size} x {size} pixels, edition {edition} of the world, training seed {seed},
+  {captions} captions each. Measured on {held_out} scenes of seed {held_out_seed}, which no part was trained on.
+- **Training**: `python scripts/train_miniature.py`; every part by itself, bfloat16 autocast, AdamW with warm-up and
+  cosine decay. The weights are stored in half precision.
+{tasks}
+- **Hardware**: trained on {devices}. Measured on {hardware}; PyTorch {torch}.
+- **Date**: {date}, of this card.{note}
 
-| part | steps | batch | minutes | loss, first 100 steps | loss, last 100 steps |
-|---|---|---|---|---|---|"""
+## Training
+
+{training}
+
+{total:.1f} MB in all, with tokenizers and schedules. A loss is the mean of {stride} steps (of the rest, at the end);
+losses of different parts are different quantities. Minutes are wall clock on a shared machine.
+
+![Loss of every part over its steps](losses.png)
+
+## Quality
+
+Measured on {held_out} held-out scenes, with 95% bootstrap intervals over them. *Round trips* are renderings after the
+autoencoder. The observers are compared with the renderer's exact maps, and with each other; depth *fitted* is after a
+fit of scale and shift in every picture, as the benchmark measures it.
+
+{quality}
+"""
 
 
-def write_card(weights: Path, folder: Path, *, seed: int, scenes: int, note: str = "", held_out: int = 256) -> None:
-    """Measure the family in `weights` on held-out scenes and write its README.md beside the weights.
+def write_card(
+    weights: Path,
+    folder: Path,
+    parts: Sequence[str],
+    *,
+    note: str,
+    scenes: int,
+    size: int,
+    seed: int,
+    held_out: int = 1000,
+) -> None:
+    """Measure the family in `weights` on held-out scenes; write its README.md and losses.png beside the weights.
 
-    note: what else a reader must know, such as a departure from the recipe.
+    folder: where the histories of `parts` are, and where the held-out scenes are kept.
+    note: what else a reader must know, such as a departure from the recipes; may be empty.
+    scenes, size, seed: of the training data.
     """
-    rows = measure(weights, render_corpus(held_out, VALIDATION_SEED, folder))
-    lines = [
-        CARD.format(
-            size=SIZE,
-            scenes=scenes,
-            seed=seed,
-            held_out=held_out,
-            held_out_seed=VALIDATION_SEED,
-            copied=COPIED_LR,
-            hardware=_processor(),
-            torch=torch.__version__,
-            date=datetime.now(UTC).date().isoformat(),
-            note=f"\n- **Note**: {note}" if note else "",
-        )
-    ]
-    for part, recipe in RECIPES.items():
-        history = json.loads((folder / f"{part}.history.json").read_text())
-        loss, minutes = history["loss"], history["seconds"][0] / 60
-        steps = history.get("steps", recipe.steps)
-        lines.append(f"| {part} | {steps} | {recipe.batch} | {minutes:.1f} | {loss[0]:.3f} | {loss[-1]:.3f} |")
-    lines += ["", "Losses of different parts are different quantities. Minutes are wall clock on a shared machine.", ""]
-    lines += ["| part | measured | value | better |", "|---|---|---|---|"]
-    lines += [f"| {row.part} | {row.measure} | {row.value:.3f} | {row.better} |" for row in rows]
-    (weights / "README.md").write_text("\n".join(lines) + "\n")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if (info.exists())
-        else []
+    histories = {part: read_history(folder, part) for part in parts}
+    unfinished = [part for part, history in histories.items() if not history]
+    if unfinished:
+        raise UserError(f"{folder} has no history of {', '.join(unfinished)}; train these parts before the card.")
+    measures = measure_parts(weights, render_corpus(held_out, VALIDATION_SEED, size, folder))
+    draw_losses(histories, weights / "losses.png")
+    text = CARD.format(
+        scenes=scenes,
+        size=size,
+        edition=EDITION,
+        seed=seed,
+        captions=len(DROPS),
+        held_out=held_out,
+        held_out_seed=VALIDATION_SEED,
+        tasks="\n".join(tasks(histories)),
+        devices="; ".join(dict.fromkeys(history["device"] for history in histories.values())),
+        hardware=processor(),
+        torch=torch.__version__,
+        date=datetime.now(UTC).date().isoformat(),
+        note=f"\n- **Note**: {note}" if note else "",
+        training=training_table(histories, weights),
+        total=megabytes(weights),
+        stride=STRIDE,
+        quality=parts_tables(measures),
     )
+    (weights / "README.md").write_text(text)
+
+
+def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
+    """What a reader must know of how the generator and its controls learn, in lines of a list."""
+    again = {part: history["part"]["noise"] for part, history in histories.items() if "noise" in history["part"]}
+    observers = {part: history["part"] for part, history in histories.items() if "round_trips" in history["part"]}
+    controls = {part: history["part"] for part, history in histories.items() if "condition" in history["part"]}
+    lines = [
+        f"- **Generator**: noise prediction with Min-SNR weighting (gamma {MIN_SNR:g}) on latent means; "
+        f"{100 * UNPROMPTED:g}% of the prompts are empty."
+    ]
+    for part, noise in again.items():
+        lines.append(
+            f"- **Decoder** ({part}): the autoencoder's decoder once more, on frozen latents with noise of standard "
+            f"deviation {noise:g}. Every other part was trained with the decoder as it was before."
+        )
+    if observers:
+        seen = ", ".join(f"{count}" for count in sorted({fields["round_trips"] for fields in observers.values()}))
+        lines.append(
+            f"- **Observers** ({', '.join(observers)}): learn the same exact maps in networks of another make; half of "
+            f"their pictures are renderings and half the autoencoder's round trips of {seen} scenes."
+        )
+    if not controls:
+        return lines
+    canny = "; Canny's are always its detector's, at thresholds {} and {}".format(*CANNY_THRESHOLDS)
+    also = canny if any(fields["condition"] == "canny" for fields in controls.values()) else ""
+    lines.append(
+        f"- **Controls** ({', '.join(controls)}): each is shown maps of one condition alone, on the finished, frozen "
+        "U-Net; no network sees two conditions. Half of the maps are the shipped annotator's, as at generation, and "
+        f"half are exact{also}. Half of all maps are partly blanked, on one side of a line, or outside or inside a "
+        "rectangle. Timesteps are drawn early, t = (1 - u^3) T, where a picture is laid out."
+    )
+    copied = {part: fields["copied_lr"] for part, fields in controls.items() if "copied_lr" in fields}
+    if copied:
+        rates = ", ".join(f"{rate:g}" for rate in sorted(set(copied.values())))
+        lines.append(
+            f"- **ControlNets** ({', '.join(copied)}): each starts from the U-Net's encoder; the copied weights learn "
+            f"at {rates} of the rate of the new ones."
+        )
+    others = [part for part in controls if part not in copied]
+    if others:
+        lines.append(f"- **Adapters** ({', '.join(others)}): T2I-Adapters; each starts from random weights.")
+    return lines
+
+
+def training_table(histories: dict[str, dict[str, Any]], weights: Path) -> str:
+    """Markdown: how every part was trained, from its history, and what it weighs."""
+    lines = [
+        "| part | steps | batch | learning rate | seed | minutes | device | first loss | last loss | MB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    owners: dict[str, str] = {}  # two parts may end in one file
+    for part, history in histories.items():
+        made, loss = history["part"], history["loss"]
+        recipe, owner = made["recipe"], owners.setdefault(made["subfolder"], part)
+        size = f"{megabytes(weights / made['subfolder']):.1f}" if owner == part else f"in {owner}"
+        cells = (
+            part, recipe["steps"], recipe["batch"], f"{recipe['lr']:g}", made["seed"],
+            f"{history['seconds'][0] / 60:.1f}", history["device"], f"{loss[0]:.3g}", f"{loss[-1]:.3g}",
+            size,
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def draw_losses(histories: dict[str, dict[str, Any]], path: Path) -> None:
+    """Loss curves as a picture, one panel a part."""
+    down = math.ceil(len(histories) / ACROSS)
+    figure = Figure(figsize=(2.5 * ACROSS, 1.7 * down), layout="constrained")
+    panels = figure.subplots(down, ACROSS, squeeze=False).flatten()
+    for panel, (part, history) in zip(panels, histories.items(), strict=False):
+        loss, steps = history["loss"], history["part"]["recipe"]["steps"]
+        ends = [min(STRIDE * (number + 1), steps) for number in range(len(loss))]
+        panel.plot(ends, loss, color="tab:blue", linewidth=1, marker="." if len(loss) < 3 else "")
+        if min(loss) > 0 and max(loss) > WIDE * min(loss):
+            panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_locator(NullLocator())
+        panel.set_title(part, fontsize=8)
+        panel.set_xlim(0, None)
+        panel.tick_params(labelsize=6)
+        panel.grid(alpha=0.3)
+    for panel in panels[len(histories) :]:
+        panel.set_axis_off()
+    figure.supxlabel("steps", fontsize=8)
+    figure.supylabel("loss", fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def megabytes(folder: Path) -> float:
+    """What the weights under a folder weigh, in 10^6 bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def processor() -> str:
+    """The processor of this machine, as it names itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"

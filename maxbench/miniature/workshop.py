@@ -156,6 +156,8 @@ def train(
         )
         shop = Workshop(corpus, folder, weights, where, name, keys[name])
         net, history = part.train(shop)
+        if hasattr(net, "register_to_config"):
+            net.register_to_config(_name_or_path="")  # where a part was loaded from is nobody's business
         net.half().save_pretrained(weights / part.subfolder)
         record = {"key": keys[name], "part": asdict(part), "device": describe(where), **history}
         (folder / f"{name}.history.json").write_text(json.dumps(record))  # last: it says that the part is finished

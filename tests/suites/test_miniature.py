@@ -1,5 +1,7 @@
 """The weights that are shipped: what they weigh, and that they do what a suite is for."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,9 @@ def test_all_weights_are_there_in_the_safe_format_and_within_bounds(suite):
     assert all(list((suite.folder / adapter).glob("*.safetensors")) for adapter in suite.adapters.values())
     files = [path for path in suite.folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
+    assert not any(
+        "/" in json.loads(path.read_text()).get("_name_or_path", "") for path in files if path.name == "config.json"
+    )
     weights = [path.stat().st_size for path in files if path.suffix == ".safetensors"]
     assert max(weights) < 16e6 and sum(weights) < 48e6
     assert abs(sum(weights) / 1e6 - suite.megabytes) < 2  # what a user is told

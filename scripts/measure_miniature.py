@@ -1,0 +1,173 @@
+"""How good the miniature family is: its parts by themselves, its pictures, and how far its controls are obeyed.
+
+    python -m maxbench run experiment=singles samples=1000
+    python scripts/measure_miniature.py --write-untrained /tmp/untrained
+    python -m maxbench run experiment=singles samples=1000 suite.root=/tmp/untrained methods.single.branches=[depth]
+    python scripts/measure_miniature.py --run runs/singles-... --untrained runs/singles-...
+
+writes results/miniature/quality.md and quality.csv. The second and third command make the bad anchor, a U-Net that has
+learned nothing: only its `none` is used, the one control is there because a run compares. Without --untrained, and
+without --run, the tables that need them are left out.
+"""
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPConfig
+from transformers.utils import logging as transformers_logging
+
+from maxbench.errors import UserError
+from maxbench.miniature.corpus import VALIDATION_SEED, render_corpus
+from maxbench.miniature.generated import (
+    DRAWS,
+    FinishedRun,
+    agreement_on,
+    obedience_of,
+    obedience_table,
+    pictures_table,
+    quality_of_pictures,
+    read_run,
+    require_same_weights,
+    write_untrained,
+)
+from maxbench.miniature.quality import Measure, load_observers, measure_parts, parts_tables, require, tidy
+from maxbench.suites.folder import PACKAGED
+
+PARTS = """\
+# How good the miniature family is
+
+Written by `scripts/measure_miniature.py` on {date} with torch {torch}; intervals are 95% and in brackets. These are
+numbers about a rendered world, not about photographs.
+
+## Parts by themselves
+
+On {scenes} scenes (seed {seed}) that no part was trained on. *Round trips* are renderings after the autoencoder. The
+observers are compared with the renderer's exact maps, and with each other; depth *fitted* is after a fit of scale and
+shift in every picture, as the benchmark measures it. Intervals are bootstrapped over scenes.
+
+{tables}
+"""
+
+PICTURES = """
+## Pictures
+
+Run `{name}`: {samples} samples, seed {seed}, {steps} steps, guidance {guidance:g}; features and CLIP score by
+{scorer}.
+
+FID grows as N shrinks, so only FIDs at one N can be compared. In the first column every set has {size} pictures: all
+real ones are split into two random halves {draws} times, and the second half is what the pictures of the first half's
+samples are held against; the brackets are the spread over these draws. *Floor* is the first half itself: two sets of
+real pictures differ by as much. {anchor}*FID of the run* is that of its own table, over all of its samples against
+{protocol}: another N, and so another floor.
+
+{table}
+"""
+
+ANCHOR = """*Untrained* is the same sampler on a U-Net with random weights; the share of the way is from it to the
+floor. """
+
+CONTROLS = """
+## Controls
+
+Each control alone, without any other: scores of samples, averaged. *Shuffled* is a real picture under another
+sample's map, *none* is text alone, and the autoencoder's round trip of the very picture that gave the map is the best
+that this family can score. *Share closed* is how much of the way from none to that ceiling the control goes, with an
+interval bootstrapped over samples. Where a score is given twice, the first is by the independent scorer and the second
+by the annotator that also drew the maps.
+
+{table}
+
+## Do the two observers agree on generated pictures?
+
+Annotator and scorer on the same pictures, the scorer's maps held against the annotator's. Where they agree on generated
+pictures as they do on round trips (above), a picture does not obey by fooling one of them.
+
+{agreement}
+"""
+
+
+def measure(chosen: argparse.Namespace) -> None:
+    """Write quality.md and quality.csv."""
+    require(chosen.weights)
+    runs = [read_run(path) for path in (chosen.run, chosen.untrained) if path is not None]
+    if chosen.run is not None:  # what can be wrong is found before anything long is begun
+        require_same_weights(runs[0], chosen.weights)
+    corpus = render_corpus(chosen.scenes, VALIDATION_SEED, resolution(chosen.weights), chosen.folder)
+    measures = measure_parts(chosen.weights, corpus)
+    date = datetime.now(UTC).date().isoformat()
+    text = PARTS.format(
+        date=date, torch=torch.__version__, scenes=len(corpus), seed=VALIDATION_SEED, tables=parts_tables(measures)
+    )
+    if runs:
+        more, said = of_run(chosen.weights, *runs)
+        measures, text = measures + more, text + said
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    tidy(measures).to_csv(chosen.output / "quality.csv", index=False)
+    (chosen.output / "quality.md").write_text(text)
+    print(chosen.output / "quality.md", chosen.output / "quality.csv", sep="\n")
+
+
+def of_run(weights: Path, run: FinishedRun, untrained: FinishedRun | None = None) -> tuple[list[Measure], str]:
+    """What a run says, as numbers and as the text of its sections."""
+    pictures, obedience = quality_of_pictures(run, untrained), obedience_of(run)
+    agreement = agreement_on(run, load_observers(weights))
+    fid, sampler = run.line("fid", "none"), run.settings["sampler"]
+    text = PICTURES.format(
+        name=run.path.resolve().name,
+        samples=run.settings["samples"],
+        seed=run.settings["seed"],
+        steps=sampler["steps"],
+        guidance=sampler["guidance_scale"],
+        scorer=fid.scorer,
+        size=pictures[0].interval.n,
+        draws=DRAWS,
+        anchor=ANCHOR if untrained else "",
+        protocol=fid.protocol,
+        table=pictures_table(pictures),
+    ) + CONTROLS.format(table=obedience_table(obedience), agreement=parts_tables(agreement))
+    return [*pictures, *(each for control in obedience for each in control.measures()), *agreement], text
+
+
+def resolution(weights: Path) -> int:
+    """Pixels a side of the pictures that the family knows."""
+    return CLIPConfig.from_pretrained(weights / "scorers" / "clip").vision_config.image_size
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="finished run of experiment=singles")
+    parser.add_argument("--untrained", type=Path, help="the same of a family with an untrained U-Net")
+    parser.add_argument("--weights", type=Path, default=PACKAGED / "miniature", help="the family")
+    parser.add_argument("--scenes", type=int, default=1000, help="held-out scenes to measure the parts on")
+    parser.add_argument("--folder", type=Path, default=Path("training"), help="where rendered scenes are kept")
+    parser.add_argument("--output", type=Path, default=Path("results/miniature"))
+    parser.add_argument("--write-untrained", type=Path, metavar="FOLDER", help="write such a family, and no more")
+    parser.add_argument("--seed", type=int, default=0, help="of the untrained U-Net")
+    chosen = parser.parse_args(arguments)
+    if chosen.untrained and not chosen.run:
+        parser.error("--untrained is compared with --run: give both")
+    return chosen
+
+
+def main(arguments: list[str] | None = None) -> int:
+    chosen = parse(arguments)
+    diffusers_logging.set_verbosity_error()  # the libraries' hints and bars are not ours to show
+    transformers_logging.disable_progress_bar()
+    try:
+        if chosen.write_untrained:
+            write_untrained(chosen.weights, chosen.write_untrained, chosen.seed)
+            print(chosen.write_untrained)
+        else:
+            measure(chosen)
+    except UserError as error:
+        print(f"measure_miniature: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

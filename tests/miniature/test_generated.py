@@ -1,0 +1,204 @@
+"""Written runs whose numbers are known beforehand, read by what reads finished runs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+
+from maxbench.errors import UserError
+from maxbench.miniature.generated import (
+    agreement_on,
+    equal_size,
+    frechet_draws,
+    obedience_of,
+    quality_of_pictures,
+    read_run,
+    require_same_weights,
+    share_closed,
+    write_untrained,
+)
+from maxbench.runfolder import digest
+
+SAMPLES, REFERENCE, WIDTH = 24, 12, 4
+METHODS = ("none", "single/hed", "single/depth")
+OBEYED = {"shuffled": 0.1, "none": 0.2, "single/hed": 0.5, "single/depth": 0.3, "vae_round_trip": 0.8, "real": 0.9}
+
+
+def write_run(folder, weights, shift=0.0, scorer="clip@1", seed=0):
+    """A finished run: features of `none` lie `shift` from real ones, those of every control half as far."""
+    generator = np.random.default_rng(seed)
+    real = generator.normal(size=(SAMPLES + REFERENCE, WIDTH))
+    rows = {"real": real[:SAMPLES], "vae_round_trip": real[:SAMPLES] + 0.1}
+    rows |= {name: generator.normal(size=(SAMPLES, WIDTH)) + shift / (1 + (name != "none")) for name in METHODS}
+    for name, features in {**rows, "reference": real[SAMPLES:]}.items():
+        path = folder / "features" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, features.astype(np.float32))
+    metrics = [
+        {"method": row, "metric": metric, "protocol": "12 reference images", "value": 7.0, "low": 6.0, "high": 8.0,
+         "n": SAMPLES, "scorer": scorer}
+        for row in rows for metric in ("fid", "clip_score")
+    ]  # fmt: skip
+    pd.DataFrame(metrics).to_csv(folder / "metrics.csv", index=False)
+    samples = []
+    noise = generator.normal(size=SAMPLES) * 0.02
+    for metric, sign in (("hed_ssim", 1), ("depth_rmse", -1)):  # an error falls where a similarity rises
+        for row, level in OBEYED.items():
+            for name, by in ((metric, "maps@2"), (f"{metric}_by_annotator", "annotators@3")):
+                gain = 1 if by == "maps@2" else 1.5
+                values = sign * (gain * level + noise) + (sign < 0) * 9
+                numbers = [f"{number:03d}" for number in range(SAMPLES)]
+                fields = {"sample": numbers, "method": row, "metric": name, "protocol": "p", "scorer": by}
+                samples.append(pd.DataFrame({**fields, "value": values}))
+    pd.concat(samples).to_parquet(folder / "samples.parquet", index=False)
+    for method in METHODS:
+        (folder / "images" / method).mkdir(parents=True)
+        for number in range(3):
+            pixels = generator.integers(0, 256, (64, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / method / f"{number}.png")
+    config = {
+        "samples": SAMPLES, "replicates": 1, "seed": 4, "suite": {"resolution": 64},
+        "sampler": {"steps": 20, "guidance_scale": 3.0},
+    }  # fmt: skip
+    known = {str(path.relative_to(weights)): digest(path.read_bytes()) for path in weights.rglob("vae/*.safetensors")}
+    (folder / "maxbench-run.json").write_text(json.dumps({"config": config, "weights": known}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(small_suite, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("trained"), small_suite, shift=1.0)
+
+
+@pytest.fixture(scope="module")
+def untrained(small_suite, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("untrained"), small_suite, shift=6.0)
+
+
+def test_pictures_stand_between_the_floor_and_the_anchor(trained, untrained):
+    measures = quality_of_pictures(read_run(trained), read_run(untrained), draws=20)
+    fid = {each.part: each.interval for each in measures if each.measure.startswith("FID at N")}
+    assert {interval.n for interval in fid.values()} == {equal_size(SAMPLES, REFERENCE)} == {18}
+    assert fid["real"].value < fid["single/hed"].value < fid["none"].value < fid["untrained"].value
+    assert all(interval.low <= interval.value <= interval.high for interval in fid.values())
+    way = {each.part: each.interval.value for each in measures if each.measure.startswith("share")}
+    assert way["real"] == 1 and way["untrained"] == 0 and 0 < way["none"] < way["single/hed"] < 1
+    assert {each.interval.value for each in measures if each.measure == "FID of the run"} == {7.0}
+    alone = {each.part for each in quality_of_pictures(read_run(trained), draws=2)}
+    assert alone == {"real", "vae_round_trip", *METHODS}
+
+
+def test_a_picture_is_never_held_against_its_own_source():
+    generator = np.random.default_rng(1)
+    real, reference = generator.normal(size=(20, 3)), generator.normal(size=(10, 3))
+    distances = frechet_draws({"real": real, "copies": real.copy()}, reference, draws=5)
+    assert np.array_equal(distances["copies"], distances["real"])  # else copies would look better than real pictures
+    assert distances["real"].min() > 0 and len(set(distances["real"])) == 5
+
+
+def test_runs_that_cannot_be_compared_are_refused(trained, small_suite, tmp_path):
+    other = write_run(tmp_path, small_suite, scorer="clip@2")
+    with pytest.raises(UserError, match=r"differ in scorer \(clip@1, clip@2\)"):
+        quality_of_pictures(read_run(trained), read_run(other))
+
+
+def test_the_share_closed_is_1_for_the_ceiling_and_0_for_no_control():
+    generator = np.random.default_rng(2)
+    none, ceiling = generator.normal(0, 1, 200), generator.normal(4, 1, 200)
+    for values, share in ((ceiling, 1), (none, 0)):
+        interval = share_closed(values, none, ceiling)
+        assert interval.value == interval.low == interval.high == share and interval.n == 200
+    middle = generator.normal(2, 1, 200)
+    interval = share_closed(middle, none, ceiling)
+    assert interval.low < 0.5 < interval.high and interval.high - interval.low < 0.2
+    mirrored = share_closed(-middle, -none, -ceiling)
+    assert mirrored.value == pytest.approx(interval.value)
+
+
+def test_obedience_is_told_by_the_scorer_and_then_by_the_annotator(trained):
+    found = obedience_of(read_run(trained))
+    assert [(each.condition, each.scorer) for each in found] == [
+        ("hed", "maps@2"), ("hed", "annotators@3"), ("depth", "maps@2"), ("depth", "annotators@3"),
+    ]  # fmt: skip
+    hed, _, depth, _ = found
+    assert list(hed.ends) == ["shuffled", "none", "single", "vae_round_trip", "real"]
+    assert hed.closed.value == pytest.approx(0.5) and depth.closed.value == pytest.approx(1 / 6)
+    assert depth.ends["single"].value > depth.ends["vae_round_trip"].value  # an error
+    measures = [each for control in found for each in control.measures()]
+    assert ("single/depth", "depth_rmse", "by maps@2", "lower") in {
+        (each.part, each.measure, each.on, each.better) for each in measures
+    }
+
+
+def test_an_observer_agrees_with_itself(trained):
+    def look(images):
+        return torch.cat([images.mean(1, keepdim=True), images[:, :1], images.repeat(1, 4, 1, 1)[:, :11]], dim=1)
+
+    measures = agreement_on(read_run(trained), {"annotator": look, "scorer": look})
+    assert {each.on for each in measures} == set(METHODS)
+    perfect = {"depth RMSE, 0-255, fitted": 0, "depth RMSE, 0-255, as is": 0, "mIoU x100": 100, "edge SSIM": 1}
+    for each in measures:
+        assert each.interval.value == pytest.approx(perfect[each.measure], abs=1e-3) and each.interval.n == 3
+
+
+def test_an_untrained_family_differs_in_its_unet_alone(small_suite, tmp_path):
+    write_untrained(small_suite, tmp_path / "one", seed=5)
+    write_untrained(small_suite, tmp_path / "two", seed=5)
+    names = {entry.name for entry in small_suite.iterdir()}
+    assert {entry.name for entry in (tmp_path / "one").iterdir()} == names
+    assert all((tmp_path / "one" / name).resolve() == small_suite / name for name in names - {"unet"})
+    one, two, trained = (
+        UNet2DConditionModel.from_pretrained(root / "unet", torch_dtype=torch.float16).state_dict()
+        for root in (tmp_path / "one", tmp_path / "two", small_suite)
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["conv_in.weight"], trained["conv_in.weight"])
+    with pytest.raises(UserError, match="not empty"):
+        write_untrained(small_suite, tmp_path / "one", seed=5)
+
+
+def test_a_run_is_finished_and_of_the_same_family_or_refused(trained, small_suite, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_run(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"lacks maxbench-run\.json, metrics\.csv, samples\.parquet"):
+        read_run(tmp_path)
+    require_same_weights(read_run(trained), small_suite)
+    with pytest.raises(UserError, match=r"another vae/.*safetensors"):
+        require_same_weights(read_run(trained), tmp_path)
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def command():
+    path = Path(__file__).parents[2] / "scripts" / "measure_miniature.py"
+    spec = importlib.util.spec_from_file_location("measure_miniature", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_writes_a_page_and_a_table(command, trained, untrained, small_suite, tmp_path):
+    places = ["--weights", str(small_suite), "--folder", str(tmp_path), "--output", str(tmp_path / "out")]
+    runs = ["--run", str(trained), "--untrained", str(untrained)]
+    assert command.main([*places, "--scenes", "4", *runs]) == 0
+    text = (tmp_path / "out" / "quality.md").read_text()
+    for word in ("PSNR", "FID at N = 18 ↓", "untrained (bad anchor)", "by", "maps@2", "annotators@3", "share closed"):
+        assert word in text
+    assert "{" not in text
+    table = pd.read_csv(tmp_path / "out" / "quality.csv")
+    assert list(table.columns) == ["part", "measure", "value", "low", "high", "n", "better"]
+    assert not table.duplicated(["part", "measure"]).any()
+
+
+def test_a_mistake_is_one_sentence_and_code_2(command, small_suite, tmp_path, capsys):
+    assert command.main(["--weights", str(small_suite), "--run", str(tmp_path / "nowhere")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("measure_miniature: ") and "nowhere" in said and len(said.splitlines()) == 1
