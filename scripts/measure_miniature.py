@@ -12,6 +12,7 @@ without --run, the tables that need them are left out.
 
 import argparse
 import sys
+import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def measure(chosen: argparse.Namespace) -> None:
         measures, text = measures + more, text + said
     chosen.output.mkdir(parents=True, exist_ok=True)
     tidy(measures).to_csv(chosen.output / "quality.csv", index=False)
-    (chosen.output / "quality.md").write_text(text)
+    (chosen.output / "quality.md").write_text(wrapped(text))
     print(chosen.output / "quality.md", chosen.output / "quality.csv", sep="\n")
 
 
@@ -130,6 +131,12 @@ def of_run(weights: Path, run: FinishedRun, untrained: FinishedRun | None = None
         table=pictures_table(pictures),
     ) + CONTROLS.format(table=obedience_table(obedience), agreement=parts_tables(agreement))
     return [*pictures, *(each for control in obedience for each in control.measures()), *agreement], text
+
+
+def wrapped(text: str) -> str:
+    """Markdown with its paragraphs, but not its headings and tables, wrapped anew after numbers have filled them."""
+    blocks = text.strip().split("\n\n")
+    return "\n\n".join(each if each[0] in "|#" else textwrap.fill(each, 118) for each in blocks) + "\n"
 
 
 def resolution(weights: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,7 +95,7 @@ def write_card(
         captions=len(DROPS),
         held_out=held_out,
         held_out_seed=VALIDATION_SEED,
-        tasks="\n".join(tasks(histories)),
+        tasks="\n".join(textwrap.fill(line, 118, subsequent_indent="  ") for line in tasks(histories)),
         devices="; ".join(dict.fromkeys(history["device"] for history in histories.values())),
         hardware=processor(),
         torch=torch.__version__,

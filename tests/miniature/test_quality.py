@@ -39,20 +39,21 @@ def test_an_observer_that_draws_the_exact_maps_is_perfect(corpus):
     values = {each.measure: each.interval.value for each in compare_maps("perfect", "renderings", exact, seen)}
     assert values["depth RMSE, 0-255, fitted"] == pytest.approx(0, abs=1e-4)
     assert values["depth RMSE, 0-255, as is"] == 0
-    assert values["mIoU x100"] == 100
+    assert values["mIoU x100"] == values["mIoU x100 of solids"] == 100
     assert values["edge SSIM"] == pytest.approx(1, abs=1e-4)
 
 
 def test_only_the_depth_error_as_it_is_knows_of_scale_and_shift(corpus):
     exact = exact_maps(corpus)
     paler = Maps(exact.depth * 0.5 + 0.25, exact.edges, exact.classes)
-    fitted, as_is, overlap, _ = (each.interval for each in compare_maps("pale", "renderings", exact, paler))
+    fitted, as_is, overlap, *_ = (each.interval for each in compare_maps("pale", "renderings", exact, paler))
     assert fitted.value == pytest.approx(0, abs=1e-4)
     error = 255 * (0.25 - 0.5 * exact.depth).square().mean((1, 2, 3)).sqrt()
     assert as_is.value == pytest.approx(float(error.mean()), rel=1e-5)
     assert as_is.low < as_is.value < as_is.high and as_is.n == len(corpus)
-    wrong = Maps(exact.depth, exact.edges, torch.zeros_like(exact.classes))  # "nothing", which no rendering has
-    assert compare_maps("blind", "renderings", exact, wrong)[2].interval.value == 0 < overlap.value
+    blind = Maps(exact.depth, exact.edges, torch.ones_like(exact.classes))  # all is sky
+    whole, solids = (each.interval.value for each in compare_maps("blind", "renderings", exact, blind)[2:4])
+    assert 0 == solids < whole < overlap.value == 100
 
 
 def test_the_autoencoders_numbers_are_those_of_torchmetrics(corpus):
