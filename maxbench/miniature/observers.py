@@ -1,7 +1,7 @@
 """The parts that look: annotators, which draw condition maps, and scorers, which measure pictures.
 
-Both learn the same exact maps of the world, from other seeds and in networks of another make, so that a picture
-that fools the one need not fool the other.
+Both learn the same exact maps of the world, each with draws of its own and in a network of another make, so that a
+picture that fools the one need not fool the other.
 """
 
 from __future__ import annotations
