@@ -33,7 +33,7 @@ MISTAKES = [
     (["methods.maxfusion.rule.delta=nan"], "delta is a similarity"),
     (["methods.maxfusion.rule.delta=high"], "delta is a similarity"),
     (["methods.maxfusion.scale=strong"], "scale is strong"),
-    (["methods.maxfusion.sites=[top]"], "sites are conv_in, down, mid"),
+    (["methods.maxfusion.sites=[top]"], "sites are conv_in, hint, down, mid"),
     (["methods.maxfusion.branches=depth"], r"write \[depth\]"),
     (["methods.maxfusion.rule._target_=maxbench.fusion.Maxfusion"], "methods.maxfusion: .*Maxfusion"),
     (["baseline=avrage"], "take one of none, single/hed"),
@@ -157,7 +157,8 @@ def test_a_rule_defined_outside_the_package_is_ranked_with_the_others(small_run,
     folder = tmp_path / "conf" / "fusion"
     folder.mkdir(parents=True)
     (folder / "first.yaml").write_text(
-        "_target_: maxbench.experiment.Method\nrule:\n  _target_: mine.First\nsites: []\nbranches: null\nscale: 1.0\n"
+        "_target_: maxbench.experiment.Method\nrule:\n  _target_: mine.First\nsites: []\nbranches: null\n"
+        "scale: ${suite.control_scale}\n"
     )
     arguments = ["--config-dir", str(tmp_path / "conf"), *small_run, "+fusion@methods.first=first"]
     assert main(["run", *arguments, f"output_dir={tmp_path}/runs"]) == 0
