@@ -127,7 +127,7 @@ class ObjectOnScene:
             if len(objects) == samples:
                 break
         used = {each.image for each in objects}
-        order = [image for image in sorted(images.ids, key=lambda image: derive("pairing", seed, image))]
+        order = sorted(images.ids, key=lambda image: derive("pairing", seed, image))
         scenes = [image for image in order if image not in used]
         if len(objects) < samples or len(scenes) < samples + self.reference:
             raise UserError(

@@ -4,6 +4,7 @@ In lockstep every branch goes on with what was chosen, at its own saliency, as M
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -14,7 +15,7 @@ from torch import Tensor
 from maxbench.fusion.base import Feature, at_own_saliency, pick, require_equal_shapes, spread, tiny, upcast
 
 
-class Choosing:
+class Choosing(ABC):
     """A rule that makes one feature of N at every location, by its own `_mix`."""
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
@@ -28,8 +29,9 @@ class Choosing:
         require_equal_shapes(features)
         return features[0] if len(features) == 1 else self._mix(upcast(features)).to(features[0].dtype)
 
+    @abstractmethod
     def _mix(self, f: list[Feature]) -> Feature:
-        raise NotImplementedError
+        """One feature of N, in float32."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Weighted:
     """Branches run independently and their outputs are added with a fixed weight each.
 
     What users of several ControlNets do by hand (diffusers' `controlnet_conditioning_scale` as a list).
-    weights: one per branch, in their order; UserError-like ValueError at the first feature otherwise.
+    weights: one per branch, in their order; another number of branches is a ValueError.
     """
 
     weights: Sequence[float]

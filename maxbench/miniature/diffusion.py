@@ -34,7 +34,7 @@ def make_scheduler() -> DDPMScheduler:
 
 
 def plain_attention(net):
-    """On a CPU the backward pass of fused attention is the slower one: a quarter of all training time."""
+    """On a CPU the backward pass of fused attention is the slower one: a fifth of all training time."""
     if net.device.type == "cpu":
         net.set_attn_processor(AttnProcessor())
     return net
