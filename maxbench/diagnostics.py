@@ -62,7 +62,7 @@ class Watched:
         return self.rule.merge(features)
 
     def _look(self, kind: str, features: Sequence[Feature]) -> None:
-        sigma, rho, winner, cluster, _ = self.rule.decide(features)
+        sigma, rho, winner, cluster = self.rule.decide(features)
         count = len(features)
         lost = torch.stack([winner != branch for branch in range(count)])
         self.sites.append(

@@ -2,16 +2,21 @@
 
 Everything is decided and averaged in float32 (float64 stays float64) and returned in the dtype that came in:
 in bfloat16 some winners flip, and a sum of two large float16 features overflows.
+
+A rule that decides location by location looks at the features once, for small maps without channels, and then mixes
+them with one weight per branch and location (`mix`). Written so, the large tensors are read few times: see
+scripts/measure_cost.py.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Feature = Float[Tensor, "batch channel height width"]
+Map = Float[Tensor, "batch 1 height width"]
 Maps = Float[Tensor, "branch batch 1 height width"]
 
 # The winner is chosen by *relative* saliency, so sigma_i / sigma_w may exceed 1, though not the ratio of the
@@ -20,7 +25,10 @@ RATIO_CAP = 1000.0
 
 
 class Rule(Protocol):
-    """What to do where N branches meet; N >= 1 features of one shape, none of them ever written to."""
+    """What to do where N branches meet; N >= 1 features of one shape, none of them ever written to.
+
+    `unmerge` and `merge` raise ValueError for features of different shape, and NotFinite.
+    """
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
         """N features for N branches to go on with."""
@@ -31,15 +39,16 @@ class Rule(Protocol):
         ...
 
 
-def upcast(features: Sequence[Feature]) -> list[Feature]:
-    return [feature.to(torch.promote_types(feature.dtype, torch.float32)) for feature in features]
+class NotFinite(ValueError):
+    """A branch speaks in infinities or NaN, which no rule can weigh."""
 
 
-def tiny(like: Tensor) -> float:
-    return torch.finfo(like.dtype).tiny
+def require_features(features: Sequence[Feature]) -> None:
+    """Features of one shape, and on a processor finite.
 
-
-def require_equal_shapes(features: Sequence[Feature]) -> None:
+    On an accelerator, and in a compiled graph, nobody waits for the values: there an infinity passes, ends as NaN in
+    the picture, and the run marks it as defective.
+    """
     if len(features) == 0:
         raise ValueError("a fusion rule needs at least one feature, it was given none")
     first = tuple(features[0].shape)
@@ -49,6 +58,31 @@ def require_equal_shapes(features: Sequence[Feature]) -> None:
                 f"feature {i} has shape {tuple(feature.shape)}, feature 0 {first}: "
                 "a fusion rule takes features of one shape (batch, channel, height, width)"
             )
+    if torch.compiler.is_compiling() or features[0].device.type != "cpu" or features[0].numel() == 0:
+        return
+    for i, feature in enumerate(features):
+        least, most = feature.detach().aminmax()
+        if not (least.isfinite() and most.isfinite()):
+            raise NotFinite(
+                f"feature {i} has values that are infinite or NaN, in {str(feature.dtype).removeprefix('torch.')}: "
+                "its branch has overflowed or its weights are damaged"
+            )
+
+
+def upcast(feature: Tensor) -> Tensor:
+    return feature.to(torch.promote_types(feature.dtype, torch.float32))
+
+
+def tiny(like: Tensor) -> float:
+    return torch.finfo(like.dtype).tiny
+
+
+def mix(weights: Sequence[Map], features: Sequence[Feature]) -> Feature:
+    """sum over i of w_i f_i, each weight one number per location, in the features' dtype."""
+    mixed = weights[0] * features[0]
+    for weight, feature in zip(weights[1:], features[1:], strict=True):
+        mixed = torch.addcmul(mixed, weight, feature)
+    return mixed.to(features[0].dtype)
 
 
 def pick(of: Sequence[Tensor], winner: Tensor) -> Tensor:
@@ -59,13 +93,26 @@ def pick(of: Sequence[Tensor], winner: Tensor) -> Tensor:
     return picked
 
 
-def spread(feature: Feature, correction: int = 0) -> Float[Tensor, "batch 1 height width"]:
+def won_by(winner: Tensor, branches: int) -> Bool[Tensor, "branch batch 1 height width"]:
+    """Where each branch is the winner: as numbers, the weights of a selection."""
+    return torch.stack([winner == i for i in range(branches)])
+
+
+def dot(one: Feature, other: Feature) -> Map:
+    return (one * other).sum(dim=1, keepdim=True)
+
+
+def spread(feature: Feature, correction: int = 0) -> Map:
     """sigma: the standard deviation over the channels."""
     return feature.std(dim=1, keepdim=True, correction=correction)
 
 
-def at_own_saliency(features: Sequence[Feature], shared: Feature) -> list[Feature]:
-    """One shared feature for every branch to go on with, each at its own saliency, as MaxFusion hands on f_w."""
-    sigma = spread(shared)
-    ratios = (spread(each) / sigma.clamp_min(tiny(sigma)) for each in features)
-    return [ratio.clamp_max(RATIO_CAP) * shared for ratio in ratios]
+def spread_and_norm(feature: Feature) -> tuple[Map, Map]:
+    """sigma and |f| from one reading: the mean and the variance give both."""
+    variance, mean = torch.var_mean(feature, dim=1, keepdim=True, correction=0)
+    return variance.sqrt(), (feature.shape[1] * (variance + mean.square())).sqrt()
+
+
+def ratio(sigma: Tensor, of: Tensor) -> Tensor:
+    """sigma / of, capped; 0 where both are 0."""
+    return (sigma / of.clamp_min(tiny(of))).clamp_max(RATIO_CAP)

@@ -7,31 +7,32 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor
 
-from maxbench.fusion.base import Feature, at_own_saliency, pick, require_equal_shapes, spread, tiny, upcast
+from maxbench.fusion.base import Feature, Maps, mix, ratio, require_features, spread, tiny, upcast, won_by
 
 
 class Choosing(ABC):
-    """A rule that makes one feature of N at every location, by its own `_mix`."""
+    """A rule that makes one feature of N at every location, by its own `weigh`."""
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        require_equal_shapes(features)
+        require_features(features)
         if len(features) == 1:
             return list(features)
-        f = upcast(features)
-        return [feature.to(features[0].dtype) for feature in at_own_saliency(f, self._mix(f))]
+        f = [upcast(feature) for feature in features]
+        shared = mix(self.weigh(f), f)
+        sigma = spread(shared)
+        return [(ratio(spread(each), sigma) * shared).to(features[0].dtype) for each in f]
 
     def merge(self, features: Sequence[Feature]) -> Feature:
-        require_equal_shapes(features)
-        return features[0] if len(features) == 1 else self._mix(upcast(features)).to(features[0].dtype)
+        require_features(features)
+        return features[0] if len(features) == 1 else mix(self.weigh([upcast(each) for each in features]), features)
 
     @abstractmethod
-    def _mix(self, f: list[Feature]) -> Feature:
-        """One feature of N, in float32."""
+    def weigh(self, f: list[Feature]) -> Maps:
+        """The weight of every branch at every location, from features in float32."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,10 @@ class SoftmaxSaliency(Choosing):
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
             raise ValueError(f"a softmax needs a temperature above 0, not {self.temperature}")
 
-    def _mix(self, f: list[Feature]) -> Feature:
+    def weigh(self, f: list[Feature]) -> Maps:
         sigma = torch.stack([spread(each) for each in f])
         relative = sigma / sigma.mean(dim=(-2, -1), keepdim=True).clamp_min(tiny(sigma))
-        weights = (relative / self.temperature).softmax(dim=0)
-        return reduce(torch.add, [weight * each for weight, each in zip(weights, f, strict=True)])
+        return (relative / self.temperature).softmax(dim=0)
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class LargestNorm(Choosing):
     louder branch wins everywhere: what the relative saliency of MaxFusion is there to prevent.
     """
 
-    def _mix(self, f: list[Feature]) -> Feature:
-        return pick(f, torch.stack([each.norm(dim=1, keepdim=True) for each in f]).argmax(dim=0))
+    def weigh(self, f: list[Feature]) -> Maps:
+        loudest = torch.stack([each.norm(dim=1, keepdim=True) for each in f]).argmax(dim=0)
+        return won_by(loudest, len(f)).to(f[0])
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ class RandomChoice(Choosing):
 
     seed: int = 0
 
-    def _mix(self, f: list[Feature]) -> Feature:
+    def weigh(self, f: list[Feature]) -> Maps:
         height, width = f[0].shape[-2:]
         draw = _noise(height, width, self.seed, f[0].device)
-        return pick(f, (draw * len(f)).long().clamp(max=len(f) - 1))
+        return won_by((draw * len(f)).long().clamp(max=len(f) - 1), len(f)).to(f[0])
 
 
 def _noise(height: int, width: int, seed: int, device: torch.device) -> Tensor:

@@ -21,14 +21,25 @@ mean everywhere, delta >= 1 the winner everywhere.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from maxbench.fusion.base import RATIO_CAP, Feature, Maps, pick, require_equal_shapes, tiny, upcast
+from maxbench.fusion.base import (
+    Feature,
+    Maps,
+    dot,
+    mix,
+    pick,
+    ratio,
+    require_features,
+    spread_and_norm,
+    tiny,
+    upcast,
+    won_by,
+)
 
 
 class Decision(NamedTuple):
@@ -38,7 +49,6 @@ class Decision(NamedTuple):
     rho: Maps
     winner: Int[Tensor, "batch 1 height width"]
     cluster: Bool[Tensor, "branch batch 1 height width"]
-    f_w: Feature
 
 
 @dataclass(frozen=True)
@@ -58,54 +68,53 @@ class MaxFusion:
             raise ValueError(f"delta is a similarity, a finite number, not {self.delta}")
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        require_equal_shapes(features)
+        require_features(features)
         if len(features) == 1:  # nothing to decide: spare a single control the cost
             return list(features)
-        f, dtype = upcast(features), features[0].dtype
-        sigma, _, winner, cluster, f_w = self._decide(f)
-        mean = _mean_of(f, cluster)
+        sigma, _, winner, cluster = self._decide(features)
+        mean, f_w = _share(cluster, sigma), won_by(winner, len(features)).to(sigma)
         # sigma_w = 0 only where every sigma_i = 0, so what stands in for it does not matter
-        ratio = (sigma / pick(sigma, winner).clamp_min(tiny(sigma))).clamp_max(RATIO_CAP)
-        others = [ratio_i * f_w for ratio_i in ratio] if self.rescale else [f_w] * len(f)
-        return [torch.where(c, mean, other).to(dtype) for c, other in zip(cluster, others, strict=True)]
+        scale = ratio(sigma, pick(sigma, winner)) if self.rescale else torch.ones_like(sigma)
+        going_on = (torch.where(c, mean, scale_i * f_w) for c, scale_i in zip(cluster, scale, strict=True))
+        return [mix(weights, features) for weights in going_on]
 
     def merge(self, features: Sequence[Feature]) -> Feature:
-        require_equal_shapes(features)
+        require_features(features)
         if len(features) == 1:
             return features[0]
-        f = upcast(features)
-        return _mean_of(f, self._decide(f).cluster).to(features[0].dtype)
+        sigma, _, _, cluster = self._decide(features)
+        return mix(_share(cluster, sigma), features)
 
     def decide(self, features: Sequence[Feature]) -> Decision:
         """Who wins where, who agrees with the winner, and why: for pictures and logs."""
-        require_equal_shapes(features)
-        return self._decide(upcast(features))
+        require_features(features)
+        return self._decide(features)
 
-    def _decide(self, f: list[Feature]) -> Decision:
-        sigma, norm = map(torch.stack, zip(*map(_saliency_and_norm, f), strict=True))
+    def _decide(self, features: Sequence[Feature]) -> Decision:
+        f = [upcast(feature) for feature in features]
+        sigma, norm = map(torch.stack, zip(*map(spread_and_norm, f), strict=True))
         sigma_bar = sigma / sigma.sum(dim=(-2, -1), keepdim=True).clamp_min(tiny(sigma))
         winner = sigma_bar.argmax(dim=0)  # of equals the first
-        f_w, norm_w = pick(f, winner), pick(norm, winner)
 
         zero = math.sqrt(tiny(norm))  # a norm whose square is still a normal number
-        dot = torch.stack([(f_i * f_w).sum(dim=1, keepdim=True) for f_i in f])
-        rho = dot / (norm.clamp_min(zero) * norm_w.clamp_min(zero))
+        norm_w, spoken = pick(norm, winner), norm.clamp_min(zero)
+        rho = _dots_with_winner(f, norm, winner) / (spoken * norm_w.clamp_min(zero))
         silent = (norm < zero) & (norm_w < zero)
         rho = torch.where(silent, 1.0, rho.clamp(-1.0, 1.0))  # two that say nothing agree
 
         # even an exact opposite, rho = -1, joins at delta = -1, where the rule is the mean everywhere
         threshold = self.delta if self.delta > -1 else -math.inf
-        is_winner = torch.stack([winner == i for i in range(len(f))])
-        return Decision(sigma, rho, winner, (rho > threshold) | is_winner, f_w)
+        return Decision(sigma, rho, winner, (rho > threshold) | won_by(winner, len(f)))
 
 
-def _saliency_and_norm(f_i: Feature) -> tuple[Tensor, Tensor]:
-    """sigma_i and |f_i|, (B, 1, H, W) each; the mean and the variance give both."""
-    mean = f_i.mean(dim=1, keepdim=True)
-    variance = (f_i - mean).square().mean(dim=1, keepdim=True)
-    return variance.sqrt(), (f_i.shape[1] * (variance + mean.square())).sqrt()
+def _dots_with_winner(f: Sequence[Feature], norm: Maps, winner: Tensor) -> Maps:
+    """f_i . f_w for every i. Each pair is multiplied once: for N <= 3 that is less than picking f_w and reading it."""
+    count = len(f)
+    dots = {(i, j): dot(f[i], f[j]) for i in range(count) for j in range(i + 1, count)}
+    dots |= {(i, i): norm[i].square() for i in range(count)}
+    return torch.stack([pick([dots[min(i, j), max(i, j)] for j in range(count)], winner) for i in range(count)])
 
 
-def _mean_of(f: Sequence[Feature], cluster: Tensor) -> Feature:
-    members = [torch.where(c, f_i, 0.0) for f_i, c in zip(f, cluster, strict=True)]
-    return reduce(torch.add, members) / cluster.sum(dim=0)
+def _share(cluster: Tensor, like: Tensor) -> Maps:
+    """Weights of the mean over the cluster."""
+    return cluster.to(like) / cluster.sum(dim=0)

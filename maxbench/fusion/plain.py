@@ -6,7 +6,7 @@ from functools import reduce
 
 import torch
 
-from maxbench.fusion.base import Feature, require_equal_shapes, upcast
+from maxbench.fusion.base import Feature, require_features, upcast
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class Sum:
     """
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        require_equal_shapes(features)
+        require_features(features)
         return list(features)
 
     def merge(self, features: Sequence[Feature]) -> Feature:
-        require_equal_shapes(features)
+        require_features(features)
         return reduce(torch.add, features)
 
 
@@ -30,12 +30,12 @@ class Average:
     """Branches run independently and their outputs are averaged (the paper's naive baseline, f_avg)."""
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        require_equal_shapes(features)
+        require_features(features)
         return list(features)
 
     def merge(self, features: Sequence[Feature]) -> Feature:
-        require_equal_shapes(features)
-        return (reduce(torch.add, upcast(features)) / len(features)).to(features[0].dtype)
+        require_features(features)
+        return (reduce(torch.add, map(upcast, features)) / len(features)).to(features[0].dtype)
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Weighted:
     weights: Sequence[float]
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        require_equal_shapes(features)
+        require_features(features)
         return list(features)
 
     def merge(self, features: Sequence[Feature]) -> Feature:
-        require_equal_shapes(features)
+        require_features(features)
         if len(self.weights) != len(features):
             raise ValueError(f"{len(self.weights)} weights and {len(features)} branches: give one weight per branch")
-        parts = [weight * feature for weight, feature in zip(self.weights, upcast(features), strict=True)]
+        parts = [weight * feature for weight, feature in zip(self.weights, map(upcast, features), strict=True)]
         return reduce(torch.add, parts).to(features[0].dtype)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from maxbench.fusion.base import RATIO_CAP, Feature, pick, require_equal_shapes, spread, tiny, upcast
+from maxbench.fusion.base import Feature, Maps, dot, mix, ratio, require_features, spread, tiny, upcast, won_by
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,11 @@ class PublishedMaxFusion:
         self._require(features)
         if len(features) == 1:
             return list(features)
-        f, dtype = upcast(features), features[0].dtype
-        first_wins, agree = self._decide(f)
-        sigma = [spread(each, correction=1) if each.shape[1] > 1 else torch.zeros_like(each) for each in f]
-        winner = torch.where(first_wins, 0, 1)
-        sigma_w, f_w, mean = pick(sigma, winner), pick(f, winner), (f[0] + f[1]) / 2
-        ratios = ((each / sigma_w.clamp_min(tiny(sigma_w))).clamp_max(RATIO_CAP) for each in sigma)
-        return [torch.where(agree, mean, ratio * f_w).to(dtype) for ratio in ratios]
+        f_w, agree = self._decide(features)
+        f = [upcast(feature) for feature in features]
+        sigma = torch.stack([spread(each, correction=1) if each.shape[1] > 1 else spread(each) for each in f])
+        scale = ratio(sigma, (f_w * sigma).sum(dim=0))
+        return [mix(torch.where(agree, 0.5, scale_i * f_w), features) for scale_i in scale]
 
     def merge(self, features: Sequence[Feature]) -> Feature:
         """Of the down blocks' residuals."""
@@ -78,28 +76,27 @@ class PublishedMaxFusion:
         self._require(features)
         if len(features) == 1:
             return features[0]
-        f = upcast(features)
-        first_wins, agree = self._decide(f)
-        return torch.where(agree, (f[0] + f[1]) / 2, torch.where(first_wins, f[0], f[1])).to(features[0].dtype)
+        f_w, agree = self._decide(features)
+        return mix(torch.where(agree, 0.5, f_w), features)
 
     def _shared(self, merged: Feature, half: int) -> Feature:
         if not self.halves:
             return merged
         return torch.cat([merged.chunk(2)[half]] * 2)
 
-    def _decide(self, f: list[Feature]) -> tuple[Tensor, Tensor]:
-        """Where the first branch wins, and where both are averaged, (B, 1, H, W) bool each."""
+    def _decide(self, features: Sequence[Feature]) -> tuple[Maps, Tensor]:
+        """The weights (2, B, 1, H, W) that select the winner, and where both are averaged, (B, 1, H, W) bool."""
+        one, two = f = [upcast(feature) for feature in features]
         saliency = [each.var(dim=1, keepdim=True, correction=0) for each in f]
         if self.saliency == "std":
             saliency = [each.sqrt() for each in saliency]
         first, second = (each / self._total(each).clamp_min(tiny(each)) for each in saliency)
-        one, two = f
         if self.similarity == "pearson":
             one, two = (each - each.mean(dim=1, keepdim=True) for each in f)
         norms = one.norm(dim=1, keepdim=True) * two.norm(dim=1, keepdim=True)
-        rho = (one * two).sum(dim=1, keepdim=True) / norms.clamp_min(tiny(norms))
+        rho = dot(one, two) / norms.clamp_min(tiny(norms))
         # 0 / 0 is NaN in the released code and not above any delta: the winner stands there
-        return first >= second, (rho > self.delta) & (norms > 0)
+        return won_by(torch.where(first >= second, 0, 1), 2).to(first), (rho > self.delta) & (norms > 0)
 
     def _total(self, saliency: Tensor) -> Tensor:
         total = saliency.sum(dim=(-2, -1), keepdim=True)
@@ -109,7 +106,7 @@ class PublishedMaxFusion:
         return (unconditional + conditional).repeat(2, 1, 1, 1)
 
     def _require(self, features: Sequence[Feature]) -> None:
-        require_equal_shapes(features)
+        require_features(features)
         if len(features) > 2:
             raise ValueError(f"the released rule is for two branches, not {len(features)}; take MaxFusion")
         if self.guided and len(features[0]) % 2:

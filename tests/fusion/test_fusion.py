@@ -292,7 +292,7 @@ def test_the_winner_is_the_relatively_most_salient():
     loud, quiet = torch.ones(1, 2, 1, 2), torch.ones(1, 2, 1, 2)
     loud[0, :, 0] = torch.tensor([[100.0, 100.0], [-100.0, -100.0]])  # the same everywhere
     quiet[0, :, 0] = torch.tensor([[0.0, -1.0], [0.0, 1.0]])  # something to say on the right
-    sigma, rho, winner, cluster, _ = MaxFusion().decide([loud, quiet])
+    sigma, rho, winner, cluster = MaxFusion().decide([loud, quiet])
     assert sigma.flatten().tolist() == [100.0, 100.0, 0.0, 1.0]
     assert winner.flatten().tolist() == [0, 1]
     assert rho.flatten().tolist() == pytest.approx([1.0, -1.0, 0.0, 1.0])
