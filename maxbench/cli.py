@@ -29,8 +29,8 @@ from maxbench.stamp import write_stamp
 
 # Rooms whose code makes the numbers: another edition of them is another run.
 NUMBER_MAKING = (
-    "conditions", "data", "metrics", "suites", "evaluate.py", "scores.py", "experiment.py", "fusion", "generate.py",
-    "images.py", "lockstep.py", "pipeline.py", "seeds.py",
+    "conditions", "control.py", "data", "metrics", "suites", "evaluate.py", "scores.py", "experiment.py", "fusion",
+    "generate.py", "images.py", "lockstep.py", "pipeline.py", "seeds.py", "strength.py",
 )  # fmt: skip
 # Settings that say where and how fast, not what.
 # Where weights and pictures lie is one of them: what they are is in the fingerprint by their digests.
@@ -106,6 +106,7 @@ def open_folder(job: Run) -> RunFolder:
         "device": job.device.type,
         "weights": job.suite.fingerprint(list(job.experiment.conditions)),
         "images": job.image_set.fingerprint(),
+        **({"calibration": job.calibration.image_set.fingerprint()} if job.calibration else {}),
         "code": code_fingerprint({*own, *(rule for rule in rules if package not in rule.parents)}),
     }
     name = f"{job.experiment.name}-{job.suite.name}-{fingerprint(identity)[:10]}"
@@ -131,6 +132,7 @@ def generation(job: Run, folder: RunFolder) -> Generation:
         load_pipeline=partial(job.suite.pipeline, conditions, job.device, job.dtype),
         load_annotator=cache(partial(job.suite.annotator, device=job.device)),
         device=job.device,
+        calibration=job.calibration,
     )
 
 

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from maxbench.data.pairing import ImageSet, Plan
 from maxbench.errors import UserError
 from maxbench.experiment import Experiment, Method
+from maxbench.generate import Calibration
 from maxbench.pipeline import Sampler
 from maxbench.suites.folder import FolderSuite
 
@@ -52,6 +53,7 @@ class Run:
     resamples: int
     level: float
     output_dir: Path
+    calibration: Calibration | None  # only where methods are matched in strength
 
 
 def build(cfg: DictConfig) -> Run:
@@ -99,12 +101,25 @@ def build(cfg: DictConfig) -> Run:
         resamples=metrics["resamples"],
         level=metrics["level"],
         output_dir=Path(config["output_dir"]),
+        calibration=_calibration(cfg, config, experiment),
     )
+
+
+def _calibration(cfg: DictConfig, config: dict[str, Any], experiment: Experiment) -> Calibration | None:
+    """The experiment's own pairing over training scenes, if a strength is to be measured."""
+    if all(method.match is None for method in experiment.methods):
+        return None
+    image_set = _make(OmegaConf.merge(cfg.data, cfg.calibration.data), "calibration.data")
+    pairing = _make(OmegaConf.merge(cfg.pairing, {"reference": 2}), "pairing")
+    plan: Plan = pairing.plan(
+        image_set, list(experiment.conditions), config["calibration"]["samples"], config["calibration"]["seed"]
+    )
+    return Calibration(image_set, plan.samples)
 
 
 def _check_guidance(methods: Sequence[Method], sampler: Sampler) -> None:
     for method in methods:
-        if sampler.guidance_scale == 1 and getattr(method.rule, "guided", False) and len(method.branches) > 0:
+        if sampler.halves == 1 and method.guided and len(method.branches) > 0:
             raise UserError(
                 f"methods.{method.name} runs only under classifier-free guidance, and sampler.guidance_scale is 1; "
                 f"set another or leave the method out with ~methods.{method.name}."
@@ -177,6 +192,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "sampler.guidance_scale": _number(0),
     "sampler.negative_prompt": lambda value: None if isinstance(value, str) else "a text",
     "pairing.reference": _whole(2),
+    "calibration.samples": _whole(1),
     "metrics.resamples": _whole(100),
     "metrics.level": _number(0.5, 0.999, "a number from 0.5 to 0.999"),
     "runtime.batch_size": _whole(1),

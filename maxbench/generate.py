@@ -6,20 +6,28 @@ in the same company as an unbroken one. Every batch is committed by itself; work
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from maxbench import images as im
 from maxbench.conditions.base import Condition
+from maxbench.control import Control
 from maxbench.data.pairing import ImageSet, Sample
+from maxbench.errors import UserError
 from maxbench.experiment import Experiment, Method
 from maxbench.pipeline import Pipeline, Sampler
-from maxbench.progress import track
-from maxbench.runfolder import RunFolder
+from maxbench.progress import say, track
+from maxbench.runfolder import RunFolder, write_atomically
 from maxbench.seeds import noise_for
+from maxbench.strength import residual_norm
+
+STRENGTHS = "strength.json"
+"""Where a run keeps the mean residual norms that it has measured."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,20 @@ def cut(product: str, keys: Sequence, files: Sequence[str], size: int) -> list[B
     ]
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Scenes that no result is measured on."""
+
+    image_set: ImageSet
+    samples: tuple[Sample, ...]
+
+
 @dataclass
 class Generation:
     """Makes what a run folder lacks. Models are loaded by `load_pipeline` when the first file is missing.
 
     load_annotator: condition -> the network that draws its maps, or None.
+    calibration: training scenes on which strengths are measured, where methods are matched in theirs.
     """
 
     experiment: Experiment
@@ -75,6 +92,7 @@ class Generation:
     load_pipeline: Callable[[], Pipeline]
     load_annotator: Callable[[str], Callable | None]
     device: torch.device
+    calibration: Calibration | None = None
 
     def __post_init__(self):
         self._pipeline: Pipeline | None = None
@@ -87,13 +105,17 @@ class Generation:
 
     def run(self) -> int:
         """Make every missing file; return how many images were generated."""
+        self.prepare()
+        self._make("vae_round_trip", self.experiment.sources, self._round_trip, "autoencoder round trips")
+        return self._generate()
+
+    def prepare(self) -> None:
+        """Make what methods are given: source pictures, maps and regions."""
         sources = self.experiment.sources
         self._make("real", sources, self._read_sources, "source images")
         for name in self.experiment.conditions:
             self._make(f"conditions/{name}", sources, self._draw_maps, f"{name} maps")
-        self._make("vae_round_trip", sources, self._round_trip, "autoencoder round trips")
         self._mark_regions()
-        return self._generate()
 
     def _missing(self, batches: Sequence[Batch]) -> list[Batch]:
         return [
@@ -121,16 +143,16 @@ class Generation:
         paths = [self.image_set.picture(image).path for image in batch.keys]
         self._commit(batch, im.to_bytes(im.read_images(paths, self.resolution)))
 
-    def _real(self, keys: Sequence[int]) -> torch.Tensor:
+    def real(self, keys: Sequence[int]) -> torch.Tensor:
         return im.read_images([self.folder.path / source_file("real", key) for key in keys], self.resolution)
 
     def _draw_maps(self, batch: Batch) -> None:
         name = batch.product.removeprefix("conditions/")
-        maps = self.experiment.conditions[name].draw(self._real(batch.keys), self.load_annotator(name))
+        maps = self.experiment.conditions[name].draw(self.real(batch.keys), self.load_annotator(name))
         self._commit(batch, maps.numpy())
 
     def _round_trip(self, batch: Batch) -> None:
-        pictures = self.pipeline.round_trip(self._real(batch.keys))
+        pictures = self.pipeline.round_trip(self.real(batch.keys))
         self._commit(batch, im.to_bytes(pictures), [{"defect": im.defect(picture)} for picture in pictures])
 
     def _commit(self, batch: Batch, arrays, details: list[dict] | None = None) -> None:
@@ -152,36 +174,98 @@ class Generation:
     def _generate_batch(self, method: Method, batch: Batch) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        method = self._at_strength(method)
         begun = time.perf_counter()
         pictures = self._pictures(method, [key[0] for key in batch.keys], [key[1] for key in batch.keys])
         pictures = pictures.cpu()  # waits for the device, so that the clock tells the truth
         seconds = (time.perf_counter() - begun) / len(batch)
-        evaluations = self.sampler.steps * (2 if self.sampler.guidance_scale != 1 else 1)
         cost = {
             "seconds": seconds,
-            "unet_evaluations": evaluations,
-            "control_evaluations": self.pipeline.evaluations(method.branches, evaluations),
+            "unet_evaluations": self.sampler.steps * self.sampler.halves,
+            "control_evaluations": self.pipeline.evaluations(method.branches, method, self.sampler),
+            "control_scale": method.scale if method.branches else None,
             "peak_memory": (torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None),
         }
         details = [{"defect": im.defect(picture), **cost} for picture in pictures]
         self._commit(batch, im.to_bytes(pictures), details)
 
-    def _pictures(self, method: Method, samples: list[Sample], replicates: list[int]) -> torch.Tensor:
+    def _pictures(self, method: Method, samples: Sequence[Sample], replicates: Sequence[int]) -> torch.Tensor:
         """One method's pictures for a list of samples, (B, 3, H, W) float32."""
         pipeline = self.pipeline
-        shape = pipeline.latent_shape(self.resolution)
-        noise = torch.stack(
-            [
-                noise_for(self.experiment.seed, sample.id, replicate, shape)
-                for sample, replicate in zip(samples, replicates, strict=True)
-            ]
-        )
         text = pipeline.encode_text([sample.prompt for sample in samples])
         negative = pipeline.encode_text([self.sampler.negative_prompt]).expand(len(samples), -1, -1)
+        noise, control = self.noise(samples, replicates), self.control(method, samples)
+        return pipeline.decode(pipeline.denoise(noise, text, negative, control, self.sampler))
+
+    def noise(self, samples: Sequence[Sample], replicates: Sequence[int]) -> torch.Tensor:
+        """What pictures start from, the same for every method."""
+        shape, seed = self.pipeline.latent_shape(self.resolution), self.experiment.seed
+        pairs = zip(samples, replicates, strict=True)
+        return torch.stack([noise_for(seed, sample.id, replicate, shape) for sample, replicate in pairs])
+
+    def control(self, method: Method, samples: Sequence[Sample]) -> Control:
+        """A method's branches on the maps of samples."""
         conditions = [self.experiment.conditions[name] for name in method.branches]
         hints = {each.name: each.hint(given_maps(self.folder, each, samples)) for each in conditions}
-        control = pipeline.control(hints, method.rule, method.sites, method.scale)
-        return pipeline.decode(pipeline.denoise(noise, text, negative, control, self.sampler))
+        return self.pipeline.control(hints, method)
+
+    # --- strength -------------------------------------------------------------------------------------------
+
+    def _at_strength(self, method: Method) -> Method:
+        """The method at the scale that makes it as strong as the one it is matched with."""
+        if method.match is None:
+            return method
+        target = next(each for each in self.experiment.methods if each.name == method.match)
+        return replace(method, scale=method.scale * self._strength(target) / self._strength(method))
+
+    def _strength(self, method: Method) -> float:
+        """A method's mean residual norm at scale 1, measured once and kept in the run folder."""
+        path = self.folder.path / STRENGTHS
+        try:
+            known = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError):
+            known = {}
+        unit = replace(method, scale=1.0, match=None, vary={}, name="")
+        name = repr(unit)  # of the same fusion at several scales one measurement will do
+        if name not in known:
+            known[name] = self._measure(unit, method.name)
+            write_atomically(path, json.dumps(known, indent=1))
+        return known[name]
+
+    def _measure(self, unit: Method, name: str) -> float:
+        scenes = self._training_scenes
+        samples = scenes.experiment.samples
+        say(f"measuring the strength of {name} on {len(samples)} training scenes")
+        shown = [list(sample.sources.values())[-1] for sample in samples]
+        norms, size = [], self.batch_size
+        for start in range(0, len(samples), size):
+            part = samples[start : start + size]
+            try:
+                norm = residual_norm(
+                    self.pipeline,
+                    scenes.control(unit, part),
+                    scenes.real(shown[start : start + size]),
+                    scenes.noise(part, [0] * len(part)),
+                    [sample.prompt for sample in part],
+                    self.sampler,
+                )
+            except UserError as error:
+                raise UserError(f"methods.{name} cannot be matched: {error}") from error
+            norms.append(norm * len(part))
+        return sum(norms) / len(samples)
+
+    @cached_property
+    def _training_scenes(self) -> Generation:
+        """The same experiment on training scenes, ready to be generated from; it never is."""
+        scenes = replace(
+            self,
+            experiment=replace(self.experiment, samples=self.calibration.samples),
+            folder=RunFolder(self.folder.path / "calibration"),
+            image_set=self.calibration.image_set,
+        )
+        scenes.prepare()
+        scenes._pipeline = self.pipeline
+        return scenes
 
 
 REGIONS = ("shown", "scored")

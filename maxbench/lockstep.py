@@ -11,9 +11,9 @@ act between branches, for which diffusers offers no hook. The order is that of M
     site "hint"      (not the authors') unmerge here, the first residual with it
     site "down"      for every down block: run all branches, unmerge each residual that the block collected
     site "mid"       mid block of every branch, unmerge
-    always           zero convolutions of every branch, merge, times scale
+    always           zero convolutions of every branch, times its weight, merge, times scale
 
-With no sites the branches run independently and meet only in the last line.
+With no sites the branches run independently and meet only in the last line. "down.1" is the second down block alone.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -52,8 +52,9 @@ def lockstep_controlnets(
     timestep: int | float | Num[Tensor, ""] | Num[Tensor, "batch"],
     text: Float[Tensor, "batch token width"],
     hints: Sequence[Feature],
-    scale: float = 1.0,
+    scale: float | Sequence[float] = 1.0,
     sites: Collection[str] = SITES,
+    weights: Sequence[float] | None = None,
 ) -> Residuals:
     """Run every branch on the same latents, timestep and text, fused into what one ControlNet would return.
 
@@ -61,13 +62,16 @@ def lockstep_controlnets(
     sample: the latents (B, 4, h, w); under classifier-free guidance B counts both halves.
     hints: per branch a map (B, 3, H, W) in [0, 1] or what `embed_hint` makes of it, (B, C0, h, w), C0 being
         the channels of `conv_in`. It does not depend on the timestep: embed once per image, not per step.
-    scale: the control strength, a factor on what the rule has merged.
-    sites: where features are unmerged, out of ALL_SITES; outputs are merged whatever the sites.
+    scale: the control strength, a factor on what the rule has merged; a sequence has one for each residual in the
+        order of the forward pass, the middle's last.
+    sites: where features are unmerged, out of ALL_SITES, or "down.<i>" for one down block; outputs are merged whatever
+        the sites.
+    weights: a factor for each branch on its own outputs, before they are merged; None for 1.
     Raises UserError, a ValueError, for branches of different architecture, inputs of different batch size and
     unknown sites.
     """
     _require_one_architecture(nets)
-    _require_inputs(nets, sample, timestep, text, hints, sites)
+    _require_inputs(nets, sample, timestep, text, hints, sites, weights)
     hints = [_embedding(branch, net, hints[branch], sample) for branch, net in enumerate(nets)]
     times = [_embed_time(net, timestep, sample) for net in nets]
 
@@ -85,21 +89,24 @@ def lockstep_controlnets(
     hidden = unmerge("hint", _each(torch.add, hidden, hints))
 
     residuals = [hidden]  # for every skip connection of the U-Net, one feature per branch
-    for blocks in zip(*(net.down_blocks for net in nets), strict=True):
+    for number, blocks in enumerate(zip(*(net.down_blocks for net in nets), strict=True)):
+        site = "down" if "down" in sites else f"down.{number}"
         collected = [outputs for _, outputs in _each(run, blocks, hidden, times)]
-        residuals += [unmerge("down", features) for features in zip(*collected, strict=True)]
+        residuals += [unmerge(site, features) for features in zip(*collected, strict=True)]
         hidden = residuals[-1]  # a block's last residual *is* its hidden state: one tensor, unmerged once
 
     hidden = unmerge("mid", _each(run, [net.mid_block for net in nets], hidden, times))
 
     def outputs(zero_convs: Sequence[nn.Module], features: Sequence[Feature]) -> list[Feature]:
-        return [conv(feature) for conv, feature in zip(zero_convs, features, strict=True)]
+        return _weighted([conv(feature) for conv, feature in zip(zero_convs, features, strict=True)], weights)
 
     down_convs = zip(*(net.controlnet_down_blocks for net in nets), strict=True)
     merge_mid = getattr(rule, "merge_mid", rule.merge)  # for a rule that treats the middle otherwise
+    *down_scales, mid_scale = _scales(scale, len(residuals) + 1)
+    merged = [rule.merge(each) for each in _each(outputs, down_convs, residuals)]
     return Residuals(
-        down=[rule.merge(each) * scale for each in _each(outputs, down_convs, residuals)],
-        mid=merge_mid(outputs([net.controlnet_mid_block for net in nets], hidden)) * scale,
+        down=_each(torch.mul, merged, down_scales),
+        mid=merge_mid(outputs([net.controlnet_mid_block for net in nets], hidden)) * mid_scale,
     )
 
 
@@ -107,8 +114,9 @@ def lockstep_adapters(
     nets: Sequence["T2IAdapter"],
     rule: Rule,
     hints: Sequence[Float[Tensor, "batch channel map_height map_width"]],
-    scale: float = 1.0,
+    scale: float | Sequence[float] = 1.0,
     sites: Collection[str] = SITES,
+    weights: Sequence[float] | None = None,
 ) -> list[Feature]:
     """Run T2I-Adapters level by level, fused into the pyramid that one adapter would return.
 
@@ -117,10 +125,10 @@ def lockstep_adapters(
     first. The U-Net consumes the list that it is given: pass it a copy each time.
 
     nets: T2IAdapters of one architecture, one per branch. hints: per branch a map in [0, 1].
-    scale: the control strength, a factor on what the rule has merged.
+    scale, weights: as for ControlNets; a sequence of scales has one for each level.
     Raises UserError, a ValueError, for branches of different architecture and inputs of different shape.
     """
-    _require_adapters(nets, hints, sites)
+    _require_adapters(nets, hints, sites, weights)
     rule = getattr(rule, "for_images", rule)  # here is no batch of guidance halves
 
     def unmerge(site: str, features: Sequence[Feature]) -> Sequence[Feature]:
@@ -131,10 +139,11 @@ def lockstep_adapters(
     if hasattr(bodies[0], "conv_in"):  # light adapters begin with their first block
         hidden = unmerge("conv_in", [body.conv_in(each) for body, each in zip(bodies, hidden, strict=True)])
     pyramid = []
-    for blocks in zip(*(body.body for body in bodies), strict=True):
+    levels = list(zip(*(body.body for body in bodies), strict=True))
+    for number, (blocks, level_scale) in enumerate(zip(levels, _scales(scale, len(levels)), strict=True)):
         hidden = [block(each) for block, each in zip(blocks, hidden, strict=True)]
-        pyramid.append(rule.merge(hidden) * scale)
-        hidden = unmerge("down", hidden)
+        pyramid.append(rule.merge(_weighted(hidden, weights)) * level_scale)
+        hidden = unmerge("down" if "down" in sites else f"down.{number}", hidden)
     return pyramid
 
 
@@ -163,6 +172,21 @@ def _embedding(branch: int, net: "ControlNetModel", hint: Tensor, sample: Tensor
 def _embed_time(net: "ControlNetModel", timestep: int | float | Tensor, sample: Tensor) -> Tensor:
     timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
     return net.time_embedding(net.time_proj(timesteps).to(sample.dtype))  # sinusoids are always float32
+
+
+def _weighted(features: list[Feature], weights: Sequence[float] | None) -> list[Feature]:
+    if weights is None or all(weight == 1 for weight in weights):
+        return features
+    return [weight * feature for weight, feature in zip(weights, features, strict=True)]
+
+
+def _scales(scale: float | Sequence[float], count: int) -> Sequence[float]:
+    """One scale for each of `count` residuals."""
+    if isinstance(scale, int | float):
+        return [scale] * count
+    if len(scale) != count:
+        raise UserError(f"{len(scale)} scales for {count} residuals: give one number, or one for each of them")
+    return scale
 
 
 def _each(call: Callable, *arguments: Iterable) -> list:
@@ -201,13 +225,29 @@ def _architecture(net: "ControlNetModel") -> dict[str, int | str]:
     } | {f"gives {{}} channels at down block {i}": width for i, width in enumerate(config.block_out_channels)}
 
 
-def _require_adapters(nets: Sequence["T2IAdapter"], hints: Sequence[Tensor], sites: Collection[str]) -> None:
+def _require_sites(sites: Collection[str], blocks: int) -> None:
+    for site in sites:
+        if site not in ALL_SITES and site not in [f"down.{number}" for number in range(blocks)]:
+            raise UserError(
+                f"there is an unknown site in {sites!r}: features meet at {', '.join(ALL_SITES)}, "
+                f"or at one of {blocks} down blocks, down.0 to down.{blocks - 1}"
+            )
+
+
+def _require_weights(weights: Sequence[float] | None, branches: int) -> None:
+    if weights is not None and len(weights) != branches:
+        raise UserError(f"{len(weights)} weights and {branches} branches: every branch needs one of its own")
+
+
+def _require_adapters(
+    nets: Sequence["T2IAdapter"], hints: Sequence[Tensor], sites: Collection[str], weights: Sequence[float] | None
+) -> None:
     if len(nets) == 0:
         raise UserError("lockstep needs at least one adapter, it was given none")
     if len(hints) != len(nets):
         raise UserError(f"{len(nets)} adapters and {len(hints)} hints: every branch needs one of its own")
-    if not set(sites) <= set(ALL_SITES):
-        raise UserError(f"there is an unknown site in {sites!r}: features meet at {', '.join(ALL_SITES)}")
+    _require_sites(sites, len(nets[0].adapter.body))
+    _require_weights(weights, len(nets))
     first = nets[0].config
     for branch, (net, hint) in enumerate(zip(nets, hints, strict=True)):
         for field in ("adapter_type", "channels", "downscale_factor"):
@@ -230,11 +270,12 @@ def _require_inputs(
     text: Tensor,
     hints: Sequence[Tensor],
     sites: Collection[str],
+    weights: Sequence[float] | None,
 ) -> None:
     if len(hints) != len(nets):
         raise UserError(f"{len(nets)} ControlNets and {len(hints)} hints: every branch needs one of its own")
-    if not set(sites) <= set(ALL_SITES):
-        raise UserError(f"there is an unknown site in {sites!r}: features meet at {', '.join(ALL_SITES)}")
+    _require_sites(sites, len(nets[0].down_blocks))
+    _require_weights(weights, len(nets))
     channels, width = nets[0].config.in_channels, nets[0].config.cross_attention_dim
     if sample.ndim != 4 or sample.shape[1] != channels:
         raise UserError(f"latents have shape {tuple(sample.shape)}, branches take (B, {channels}, h, w)")

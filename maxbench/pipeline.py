@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from maxbench.control import Branch, Control, Fusion, ImagePrompt, require_one_prompt
 from maxbench.errors import UserError
-from maxbench.fusion import Rule
-from maxbench.lockstep import SITES, embed_hint, lockstep_adapters, lockstep_controlnets
+from maxbench.fusion import NotFinite
 
 
 @dataclass(frozen=True)
@@ -33,42 +33,10 @@ class Sampler:
     guidance_scale: float
     negative_prompt: str = ""
 
-
-@dataclass(frozen=True)
-class Control:
-    """N control branches on the maps of one batch: what the U-Net is to add, for any latents, timestep and text.
-
-    nets, embeddings: ControlNets, and per branch (B, C, h, w), computed once per image since it does not depend on
-        the timestep.
-    pyramid: the fused features of the T2I-Adapters among the branches, one per level, likewise; [] without any.
-    Branches are fused with those of their own kind; the U-Net adds both kinds up.
-    """
-
-    nets: Sequence[ControlNetModel]
-    embeddings: Sequence[Tensor]
-    pyramid: Sequence[Tensor]
-    rule: Rule
-    sites: Sequence[str] = SITES
-    scale: float = 1.0
-
-    def __call__(self, sample: Tensor, timestep: Tensor, text: Tensor) -> dict[str, Any]:
-        """Arguments of the U-Net for one step."""
-        arguments: dict[str, Any] = {}
-        if self.nets:
-            hints = [_for_both_halves(embedding, sample) for embedding in self.embeddings]
-            down, mid = lockstep_controlnets(
-                self.nets, self.rule, sample, timestep, text, hints, scale=self.scale, sites=self.sites
-            )
-            arguments |= {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        if self.pyramid:  # a list of its own for every step: the U-Net empties it
-            features = [_for_both_halves(feature, sample) for feature in self.pyramid]
-            arguments["down_intrablock_additional_residuals"] = features
-        return arguments
-
-
-def _for_both_halves(feature: Tensor, sample: Tensor) -> Tensor:
-    """Both guidance halves of a batch see the same map."""
-    return feature.repeat(len(sample) // len(feature), 1, 1, 1)
+    @property
+    def halves(self) -> int:
+        """Evaluations of the U-Net per step."""
+        return 1 if self.guidance_scale == 1 else 2
 
 
 @dataclass(frozen=True)
@@ -80,7 +48,7 @@ class Pipeline:
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scheduler_config: dict
-    controls: dict[str, ControlNetModel | T2IAdapter]
+    controls: dict[str, Branch]
 
     @property
     def device(self) -> torch.device:
@@ -107,29 +75,22 @@ class Pipeline:
         return self.text_encoder(tokens.to(self.device)).last_hidden_state
 
     @torch.inference_mode()
-    def control(
-        self,
-        hints: dict[str, Float[Tensor, "batch 3 height width"]],
-        rule: Rule,
-        sites: Sequence[str] = SITES,
-        scale: float = 1.0,
-    ) -> Control | None:
-        """The branches of `hints` (condition -> map in [0, 1]) under a rule; None without any branch."""
-        if not hints:
-            return None
-        branches = [(self.controls[name], hint.to(self.device, self.dtype)) for name, hint in hints.items()]
-        nets = [(net, hint) for net, hint in branches if isinstance(net, ControlNetModel)]
-        adapters = [(net, hint) for net, hint in branches if isinstance(net, T2IAdapter)]
-        pyramid: list[Tensor] = []
-        if adapters:
-            own, maps = zip(*adapters, strict=True)
-            pyramid = lockstep_adapters(own, rule, maps, scale=scale, sites=sites)
-        embeddings = [embed_hint(net, hint) for net, hint in nets]
-        return Control([net for net, _ in nets], embeddings, pyramid, rule, sites, scale)
+    def control(self, hints: dict[str, Float[Tensor, "batch 3 height width"]], fusion: Fusion) -> Control:
+        """The branches of `hints` (condition -> map in [0, 1]), acting together as `fusion` says."""
+        branches = {name: self.controls[name] for name in hints}
+        require_one_prompt(branches)
+        shown = {name: hint.to(self.device, self.dtype) for name, hint in hints.items()}
+        prompts = [net for net in self.controls.values() if isinstance(net, ImagePrompt)]
+        return Control(fusion, branches, shown, prompts[0] if prompts else None)
 
-    def evaluations(self, branches: Sequence[str], steps: int) -> int:
-        """How often control networks run for one picture, if the U-Net runs `steps` times: an adapter runs once."""
-        return sum(steps if isinstance(self.controls[name], ControlNetModel) else 1 for name in branches)
+    def evaluations(self, branches: Sequence[str], fusion: Fusion, sampler: Sampler) -> int:
+        """How often control networks run for one picture: a ControlNet in every step that it acts in, others once."""
+        total = 0
+        for name in branches:
+            acting = sum(fusion.acts(name, step, sampler.steps) for step in range(sampler.steps))
+            each = sampler.halves if isinstance(self.controls[name], ControlNetModel) else 1 / max(acting, 1)
+            total += round(acting * each)
+        return total
 
     @torch.inference_mode()
     def denoise(
@@ -137,7 +98,7 @@ class Pipeline:
         noise: Float[Tensor, "batch channel height width"],
         text: Float[Tensor, "batch tokens width"],
         negative: Float[Tensor, "batch tokens width"],
-        control: Control | None,
+        control: Control,
         sampler: Sampler,
     ) -> Float[Tensor, "batch channel height width"]:
         """Latents of the pictures, float32: `sampler.steps` of denoising from `noise`.
@@ -146,24 +107,33 @@ class Pipeline:
         """
         scheduler = sampler.scheduler(self.scheduler_config)
         scheduler.set_timesteps(sampler.steps, device=self.device)
-        guided = sampler.guidance_scale != 1
-        if control and not guided and getattr(control.rule, "guided", False):
+        guided = sampler.halves == 2
+        if control.branches and not guided and control.fusion.guided:
             raise UserError(
-                f"{type(control.rule).__name__} runs only under classifier-free guidance; "
+                f"{type(control.fusion.rule).__name__} runs only under classifier-free guidance; "
                 "set sampler.guidance_scale to another value than 1."
             )
         text = torch.cat([negative, text]) if guided else text
         latents = noise.to(self.device, torch.float32) * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
+        for step, timestep in enumerate(scheduler.timesteps):
             sample = torch.cat([latents, latents]) if guided else latents  # (2B, C, h, w)
             sample = scheduler.scale_model_input(sample, timestep).to(self.dtype)
-            added = control(sample, timestep, text) if control else {}
+            added = self._added(control, sample, timestep, text, step, len(scheduler.timesteps))
             prediction = self.unet(sample, timestep, encoder_hidden_states=text, return_dict=False, **added)[0].float()
             if guided:
                 without, prompted = prediction.chunk(2)
                 prediction = without + sampler.guidance_scale * (prompted - without)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
         return latents
+
+    def _added(self, control: Control, *moment: Any) -> dict[str, Any]:
+        try:
+            return control(*moment)
+        except NotFinite as error:
+            raise UserError(
+                f"{type(control.fusion.rule).__name__} on {', '.join(control.branches)}: {error}; "
+                f"set runtime.dtype=float32 (it is {str(self.dtype).removeprefix('torch.')}) or restore the weights."
+            ) from error
 
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 3 H W"]:
@@ -173,7 +143,11 @@ class Pipeline:
         return decoded.float() / 2 + 0.5
 
     @torch.inference_mode()
+    def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch channel height width"]:
+        """Scaled latent means of pictures in [0, 1], float32."""
+        images = images.to(self.device, self.vae.dtype) * 2 - 1
+        return self.vae.encode(images).latent_dist.mode().float() * self.vae.config.scaling_factor
+
     def round_trip(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch 3 H W"]:
         """Pictures encoded and decoded: the best that any latent of this autoencoder can look."""
-        images = images.to(self.device, self.vae.dtype) * 2 - 1
-        return self.decode(self.vae.encode(images).latent_dist.mode() * self.vae.config.scaling_factor)
+        return self.decode(self.encode(images))

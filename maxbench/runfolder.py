@@ -73,6 +73,7 @@ class Record:
     seconds: float | None = None  # per image
     unet_evaluations: int = 0  # per image
     control_evaluations: int = 0  # per image
+    control_scale: float | None = None  # the strength that was used; None without control
     peak_memory: int | None = None  # bytes on the accelerator
 
 

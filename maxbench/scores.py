@@ -287,6 +287,8 @@ class Scores:
             yield Entry(row.name, "seconds", "per image, wall clock", "clock", interval)
             yield count("unet_evaluations", "per image", first.unet_evaluations)
             yield count("control_evaluations", "per image", first.control_evaluations)
+            if first.control_scale is not None:
+                yield count("control_scale", "as used", first.control_scale)
             peaks = [record.peak_memory for record in row.records if record.peak_memory is not None]
             if peaks:
                 yield count("peak_memory", "MiB on the accelerator", max(peaks) / 2**20)

@@ -21,18 +21,23 @@ ALLOWED = {
     "metrics": set(),
     "conditions": {"errors", "images", "metrics"},
     "data": {"errors", "images", "seeds"},
-    "pipeline": {"errors", "fusion", "lockstep"},
-    "experiment": {"errors", "conditions", "data", "fusion", "lockstep"},
-    "suites": {"errors", "conditions", "pipeline"},
+    "control": {"errors", "fusion", "lockstep"},
+    "pipeline": {"control", "errors", "fusion"},
+    "strength": {"control", "errors", "pipeline"},
+    "experiment": {"control", "errors", "conditions", "data", "lockstep"},
+    "suites": {"errors", "conditions", "control", "pipeline"},
     "miniature": {"errors", "data", "images", "metrics", "progress", "runfolder", "suites"},
     "stamp": {"maxbench", "runfolder"},
     "report": {"errors"},
-    "generate": {"conditions", "images", "data", "experiment", "pipeline", "progress", "runfolder", "seeds"},
+    "generate": {
+        "conditions", "control", "errors", "images", "data", "experiment", "pipeline", "progress", "runfolder", "seeds",
+        "strength",
+    },
     "scores": {"conditions", "experiment", "metrics", "runfolder"},
     "evaluate": {
         "conditions", "errors", "experiment", "generate", "images", "metrics", "progress", "runfolder", "scores",
     },
-    "config": {"data", "errors", "experiment", "pipeline", "suites"},
+    "config": {"data", "errors", "experiment", "generate", "pipeline", "suites"},
     "shelf": {"config", "errors", "miniature", "report"},
     "doctor": {"maxbench", "config", "report", "shelf", "stamp", "suites"},
     "cli": {
@@ -52,6 +57,8 @@ FORBIDDEN = {
     "scores": {"torch", "hydra", "diffusers", "transformers"},
     "metrics": {"hydra", "diffusers", "transformers"},
     "pipeline": {"hydra", "PIL"},
+    "control": {"hydra", "PIL"},
+    "strength": {"hydra", "PIL"},
 }
 
 

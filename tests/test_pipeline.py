@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from maxbench.config import CONF
+from maxbench.control import Fusion
 from maxbench.fusion import Average, MaxFusion, Sum
 from maxbench.pipeline import Sampler
 
@@ -36,7 +37,7 @@ def hints():
 def ours(pipeline, noise, hints, rule, guidance=3.0, scheduler=UniPCMultistepScheduler, scale=1.0):
     sampler = Sampler(scheduler.from_config, steps=4, guidance_scale=guidance)
     text, negative = pipeline.encode_text(PROMPTS), pipeline.encode_text(["", ""])
-    control = pipeline.control(hints, rule, scale=scale)
+    control = pipeline.control(hints, Fusion(rule, scale=scale))
     return pipeline.decode(pipeline.denoise(noise, text, negative, control, sampler)).clamp(0, 1)
 
 
@@ -91,7 +92,7 @@ def test_a_picture_does_not_depend_on_its_batch_mates(pipeline, noise, hints):
     whole = ours(pipeline, noise, hints, MaxFusion())
     sampler = Sampler(UniPCMultistepScheduler.from_config, steps=4, guidance_scale=3.0)
     text, negative = pipeline.encode_text(PROMPTS[1:]), pipeline.encode_text([""])
-    control = pipeline.control({name: hint[1:] for name, hint in hints.items()}, MaxFusion())
+    control = pipeline.control({name: hint[1:] for name, hint in hints.items()}, Fusion(MaxFusion()))
     alone = pipeline.decode(pipeline.denoise(noise[1:], text, negative, control, sampler)).clamp(0, 1)
     torch.testing.assert_close(alone, whole[1:], atol=1e-4, rtol=0)
 

@@ -32,6 +32,7 @@ COLUMNS = {
     "joint_mean": Column("joint mean", 2, "higher"),
     "joint_min": Column("joint min", 2, "higher"),
     "share_both": Column("both q > 1/2", 2, "higher"),
+    "control_scale": Column("scale", 2, None),
     "seconds": Column("s/image", 2, None),
     "defects": Column("defects", 0, None),
 }
@@ -82,6 +83,8 @@ def method_table(metrics: pd.DataFrame, intervals: bool) -> tuple[list[str], lis
     columns[place:place] = quality
     if "defects" in columns and metrics[metrics.metric == "defects"].value.sum() == 0:
         columns.remove("defects")
+    if metrics[metrics.metric == "control_scale"].value.nunique() == 1 and len(columns) > 1:
+        columns.remove("control_scale")  # it tells nothing
     headings = ["method", *(_heading(name) for name in columns)]
     cells = {(row.method, row.metric): row for row in metrics.itertuples()}
     rows = []
