@@ -22,6 +22,8 @@ from maxbench.errors import UserError
 from maxbench.evaluate import Evaluation
 from maxbench.generate import REGIONS, Generation
 from maxbench.progress import say
+from maxbench.report.curves import write_curves
+from maxbench.report.maps import write_maps
 from maxbench.report.sheet import write_sheet
 from maxbench.report.tables import write_tables
 from maxbench.runfolder import RunFolder, code_fingerprint, fingerprint, source_of, write_atomically
@@ -34,7 +36,7 @@ NUMBER_MAKING = (
 )  # fmt: skip
 # Settings that say where and how fast, not what.
 # Where weights and pictures lie is one of them: what they are is in the fingerprint by their digests.
-INDIFFERENT = {"output_dir", "data_dir", "root", "threads", "device", "megabytes"}
+INDIFFERENT = {"diagnostics", "output_dir", "data_dir", "root", "threads", "device", "megabytes"}
 
 
 def run(arguments: Sequence[str], debug: bool) -> int:
@@ -86,11 +88,13 @@ def perform(cfg: DictConfig) -> Path:
         say("nothing to do: every image and every metric is there already")
     table = write_tables(folder.path)
     sheet = write_sheet(folder.path)
+    drawn = [("curves", write_curves(folder.path))]
+    drawn += [("maps", path) for path in (write_maps(folder.path) if job.watching.samples else ())]
     print(f"\n{table}\n")
     for label, file in (
         ("table", "table.md"), ("contact sheet", sheet.name), ("metrics", "metrics.csv"),
         ("differences", "differences.csv"), ("per sample", "samples.parquet"), ("images", "images"),
-        ("configuration", "config.yaml"), ("environment", "stamp.json"),
+        ("configuration", "config.yaml"), ("environment", "stamp.json"), *((what, path.name) for what, path in drawn if path),
     ):  # fmt: skip
         print(f"{label + ':':15}{folder.path / file}")
     return folder.path
@@ -133,6 +137,7 @@ def generation(job: Run, folder: RunFolder) -> Generation:
         load_annotator=cache(partial(job.suite.annotator, device=job.device)),
         device=job.device,
         calibration=job.calibration,
+        watching=job.watching,
     )
 
 

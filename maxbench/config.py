@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from maxbench.data.pairing import ImageSet, Plan
 from maxbench.errors import UserError
 from maxbench.experiment import Experiment, Method
-from maxbench.generate import Calibration
+from maxbench.generate import Calibration, Watching
 from maxbench.pipeline import Sampler
 from maxbench.suites.folder import FolderSuite
 
@@ -53,6 +53,7 @@ class Run:
     resamples: int
     level: float
     output_dir: Path
+    watching: Watching
     calibration: Calibration | None  # only where methods are matched in strength
 
 
@@ -101,6 +102,7 @@ def build(cfg: DictConfig) -> Run:
         resamples=metrics["resamples"],
         level=metrics["level"],
         output_dir=Path(config["output_dir"]),
+        watching=Watching(**config["diagnostics"]),
         calibration=_calibration(cfg, config, experiment),
     )
 
@@ -193,6 +195,9 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "sampler.negative_prompt": lambda value: None if isinstance(value, str) else "a text",
     "pairing.reference": _whole(2),
     "calibration.samples": _whole(1),
+    "diagnostics.samples": _whole(0),
+    "diagnostics.maps": _whole(0),
+    "diagnostics.steps": _whole(1),
     "metrics.resamples": _whole(100),
     "metrics.level": _number(0.5, 0.999, "a number from 0.5 to 0.999"),
     "runtime.batch_size": _whole(1),

@@ -1,94 +1,168 @@
 """Looks over a fusion rule's shoulder: who wins where, how much is merged, how alike the branches are.
 
-Nothing here changes a picture: a :class:`Watched` rule gives what its own rule gives, and what it decides at
-every site of every step is kept in small sums. A run that does not watch pays nothing.
+Nothing here changes a picture: a watched rule gives what its own rule gives. A run that does not watch pays nothing,
+since nothing of this is then in its way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import io
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import pandas as pd
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from maxbench.fusion import Feature, MaxFusion
+from maxbench.fusion import Feature, MaxFusion, Rule
+
+BINS = 20  # of the histogram of rho over [-1, 1]
+UNMERGE, OUTPUT, UNET = "unmerge", "output", "unet"
 
 
 @dataclass
-class Site:
-    """What was decided at one place of the network in one step, averaged over the batch and over space.
+class Watch:
+    """What a method does with the first samples of a run.
 
-    place: the order of the call within the step, in the order of the forward pass. kind: "unmerge" or "merge".
-    wins: share of locations won, per branch. merged: share of locations where all branches are averaged.
-    rho: similarity of the losing branches to the winner. loudness: mean saliency, per branch.
-    own: share of locations won by the branch whose region it is, where regions are known.
-    """
-
-    step: int
-    place: int
-    kind: str
-    size: int
-    wins: list[float]
-    merged: float
-    rho: float
-    loudness: list[float]
-    own: float | None
-
-
-@dataclass
-class Watched:
-    """MaxFusion, with a record of everything it decides.
-
+    branches: their names, in the order in which the rule is given them.
+    size: samples in a batch, not counting the second guidance half.
+    keep: how many of them maps are kept of, from the prompted half.
+    steps: those of which maps are kept (0 is the first); summaries are kept of all.
     regions: per branch the mask (B, 1, H, W) of where its condition speaks and the other does not, if there are any.
+
+    rows: a summary of every site and step. maps: "<kind>/<place>/<step>/<what>" -> array over the kept samples. A
+    place counts the calls within a step, in the order of the forward pass; what is `saliency` (branch, sample, h, w),
+    `winner` or `merged` (sample, h, w).
     """
 
-    rule: MaxFusion
+    branches: Sequence[str]
+    size: int
+    keep: int
+    steps: Collection[int]
     regions: Sequence[Tensor] | None = None
-    sites: list[Site] = field(default_factory=list)
+    rows: list[dict] = field(default_factory=list)
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
     step: int = 0
-    place: int = 0
+    places: dict[str, int] = field(default_factory=dict)
 
-    def next_step(self) -> None:
-        """Call once before each step of the sampler."""
-        self.step, self.place = self.step + 1, 0
+    @contextlib.contextmanager
+    def over(self, unet: UNet2DConditionModel) -> Iterator[None]:
+        """Count steps by the U-Net's calls, and keep the saliency of its blocks."""
 
-    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        self._look("unmerge", features)
-        return self.rule.unmerge(features)
+        def finished(module, arguments, output):
+            self.step, self.places = self.step + 1, {}
 
-    def merge(self, features: Sequence[Feature]) -> Feature:
-        self._look("merge", features)
-        return self.rule.merge(features)
+        def block(module, arguments, output):
+            hidden = output[0] if isinstance(output, tuple) else output
+            self._keep(UNET, self._place(UNET), "saliency", _spread(hidden)[None])
 
-    def _look(self, kind: str, features: Sequence[Feature]) -> None:
-        sigma, rho, winner, cluster = self.rule.decide(features)
+        blocks = [*unet.down_blocks, *unet.up_blocks]
+        hooks = [each.register_forward_hook(block) for each in blocks] + [unet.register_forward_hook(finished)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def look(self, kind: str, features: Sequence[Feature], judge: MaxFusion) -> None:
+        """Note what `judge` says of features that meet at the next place of a kind."""
+        place = self._place(kind)
+        if len(features) == 1:  # nobody to compare with
+            self._keep(kind, place, "saliency", torch.stack([_spread(features[0])]))
+            return
+        sigma, rho, winner, cluster = judge.decide(features)
         count = len(features)
         lost = torch.stack([winner != branch for branch in range(count)])
-        self.sites.append(
-            Site(
-                step=self.step,
-                place=self.place,
-                kind=kind,
-                size=features[0].shape[-1],
-                wins=[float((winner == branch).float().mean()) for branch in range(count)],
-                merged=float(cluster.all(0).float().mean()),
-                rho=float(rho[lost].mean()) if lost.any() else 1.0,
-                loudness=[float(each.mean()) for each in sigma],
-                own=self._own(winner),
-            )
-        )
-        self.place += 1
+        merged = cluster.all(0)
+        of_losers = rho[lost]
+        histogram = torch.histc(of_losers.float().cpu(), BINS, -1, 1) / max(of_losers.numel(), 1)
+        names = self.branches if len(self.branches) == count else [f"branch {i}" for i in range(count)]
+        self.rows.append(
+            {
+                "step": self.step, "kind": kind, "place": place, "size": features[0].shape[-1],
+                "merged": float(merged.float().mean()),
+                "rho": float(of_losers.mean()) if of_losers.numel() else 1.0,
+                "own": self._own(winner),
+                **{f"wins/{name}": float((winner == i).float().mean()) for i, name in enumerate(names)},
+                **{f"saliency/{name}": float(sigma[i].mean()) for i, name in enumerate(names)},
+                **{f"rho/{-1 + 2 * i / BINS:+.1f}": float(share) for i, share in enumerate(histogram)},
+            }
+        )  # fmt: skip
+        self._keep(kind, place, "saliency", sigma[:, :, 0])
+        self._keep(kind, place, "winner", winner[:, 0])
+        self._keep(kind, place, "merged", merged[:, 0])
 
-    def _own(self, winner: Tensor) -> float | None:
+    def _place(self, kind: str) -> int:
+        self.places[kind] = self.places.get(kind, -1) + 1
+        return self.places[kind]
+
+    def _keep(self, kind: str, place: int, what: str, maps: Tensor) -> None:
+        """Of the batch axis the prompted half, which is the last: saliency in half precision, the rest in bytes."""
+        if self.step not in self.steps:
+            return
+        half = maps[..., -self.size :, :, :][..., : self.keep, :, :]
+        dtype = torch.float16 if what == "saliency" else torch.uint8
+        self.maps[f"{kind}/{place}/{self.step}/{what}"] = half.to(dtype).cpu().numpy()
+
+    def _own(self, winner: Tensor) -> float:
+        """Share of locations won by the branch whose region it is; NaN where regions are not known."""
         if self.regions is None:
-            return None
+            return float("nan")
         hits, size = [], winner.shape[-2:]
         for branch, region in enumerate(self.regions):
             mask = torch.nn.functional.interpolate(region.float(), size, mode="area") > 0.5
-            mask = mask.repeat(len(winner) // len(mask), 1, 1, 1)
+            mask = mask.repeat(len(winner) // len(mask), 1, 1, 1).to(winner.device)
             hits.append((winner == branch)[mask].float())
         return float(torch.cat(hits).mean())
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)
+
+    def packed(self) -> bytes:
+        """All maps as one compressed NumPy archive."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **self.maps)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A rule under watch. A rule that decides nothing is looked at through the eyes of MaxFusion."""
+
+    rule: Rule
+    watch: Watch
+
+    @property
+    def judge(self) -> MaxFusion:
+        return self.rule if isinstance(self.rule, MaxFusion) else MaxFusion()
+
+    @property
+    def guided(self) -> bool:
+        return getattr(self.rule, "guided", False)
+
+    @property
+    def for_images(self) -> Watched:
+        return Watched(getattr(self.rule, "for_images", self.rule), self.watch)
+
+    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
+        self.watch.look(UNMERGE, features, self.judge)
+        return self.rule.unmerge(features)
+
+    def merge(self, features: Sequence[Feature]) -> Feature:
+        self.watch.look(OUTPUT, features, self.judge)
+        return self.rule.merge(features)
+
+    def merge_mid(self, features: Sequence[Feature]) -> Feature:
+        self.watch.look(OUTPUT, features, self.judge)
+        return getattr(self.rule, "merge_mid", self.rule.merge)(features)
+
+
+def _spread(feature: Feature) -> Tensor:
+    """sigma, (B, h, w)."""
+    return feature.float().std(dim=1, correction=0)
 
 
 def drift(branch: torch.nn.Module, base: torch.nn.Module) -> float:

@@ -166,6 +166,7 @@ class Evaluation:
         samples = [sample for sample, _ in self.experiment.images]
         conditions = self.experiment.conditions
         judge = self.load_judge()
+        scorers = {name: self.load_scorer(name) for name in conditions}
         return Looker(
             folder=self.folder,
             resolution=self.resolution,
@@ -173,9 +174,12 @@ class Evaluation:
             conditions=conditions,
             judge=judge,
             texts=judge.texts([sample.prompt for sample in samples]),
-            scorers={name: self.load_scorer(name) for name in conditions},
+            scorers=scorers,
             annotators={name: net for name in conditions if (net := self.load_annotator(name)) is not None},
-            given={name: given_maps(self.folder, each, samples) for name, each in conditions.items()},
+            given={
+                name: each.as_measured(given_maps(self.folder, each, samples), scorers[name])
+                for name, each in conditions.items()
+            },
             scored={name: region(self.folder, "scored", name, samples) for name in conditions},
         )
 
@@ -195,8 +199,8 @@ class Evaluation:
 class Looker:
     """Looks at rows of pictures with everything that can score them.
 
-    texts: (N, D) of the prompts. given: condition -> (N, H, W) maps. scored: condition -> (N, H, W) bool, or None
-    for the whole picture.
+    texts: (N, D) of the prompts. given: condition -> (N, ...), as it is compared. scored: condition -> (N, H, W) bool,
+    or None for the whole picture.
     """
 
     folder: RunFolder

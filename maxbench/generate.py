@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+from diffusers import ControlNetModel
 
 from maxbench import images as im
 from maxbench.conditions.base import Condition
 from maxbench.control import Control
 from maxbench.data.pairing import ImageSet, Sample
+from maxbench.diagnostics import Watch, Watched, drift
 from maxbench.errors import UserError
 from maxbench.experiment import Experiment, Method
 from maxbench.pipeline import Pipeline, Sampler
@@ -75,12 +77,31 @@ class Calibration:
     samples: tuple[Sample, ...]
 
 
+@dataclass(frozen=True)
+class Watching:
+    """What is recorded of the decisions of every rule: off unless there are samples.
+
+    samples: the first ones of the run are generated once more under watch. maps: of how many saliency and winners are
+    kept as maps. steps: at how many steps, evenly from the first to the last.
+    """
+
+    samples: int = 0
+    maps: int = 4
+    steps: int = 4
+
+    def at(self, steps: int) -> list[int]:
+        """Which of a sampler's steps maps are kept of."""
+        count = min(self.steps, steps)
+        return sorted({round(place * (steps - 1) / max(count - 1, 1)) for place in range(count)})
+
+
 @dataclass
 class Generation:
     """Makes what a run folder lacks. Models are loaded by `load_pipeline` when the first file is missing.
 
     load_annotator: condition -> the network that draws its maps, or None.
     calibration: training scenes on which strengths are measured, where methods are matched in theirs.
+    watching: what is recorded of the rules' decisions.
     """
 
     experiment: Experiment
@@ -93,6 +114,7 @@ class Generation:
     load_annotator: Callable[[str], Callable | None]
     device: torch.device
     calibration: Calibration | None = None
+    watching: Watching = Watching()
 
     def __post_init__(self):
         self._pipeline: Pipeline | None = None
@@ -107,7 +129,10 @@ class Generation:
         """Make every missing file; return how many images were generated."""
         self.prepare()
         self._make("vae_round_trip", self.experiment.sources, self._round_trip, "autoencoder round trips")
-        return self._generate()
+        made = self._generate()
+        if self.watching.samples:
+            self._watch()
+        return made
 
     def prepare(self) -> None:
         """Make what methods are given: source pictures, maps and regions."""
@@ -208,6 +233,47 @@ class Generation:
         conditions = [self.experiment.conditions[name] for name in method.branches]
         hints = {each.name: each.hint(given_maps(self.folder, each, samples)) for each in conditions}
         return self.pipeline.control(hints, method)
+
+    # --- watching -------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Leave `diagnostics/<method>.csv` and `.npz` of every method."""
+        samples = self.experiment.samples[: self.watching.samples]
+        key = f"{len(samples)}-{self.watching.maps}-{self.watching.steps}"  # other settings are another recording
+        missing = [
+            (method, product, files)
+            for method in self.experiment.methods
+            for product in [f"diagnostics/{method.name}"]
+            for files in [[f"{product}-{key}.csv", f"{product}-{key}.npz"]]
+            if self.folder.finished(product, 0, files) is None
+        ]
+        if missing:
+            nets = {name: net for name, net in self.pipeline.controls.items() if isinstance(net, ControlNetModel)}
+            drifts = {name: drift(net, self.pipeline.unet) for name, net in nets.items()}
+            write_atomically(self.folder.path / "diagnostics" / "drift.json", json.dumps(drifts, indent=1))
+        for method, product, files in track(missing, "watching", len(missing), "methods", lambda _: 1):
+            watch = self._watched(self._at_strength(method), samples)
+            contents = [watch.table().to_csv(index=False).encode(), watch.packed()]
+            self.folder.commit(product, 0, dict(zip(files, contents, strict=True)))
+
+    def _watched(self, method: Method, samples: Sequence[Sample]) -> Watch:
+        """One method's decisions on samples, all in one batch."""
+        pipeline = self.pipeline
+        scored = [region(self.folder, "scored", name, samples) for name in method.branches]
+        watch = Watch(
+            branches=method.branches,
+            size=len(samples),
+            keep=self.watching.maps,
+            steps=self.watching.at(self.sampler.steps),
+            regions=None if not scored or any(each is None for each in scored) else [each[:, None] for each in scored],
+        )
+        watched = replace(method, rule=Watched(method.rule, watch), otherwise=Watched(method.otherwise, watch))
+        text = pipeline.encode_text([sample.prompt for sample in samples])
+        negative = pipeline.encode_text([self.sampler.negative_prompt]).expand(len(samples), -1, -1)
+        with watch.over(pipeline.unet):
+            noise, control = self.noise(samples, [0] * len(samples)), self.control(watched, samples)
+            pipeline.denoise(noise, text, negative, control, self.sampler)
+        return watch
 
     # --- strength -------------------------------------------------------------------------------------------
 

@@ -45,11 +45,14 @@ def encode_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def read_png(path: Path, mode: str = "RGB") -> np.ndarray:
-    """Read an image file as uint8, (H, W, 3) for "RGB" or (H, W) for "L"; UserError if it is damaged."""
+def read_png(path: Path, mode: str | None = "RGB") -> np.ndarray:
+    """Read an image file as uint8, (H, W, 3) for "RGB" or (H, W) for "L"; UserError if it is damaged.
+
+    mode: None for "RGB" where the file has colours, else "L".
+    """
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert(mode))
+            return np.asarray(image.convert(mode or ("RGB" if image.mode == "RGB" else "L")))
     except FileNotFoundError as error:
         raise UserError(f"There is no image {path}; restore it, or make the data set anew.") from error
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
@@ -73,5 +76,6 @@ def square(array: np.ndarray, size: int, smooth: bool = True) -> np.ndarray:
     return np.asarray(cut.resize((size, size), Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST))
 
 
-def read_maps(paths: Sequence[Path]) -> UInt8[Tensor, "batch height width"]:
-    return torch.from_numpy(np.stack([read_png(path, "L") for path in paths]))
+def read_maps(paths: Sequence[Path]) -> UInt8[Tensor, "batch height width *colours"]:
+    """Maps as they were stored; a style's are pictures."""
+    return torch.from_numpy(np.stack([read_png(path, None) for path in paths]))

@@ -19,7 +19,7 @@ Annotator = Callable[[Images], Tensor]
 
 
 class Condition(Protocol):
-    """One kind of spatial control, by the name of its maps ("depth", "seg", "hed", "canny").
+    """One kind of control, by the name of its maps ("depth", "seg", "hed", "canny"; "style" is no map but a picture).
 
     `compare` gives what is known of each sample, first axis the sample. `score` turns that into a number:
     of one sample's statistics, or of the mean of many samples' statistics, which is the table's number. The
@@ -42,7 +42,11 @@ class Condition(Protocol):
         """What a ControlNet is shown."""
         ...
 
-    def compare(self, given: Maps, measured: Maps, valid: Valid = None) -> np.ndarray:
+    def as_measured(self, given: Maps, scorer: Annotator | None) -> Tensor:
+        """Given maps as `compare` takes them: most are compared as they are."""
+        ...
+
+    def compare(self, given: Tensor, measured: Tensor, valid: Valid = None) -> np.ndarray:
         """Statistics (B, ...) of how far the maps measured in pictures are those that were given."""
         ...
 
@@ -51,7 +55,14 @@ class Condition(Protocol):
         ...
 
 
-class Levels:
+class AsGiven:
+    """The shared part of every condition whose maps are compared as they were given."""
+
+    def as_measured(self, given: Maps, scorer: Annotator | None) -> Maps:
+        return given
+
+
+class Levels(AsGiven):
     """The shared half of every condition whose maps are grey levels."""
 
     nothing: ClassVar[int] = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from maxbench.conditions.base import Annotator, Images, Maps, Valid
+from maxbench.conditions.base import Annotator, AsGiven, Images, Maps, Valid
 from maxbench.errors import UserError
 from maxbench.metrics.fidelity import confusion, per_image_iou
 
@@ -16,7 +16,7 @@ IGNORE = 255
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class Segmentation(AsGiven):
     """Labels are compared by intersection over union of classes.
 
     palette: RGB in 0-255 of every class, in the order in which the suite's ControlNet was trained; class 0

@@ -160,6 +160,34 @@ class ObjectOnScene:
                 return
 
 
+@dataclass(frozen=True)
+class Styled:
+    """Spatial conditions from one image, the style from another (MaxFusion, Fig. 7).
+
+    The prompt names what is in the picture and not how it looks, so that text and style do not contradict each other.
+
+    style: the condition that is taken from the other image.
+    template: of the prompt, from {things}, the categories in the spatial image, and its first {caption}.
+    """
+
+    reference: int = 512
+    style: str = "style"
+    template: str = "{things}"
+
+    def plan(self, images: ImageSet, conditions: Sequence[str], samples: int, seed: int) -> Plan:
+        if self.style not in conditions:
+            raise UserError(f"pairing.style is '{self.style}'; it must be one of {', '.join(conditions)}.")
+        chosen, reference = _chosen(images, 2 * samples, self.reference, seed)
+        plan = []
+        for place, style in zip(chosen[:samples], chosen[samples:], strict=True):
+            picture = images.picture(place)
+            things = " and ".join(dict.fromkeys(each.category for each in picture.instances)) or _caption(picture)
+            sources = {name: style if name == self.style else place for name in conditions}
+            prompt = self.template.format(things=things, caption=_caption(picture))
+            plan.append(Sample(f"{place:012d}-{style:012d}", prompt, sources))
+        return Plan(tuple(plan), reference)
+
+
 COVER_GRID = 64
 """Pixels a side on which an object's share of the picture is measured, whatever the suite's resolution."""
 

@@ -129,6 +129,14 @@ def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
             f"- **Observers** ({', '.join(observers)}): learn the same exact maps in networks of another make; half of "
             f"their pictures are renderings and half the autoencoder's round trips of {seen} scenes."
         )
+    prompts = {part: history["part"] for part, history in histories.items() if "image_drop" in history["part"]}
+    for part, fields in prompts.items():
+        lines.append(
+            f"- **Style** ({part}): an IP-Adapter on the finished, frozen U-Net, shown a flipped crop of the picture "
+            f"whose noise it helps to predict; {100 * fields['text_drop']:g}% of its prompts and "
+            f"{100 * fields['image_drop']:g}% of its pictures are empty. It looks through an encoder of its own "
+            "(`image_encoder`), not through the scorer."
+        )
     if not controls:
         return lines
     canny = "; Canny's are always its detector's, at thresholds {} and {}".format(*CANNY_THRESHOLDS)

@@ -29,6 +29,7 @@ COLUMNS = {
     "depth_rmse": Column("depth RMSE", 2, "lower"),
     "seg_miou": Column("seg mIoU", 1, "higher"),
     "canny_f1": Column("canny F1", 3, "higher"),
+    "style_clip_i": Column("style CLIP-I", 1, "higher"),
     "joint_mean": Column("joint mean", 2, "higher"),
     "joint_min": Column("joint min", 2, "higher"),
     "share_both": Column("both q > 1/2", 2, "higher"),

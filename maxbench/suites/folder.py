@@ -19,15 +19,24 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from maxbench.conditions.base import Annotator
+from maxbench.control import Branch, ImagePrompt
 from maxbench.errors import UserError
 from maxbench.pipeline import Pipeline
+from maxbench.suites.prompts import install_image_prompt
 
 PACKAGED = Path(__file__).parent / "weights"
 BASE = ("vae", "unet", "text_encoder")  # subfolders with weights; tokenizer and scheduler have none
 
 
-def weight_files(root: Path, subfolder: str) -> list[Path]:
-    return sorted((root / subfolder).glob("*.safetensors"))
+def weight_files(root: Path, part: str) -> list[Path]:
+    """The weights of a part: a subfolder, or a single file as IP-Adapters come."""
+    path = root / part
+    return [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+
+
+def is_image_prompt(part: str) -> bool:
+    """IP-Adapters have no configuration: they are known by being a file."""
+    return part.endswith(".safetensors")
 
 
 @lru_cache
@@ -48,11 +57,12 @@ class FolderSuite:
     """Everything that has weights, found under `root` and loaded only when asked for.
 
     root: a folder; a relative one is looked up in the current folder, then among the packaged suites.
-    controls: condition -> subfolder of its ControlNet or T2I-Adapter.
+    controls: condition -> subfolder of its ControlNet or T2I-Adapter, or file of its IP-Adapter.
     adapters: condition -> subfolder of a T2I-Adapter, for experiments to put in the place of a ControlNet.
     annotators: condition -> the network that draws its maps. scorers: condition -> the network that measures them in
         pictures; where there is none, the annotator does.
     text_scorer: measures how well pictures fit texts, and gives the image features of FID and KID.
+    image_encoder: what looks at pictures for IP-Adapters.
     steps, guidance_scale, control_scale: what experiments use unless they say otherwise.
     megabytes: what all of it weighs, for the message that says what is missing.
     """
@@ -69,6 +79,7 @@ class FolderSuite:
     steps: int
     guidance_scale: float
     control_scale: float
+    image_encoder: Weights | None = None
     palette: Sequence[Sequence[int]] = ()
 
     @property
@@ -83,8 +94,15 @@ class FolderSuite:
             known = ", ".join(self.controls)
             raise UserError(f"The suite '{self.name}' has no control for '{unknown[0]}'; it has {known}.")
         observers = (group[name] for name in conditions for group in (self.annotators, self.scorers) if name in group)
-        controls = (self.controls[name] for name in conditions)
-        return list(dict.fromkeys([*BASE, *controls, *(each.folder for each in observers), self.text_scorer.folder]))
+        controls = [self.controls[name] for name in conditions]
+        networks = [*observers, self.text_scorer]
+        if any(map(is_image_prompt, controls)):
+            if self.image_encoder is None:
+                raise UserError(
+                    f"The suite '{self.name}' has an IP-Adapter and no image encoder; set suite.image_encoder."
+                )
+            networks.append(self.image_encoder)
+        return list(dict.fromkeys([*BASE, *controls, *(each.folder for each in networks)]))
 
     def missing(self, conditions: Sequence[str]) -> list[Path]:
         return [self.folder / part for part in self.parts(conditions) if not weight_files(self.folder, part)]
@@ -140,13 +158,22 @@ class FolderSuite:
                 net = kind.from_pretrained(self.folder / subfolder, torch_dtype=dtype)
             return net.to(device).eval().requires_grad_(False)
 
+        unet = load(UNet2DConditionModel, "unet")
+
+        def control(part: str) -> Branch:
+            if not is_image_prompt(part):
+                return load(self._kind(part), part)
+            with _readable(self.folder / part):
+                install_image_prompt(unet, self.folder / part)
+            return ImagePrompt(unet, self._load(self.image_encoder, device))
+
         return Pipeline(
             vae=load(AutoencoderKL, "vae", torch.float32),
-            unet=load(UNet2DConditionModel, "unet"),
+            unet=unet,
             text_encoder=load(CLIPTextModel, "text_encoder"),
             tokenizer=self._tokenizer(),
             scheduler_config=_scheduler_config(self.folder / "scheduler"),
-            controls={name: load(self._kind(self.controls[name]), self.controls[name]) for name in conditions},
+            controls={name: control(self.controls[name]) for name in conditions},
         )
 
     def _kind(self, subfolder: str) -> type[ControlNetModel] | type[T2IAdapter]:

@@ -42,6 +42,10 @@ class ClipScorer:
         pixels = ((images - mean) / std).to(self.model.device)
         return self.model.get_image_features(pixel_values=pixels).pooler_output.float().cpu()
 
+    def __call__(self, images: Images) -> Float[Tensor, "batch feature"]:
+        """As the scorer of a style: what it sees in pictures."""
+        return self.images(images)
+
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "batch feature"]:
         """Projected text embeddings; a text longer than the model's context is cut, knowingly."""

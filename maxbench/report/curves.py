@@ -1,0 +1,53 @@
+"""Methods that differ in one number -> curves over that number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+SHOWN = ("joint_mean", "joint_min", "clip_score", "fid")
+HEADINGS = {"joint_mean": "joint, mean", "joint_min": "joint, minimum", "clip_score": "CLIP score", "fid": "FID"}
+
+
+def write_curves(folder: Path) -> Path | None:
+    """Draw `curves.png` of a run whose methods vary one number; None where none does."""
+    metrics = pd.read_csv(folder / "metrics.csv")
+    varied = metrics.method.str.extract(r"^(?P<family>.+)/(?P<number>\w+)=(?P<at>-?[\d.e+-]+)$")
+    metrics = pd.concat([metrics, varied], axis=1)
+    points = metrics.dropna(subset=["at"]).assign(at=lambda table: table["at"].astype(float))
+    if points.empty:
+        return None
+    found = list(dict.fromkeys(points.metric))
+    qualities = [name for name in found if name.startswith("q_")]
+    shown = [*qualities, *(name for name in SHOWN if name in found)]
+    (number,) = points.number.unique()[:1]
+    figure = Figure(figsize=(3.1 * len(shown), 3.6), layout="constrained")
+    for axis, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        _panel(axis, points[points.metric == metric], metrics[metrics.metric == metric], number)
+        axis.set_title(HEADINGS.get(metric, metric.replace("q_", "q of ")), fontsize=9)
+    figure.axes[0].legend(fontsize=7)
+    path = folder / "curves.png"
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def _panel(axis, points: pd.DataFrame, everything: pd.DataFrame, number: str) -> None:
+    for family, line in points.groupby("family", sort=False):
+        line = line.sort_values("at")
+        axis.errorbar(line["at"], line.value, [line.value - line.low, line.high - line.value],
+                      marker=".", lw=1.2, capsize=2, label=family)  # fmt: skip
+    none = everything[everything.method == "none"].value
+    if len(none):
+        axis.axhline(float(none.iloc[0]), color="grey", lw=0.8, ls=":")
+    ticks: Sequence[float] = sorted(points["at"].unique())
+    if min(ticks) > 0 and max(ticks) / min(ticks) > 8:
+        axis.set_xscale("log")
+        axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_xlabel(number, fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.grid(alpha=0.3)
