@@ -88,13 +88,13 @@ def perform(cfg: DictConfig) -> Path:
         say("nothing to do: every image and every metric is there already")
     table = write_tables(folder.path)
     sheet = write_sheet(folder.path)
-    drawn = [("curves", write_curves(folder.path))]
-    drawn += [("maps", path) for path in (write_maps(folder.path) if job.watching.samples else ())]
+    curves, maps = write_curves(folder.path), write_maps(folder.path) if job.watching.samples else []
     print(f"\n{table}\n")
     for label, file in (
         ("table", "table.md"), ("contact sheet", sheet.name), ("metrics", "metrics.csv"),
         ("differences", "differences.csv"), ("per sample", "samples.parquet"), ("images", "images"),
-        ("configuration", "config.yaml"), ("environment", "stamp.json"), *((what, path.name) for what, path in drawn if path),
+        ("configuration", "config.yaml"), ("environment", "stamp.json"),
+        *(("curves", path.name) for path in [curves] if path), *(("maps", path.name) for path in maps),
     ):  # fmt: skip
         print(f"{label + ':':15}{folder.path / file}")
     return folder.path
