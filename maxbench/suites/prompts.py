@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
@@ -42,6 +42,8 @@ class ImageEncoder:
 
 def install_image_prompt(unet: UNet2DConditionModel, file: Path) -> None:
     """Give a U-Net the attention of an IP-Adapter's file, through diffusers' own loader."""
+    from diffusers import StableDiffusionPipeline  # heavy, and it hints at packages that are not missing
+
     carrier = StableDiffusionPipeline(
         vae=None,
         text_encoder=None,
