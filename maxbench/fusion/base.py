@@ -81,7 +81,7 @@ def mix(weights: Sequence[Map], features: Sequence[Feature]) -> Feature:
     """sum over i of w_i f_i, each weight one number per location, in the features' dtype."""
     mixed = weights[0] * features[0]
     for weight, feature in zip(weights[1:], features[1:], strict=True):
-        mixed = torch.addcmul(mixed, weight, feature)
+        mixed = mixed.addcmul_(weight, feature)
     return mixed.to(features[0].dtype)
 
 
@@ -102,14 +102,20 @@ def dot(one: Feature, other: Feature) -> Map:
     return (one * other).sum(dim=1, keepdim=True)
 
 
-def spread(feature: Feature, correction: int = 0) -> Map:
+def mean_and_variance(feature: Feature) -> tuple[Map, Map]:
+    """Over the channels, the variance without correction. On a processor `torch.var_mean` is eight times slower."""
+    mean = feature.mean(dim=1, keepdim=True)
+    return mean, (feature - mean).square_().mean(dim=1, keepdim=True)
+
+
+def spread(feature: Feature) -> Map:
     """sigma: the standard deviation over the channels."""
-    return feature.std(dim=1, keepdim=True, correction=correction)
+    return mean_and_variance(feature)[1].sqrt()
 
 
 def spread_and_norm(feature: Feature) -> tuple[Map, Map]:
-    """sigma and |f| from one reading: the mean and the variance give both."""
-    variance, mean = torch.var_mean(feature, dim=1, keepdim=True, correction=0)
+    """sigma and |f| from the same mean and variance."""
+    mean, variance = mean_and_variance(feature)
     return variance.sqrt(), (feature.shape[1] * (variance + mean.square())).sqrt()
 
 

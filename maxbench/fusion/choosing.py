@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maxbench.fusion.base import Feature, Maps, mix, ratio, require_features, spread, tiny, upcast, won_by
+from maxbench.fusion.base import Feature, Maps, dot, mix, ratio, require_features, spread, tiny, upcast, won_by
 
 
 class Choosing(ABC):
@@ -65,7 +65,7 @@ class LargestNorm(Choosing):
     """
 
     def weigh(self, f: list[Feature]) -> Maps:
-        loudest = torch.stack([each.norm(dim=1, keepdim=True) for each in f]).argmax(dim=0)
+        loudest = torch.stack([dot(each, each) for each in f]).argmax(dim=0)
         return won_by(loudest, len(f)).to(f[0])
 
 

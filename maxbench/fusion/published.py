@@ -11,7 +11,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from maxbench.fusion.base import Feature, Maps, dot, mix, ratio, require_features, spread, tiny, upcast, won_by
+from maxbench.fusion.base import (
+    Feature,
+    Maps,
+    dot,
+    mean_and_variance,
+    mix,
+    ratio,
+    require_features,
+    spread,
+    tiny,
+    upcast,
+    won_by,
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class PublishedMaxFusion:
     delta: similarity above which branches are averaged; equality is not above.
     similarity: "pearson" (released: correlation over the channels) or "cosine" (paper).
     saliency: "variance" (released) or "std" (paper), of the winner. The rescaling uses the unbiased standard deviation
-        in the released code; the paper's is the biased one, and the ratio of two is the same.
+        in the released code and the biased one in the paper: the ratio of two is the same.
     normaliser: "pair" (released: a sum over the whole tensor, that is both guidance halves of a prompt) or "sample"
         (paper: each half by itself).
     halves: True (released) gives both halves the unconditional half's down-block residuals and the conditional half's
@@ -59,8 +71,7 @@ class PublishedMaxFusion:
         if len(features) == 1:
             return list(features)
         f_w, agree = self._decide(features)
-        f = [upcast(feature) for feature in features]
-        sigma = torch.stack([spread(each, correction=1) if each.shape[1] > 1 else spread(each) for each in f])
+        sigma = torch.stack([spread(upcast(feature)) for feature in features])
         scale = ratio(sigma, (f_w * sigma).sum(dim=0))
         return [mix(torch.where(agree, 0.5, scale_i * f_w), features) for scale_i in scale]
 
@@ -86,15 +97,17 @@ class PublishedMaxFusion:
 
     def _decide(self, features: Sequence[Feature]) -> tuple[Maps, Tensor]:
         """The weights (2, B, 1, H, W) that select the winner, and where both are averaged, (B, 1, H, W) bool."""
-        one, two = f = [upcast(feature) for feature in features]
-        saliency = [each.var(dim=1, keepdim=True, correction=0) for each in f]
-        if self.saliency == "std":
-            saliency = [each.sqrt() for each in saliency]
+        f = [upcast(feature) for feature in features]
+        means, variances = zip(*map(mean_and_variance, f), strict=True)
+        saliency = [each.sqrt() for each in variances] if self.saliency == "std" else variances
         first, second = (each / self._total(each).clamp_min(tiny(each)) for each in saliency)
         if self.similarity == "pearson":
-            one, two = (each - each.mean(dim=1, keepdim=True) for each in f)
-        norms = one.norm(dim=1, keepdim=True) * two.norm(dim=1, keepdim=True)
-        rho = dot(one, two) / norms.clamp_min(tiny(norms))
+            f = [each - mean for each, mean in zip(f, means, strict=True)]
+            squares = [each.shape[1] * variance for each, variance in zip(f, variances, strict=True)]
+        else:
+            squares = [dot(each, each) for each in f]
+        norms = squares[0].sqrt() * squares[1].sqrt()
+        rho = dot(*f) / norms.clamp_min(tiny(norms))
         # 0 / 0 is NaN in the released code and not above any delta: the winner stands there
         return won_by(torch.where(first >= second, 0, 1), 2).to(first), (rho > self.delta) & (norms > 0)
 
