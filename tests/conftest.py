@@ -9,13 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel, UNet2DModel
-from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from maxbench.miniature.corpus import EDITION
 from maxbench.miniature.dataset import write_dataset
 from maxbench.miniature.diffusion import make_scheduler
 from maxbench.miniature.language import TOKENS, make_tokenizer
 from maxbench.miniature.observers import OUTPUTS
+from maxbench.miniature.style import IPAdapter
 from maxbench.suites.observers import DilatedNet
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -79,6 +87,12 @@ def write_small_suite(root: Path, seed: int = 0) -> Path:
     ).save_pretrained(root / "annotators")
     DilatedNet(OUTPUTS, channels=8, dilations=(1, 2)).save_pretrained(root / "scorers" / "maps")
     make_scheduler().save_pretrained(root / "scheduler")
+    vision = {**tower, "image_size": 64, "patch_size": 16, "projection_dim": 8}
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**vision)).save_pretrained(root / "image_encoder")
+    prompt = IPAdapter.from_unet(unet, image_width=8)  # last: it changes the U-Net
+    for parameter in prompt.parameters():  # from the text's own keys and values a picture would be one more word
+        torch.nn.init.normal_(parameter, std=0.5)
+    prompt.save_pretrained(root / "ip_adapter")
     return root
 
 
@@ -127,4 +141,15 @@ def finished_run(small_run, tmp_path_factory) -> Path:
     assert main(["run", *small_run, f"output_dir={output}"]) == 0
     (folder,) = output.iterdir()
     assert json.loads((folder / "manifest.json").read_text())["samples"]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def watched_run(small_run, tmp_path_factory) -> Path:
+    """The same run from its beginning with its first two samples under watch; tests that change it copy it first."""
+    from maxbench.__main__ import main
+
+    output = tmp_path_factory.mktemp("watched")
+    assert main(["run", *small_run, "diagnostics.samples=2", f"output_dir={output}"]) == 0
+    (folder,) = output.iterdir()
     return folder

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 import torch
-from diffusers import ControlNetModel, MultiControlNetModel
+from diffusers import ControlNetModel, MultiControlNetModel, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
-from maxbench.fusion import Average, MaxFusion, Sum
+from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, SoftmaxSaliency, Sum
 from maxbench.lockstep import SITES, Residuals, embed_hint, lockstep_controlnets
 
 RULES = [Average(), Sum(), MaxFusion()]
@@ -291,6 +291,66 @@ def test_lockstep_is_one_graph(nets):
     assert_same(traced(*given), lockstep_controlnets(nets[:2], MaxFusion(), *given))
 
 
+def unet():
+    torch.manual_seed(9)
+    config = {name: value for name, value in SMALL.items() if name != "conditioning_embedding_out_channels"}
+    return UNet2DConditionModel(**config, up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), sample_size=8).eval()
+
+
+def step(net, nets, rule, sample, timestep, text, hints):
+    """What one denoising step computes."""
+    down, mid = lockstep_controlnets(nets, rule, sample, timestep, text, hints)
+    return net(
+        sample, timestep, text, down_block_additional_residuals=down, mid_block_additional_residual=mid,
+        return_dict=False,
+    )[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [MaxFusion(), PublishedMaxFusion(), SoftmaxSaliency()], ids=repr)
+def test_controls_rule_and_unet_are_one_graph(nets, rule):
+    net, given = unet(), inputs(2)
+    torch.compiler.reset()
+    traced = torch.compile(lambda *given: step(net, nets[:2], rule, *given), fullgraph=True, backend="eager")
+    torch.testing.assert_close(traced(*given), step(net, nets[:2], rule, *given))
+
+
+@pytest.mark.parametrize("rule", [MaxFusion(), PublishedMaxFusion(), Sum()], ids=repr)
+def test_a_step_never_waits_for_the_device(rule):
+    """On a device without values, to ask for one is an error."""
+    nets, net = [controlnet(seed).to("meta") for seed in (1, 2)], unet().to("meta")
+    sample, timestep, text, hints = inputs(2)
+    given = sample.to("meta"), timestep.to("meta"), text.to("meta"), [hint.to("meta") for hint in hints]
+    assert step(net, nets, rule, *given).shape == sample.shape
+
+
+def test_a_site_can_be_one_down_block(nets):
+    given = inputs(2)
+    none, both, first, second = (
+        lockstep_controlnets(nets[:2], MaxFusion(), *given, sites=sites)
+        for sites in ((), ("down",), ("down.0",), ("down.1",))
+    )
+    blocks = len(nets[0].down_blocks[0].resnets) + 1 + 1  # conv_in, the residuals of the first block, its downsampler
+    torch.testing.assert_close(second.down[:blocks], none.down[:blocks], **EXACT)
+    torch.testing.assert_close(first.down[:blocks], both.down[:blocks], **EXACT)
+    assert not torch.allclose(second.down[blocks], none.down[blocks])
+    assert not torch.allclose(first.down[blocks], both.down[blocks])
+    assert_same(lockstep_controlnets(nets[:2], MaxFusion(), *given, sites=("down.0", "down.1")), both, **EXACT)
+
+
+def test_weights_and_scales_are_factors_before_and_after_the_merge(nets):
+    given = inputs(2)
+    sample, timestep, text, hints = given
+    singles = [alone(net, sample, timestep, text, hint) for net, hint in zip(nets[:2], hints, strict=True)]
+    weighted = lockstep_controlnets(nets[:2], Sum(), *given, weights=[0.5, 2.0])
+    expected = [0.5 * one + 2.0 * two for one, two in zip(*map(flat, singles), strict=True)]
+    torch.testing.assert_close(flat(weighted), expected)
+    plain = lockstep_controlnets(nets[:2], MaxFusion(), *given)
+    factors = [0.1 * (place + 1) for place in range(len(flat(plain)))]
+    scaled = lockstep_controlnets(nets[:2], MaxFusion(), *given, scale=factors)
+    expected = [factor * each for factor, each in zip(factors, flat(plain), strict=True)]
+    torch.testing.assert_close(flat(scaled), expected, **EXACT)
+
+
 # --- errors -------------------------------------------------------------------------------------------
 
 
@@ -339,6 +399,9 @@ def test_a_configuration_read_from_a_file_is_the_same_architecture(nets, tmp_pat
     [
         ({"nets": []}, "at least one ControlNet"),
         ({"hints": []}, "2 ControlNets and 0 hints"),
+        ({"sites": ("down.2",)}, "or at one of 2 down blocks, down.0 to down.1"),
+        ({"weights": [1.0]}, "1 weights and 2 branches"),
+        ({"scale": [1.0, 1.0]}, "2 scales for 5 residuals"),
         ({"sites": ("down", "up")}, r"unknown site in \('down', 'up'\)"),
         ({"sites": "down"}, "unknown site in 'down'"),
         (

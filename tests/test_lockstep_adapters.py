@@ -3,9 +3,20 @@
 import pytest
 import torch
 from diffusers import MultiAdapter, T2IAdapter
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from maxbench.errors import UserError
-from maxbench.fusion import Average, MaxFusion, Sum
+from maxbench.fusion import (
+    Average,
+    LargestNorm,
+    MaxFusion,
+    NotFinite,
+    PublishedMaxFusion,
+    RandomChoice,
+    SoftmaxSaliency,
+    Sum,
+)
 from maxbench.lockstep import lockstep_adapters
 
 KINDS = ("full_adapter", "full_adapter_xl", "light_adapter")
@@ -60,6 +71,70 @@ def test_sites_and_scale_matter():
     assert not torch.allclose(fused[0], apart[0])
     for one, half in zip(fused, lockstep_adapters(nets, MaxFusion(delta=0.9), hints, scale=0.5), strict=True):
         torch.testing.assert_close(one * 0.5, half)
+
+
+symmetric = st.sampled_from([Average(), Sum(), MaxFusion(), MaxFusion(-1.0), MaxFusion(1.0), SoftmaxSaliency()])
+rules = symmetric | st.sampled_from([LargestNorm(), RandomChoice(), PublishedMaxFusion(), MaxFusion(rescale=False)])
+sites = st.lists(st.sampled_from(["conv_in", "down", "mid", "hint", "down.0", "down.3"]), unique=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rule=rules, sites=sites, kind=st.sampled_from(KINDS), branches=st.integers(1, 3), batch=st.integers(1, 2),
+       content=st.sampled_from(["noise", "black", "equal"]))  # fmt: skip
+@torch.inference_mode()
+def test_any_adapters_under_any_rule_give_the_pyramid_of_one(rule, sites, kind, branches, batch, content):
+    branches = min(branches, 2) if isinstance(rule, PublishedMaxFusion) else branches
+    nets = adapters(kind, branches, (4, 8, 8, 8))
+    hints = {
+        "noise": torch.rand(branches, batch, 3, 32, 32, generator=torch.Generator().manual_seed(2)),
+        "black": torch.zeros(branches, batch, 3, 32, 32),
+        "equal": torch.rand(1, batch, 3, 32, 32, generator=torch.Generator().manual_seed(3)).repeat(
+            branches, 1, 1, 1, 1
+        ),
+    }[content]
+    pyramid, own = lockstep_adapters(nets, rule, list(hints), sites=sites), nets[0](hints[0])
+    assert [each.shape for each in pyramid] == [each.shape for each in own]
+    assert all(each.isfinite().all() for each in pyramid)
+    if content == "equal" and not isinstance(rule, Sum):  # branches that say the same stay what they are
+        for fused, alone in zip(
+            lockstep_adapters([nets[0]] * branches, rule, list(hints), sites=sites), own, strict=True
+        ):
+            torch.testing.assert_close(fused, alone, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rule=symmetric, sites=sites, order=st.permutations(range(3)))
+@torch.inference_mode()
+def test_the_order_of_adapters_does_not_matter(rule, sites, order):
+    nets, hints = adapters("full_adapter_xl", 3, (4, 8, 8, 8)), maps(3)
+    there = lockstep_adapters(nets, rule, hints, sites=sites)
+    back = lockstep_adapters([nets[i] for i in order], rule, [hints[i] for i in order], sites=sites)
+    for one, two in zip(there, back, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_an_adapter_that_overflows_is_named():
+    nets, (one, two) = adapters("full_adapter"), maps()
+    two[0, 0, 0, 0] = torch.inf
+    for rule in (MaxFusion(), Average(), Sum(), PublishedMaxFusion(), RandomChoice()):
+        with pytest.raises(NotFinite, match="feature 1"):
+            lockstep_adapters(nets, rule, [one, two])
+
+
+@torch.inference_mode()
+def test_weights_and_scales_of_levels_are_factors():
+    nets, hints = adapters("full_adapter_xl"), maps()
+    singles = [net(hint) for net, hint in zip(nets, hints, strict=True)]
+    for level, fused in enumerate(lockstep_adapters(nets, Sum(), hints, sites=[], weights=[0.25, 3.0])):
+        torch.testing.assert_close(fused, 0.25 * singles[0][level] + 3.0 * singles[1][level])
+    plain = lockstep_adapters(nets, MaxFusion(), hints)
+    for factor, one, two in zip(
+        (1, 2, 3, 4), plain, lockstep_adapters(nets, MaxFusion(), hints, [1, 2, 3, 4]), strict=True
+    ):
+        torch.testing.assert_close(factor * one, two)
+    with pytest.raises(UserError, match="2 scales for 4 residuals"):
+        lockstep_adapters(nets, Sum(), hints, [1, 2])
 
 
 def test_mistakes_are_sentences():

@@ -77,23 +77,20 @@ class PublishedMaxFusion:
 
     def merge(self, features: Sequence[Feature]) -> Feature:
         """Of the down blocks' residuals."""
-        return self._shared(self._merge(features), half=0)
+        return self._merge(features, half=0)
 
     def merge_mid(self, features: Sequence[Feature]) -> Feature:
         """Of the mid block's residual."""
-        return self._shared(self._merge(features), half=1)
+        return self._merge(features, half=1)
 
-    def _merge(self, features: Sequence[Feature]) -> Feature:
+    def _merge(self, features: Sequence[Feature], half: int) -> Feature:
+        """half: the guidance half whose residual both are given."""
         self._require(features)
         if len(features) == 1:
             return features[0]
         f_w, agree = self._decide(features)
-        return mix(torch.where(agree, 0.5, f_w), features)
-
-    def _shared(self, merged: Feature, half: int) -> Feature:
-        if not self.halves:
-            return merged
-        return torch.cat([merged.chunk(2)[half]] * 2)
+        merged = mix(torch.where(agree, 0.5, f_w), features)
+        return torch.cat([merged.chunk(2)[half]] * 2) if self.halves else merged
 
     def _decide(self, features: Sequence[Feature]) -> tuple[Maps, Tensor]:
         """The weights (2, B, 1, H, W) that select the winner, and where both are averaged, (B, 1, H, W) bool."""
