@@ -1,10 +1,12 @@
 """Manners: help at once, and a sentence instead of a traceback."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from maxbench.__main__ import main
@@ -147,21 +149,17 @@ def test_every_experiment_runs(experiment, small_run, tmp_path):
     assert f"python -m maxbench run experiment={experiment}" in text
 
 
-def test_a_rule_defined_outside_the_package_is_ranked_with_the_others(small_run, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\n\n\n@dataclass(frozen=True)\nclass First:\n"
-        "    def unmerge(self, features):\n        return list(features)\n\n"
-        "    def merge(self, features):\n        return features[0]\n"
-    )
+def test_the_readmes_rule_is_tested_and_ranked_with_the_others(small_run, tmp_path, monkeypatch):
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", (CONF.parent / "README.md").read_text(), re.DOTALL)
+    assert [name for name, _ in blocks] == ["mine.py", "myconf/fusion/norm_weighted.yaml", "test_mine.py"]
+    for name, text in blocks:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    folder = tmp_path / "conf" / "fusion"
-    folder.mkdir(parents=True)
-    (folder / "first.yaml").write_text(
-        "_target_: maxbench.experiment.Method\nrule:\n  _target_: mine.First\nsites: []\nbranches: null\n"
-        "scale: ${suite.control_scale}\n"
-    )
-    arguments = ["--config-dir", str(tmp_path / "conf"), *small_run, "+fusion@methods.first=first"]
-    assert main(["run", *arguments, f"output_dir={tmp_path}/runs"]) == 0
+    tests = runpy.run_path(str(tmp_path / "test_mine.py"))
+    tests["test_it_lies_between_the_average_and_the_loudest"]()
+    chosen = ["--config-dir", str(tmp_path / "myconf"), "+fusion@methods.norm_weighted=norm_weighted"]
+    assert main(["run", *chosen, *small_run, f"output_dir={tmp_path}/runs"]) == 0
     (run,) = (tmp_path / "runs").iterdir()
-    for sample in (run / "images" / "first").glob("*.png"):  # the first branch alone is single/hed
-        assert sample.read_bytes() == (run / "images" / "single" / "hed" / sample.name).read_bytes()
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert "norm_weighted" in set(metrics[metrics.metric == "joint_mean"].method)
