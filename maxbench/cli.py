@@ -20,19 +20,22 @@ from maxbench.config import CONF, Run, build, explain
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
 from maxbench.evaluate import Evaluation
-from maxbench.generate import REGIONS, Generation
+from maxbench.generate import Generation
+from maxbench.given import REGIONS, Given
 from maxbench.progress import say
 from maxbench.report.curves import write_curves
 from maxbench.report.maps import write_maps
 from maxbench.report.sheet import write_sheet
 from maxbench.report.tables import write_tables
 from maxbench.runfolder import RunFolder, code_fingerprint, fingerprint, source_of, write_atomically
+from maxbench.sampling import Sampling
 from maxbench.stamp import write_stamp
+from maxbench.strength import Strengths
 
 # Rooms whose code makes the numbers: another edition of them is another run.
 NUMBER_MAKING = (
     "conditions", "control.py", "data", "metrics", "suites", "evaluate.py", "scores.py", "experiment.py", "fusion",
-    "generate.py", "images.py", "lockstep.py", "pipeline.py", "seeds.py", "strength.py",
+    "generate.py", "given.py", "images.py", "lockstep.py", "pipeline.py", "sampling.py", "seeds.py", "strength.py",
 )  # fmt: skip
 # Settings that say where and how fast, not what.
 # Where weights and pictures lie is one of them: what they are is in the fingerprint by their digests.
@@ -125,20 +128,17 @@ def open_folder(job: Run) -> RunFolder:
 
 
 def generation(job: Run, folder: RunFolder) -> Generation:
-    conditions = list(job.experiment.conditions)
-    return Generation(
+    given = Given(
         experiment=job.experiment,
         folder=folder,
         image_set=job.image_set,
-        sampler=job.sampler,
         resolution=job.suite.resolution,
         batch_size=job.batch_size,
-        load_pipeline=partial(job.suite.pipeline, conditions, job.device, job.dtype),
         load_annotator=cache(partial(job.suite.annotator, device=job.device)),
-        device=job.device,
-        calibration=job.calibration,
-        watching=job.watching,
     )
+    conditions = list(job.experiment.conditions)
+    sampling = Sampling(given, job.sampler, partial(job.suite.pipeline, conditions, job.device, job.dtype))
+    return Generation(sampling, Strengths(sampling, job.calibration), job.watching, job.device)
 
 
 def evaluation(job: Run, folder: RunFolder) -> Evaluation:

@@ -27,9 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 from maxbench.data.pairing import ImageSet, Plan
 from maxbench.errors import UserError
 from maxbench.experiment import Experiment, Method
-from maxbench.generate import Calibration, Watching
 from maxbench.pipeline import Sampler
+from maxbench.strength import Calibration
 from maxbench.suites.folder import FolderSuite
+from maxbench.watching import Watching
 
 CONF = next(
     folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()

@@ -18,7 +18,8 @@ from maxbench import images as im
 from maxbench.conditions.base import Annotator, Condition
 from maxbench.errors import UserError
 from maxbench.experiment import REFERENCE_ROWS, Experiment
-from maxbench.generate import given_maps, image_file, region, source_file
+from maxbench.generate import image_file
+from maxbench.given import given_maps, region, source_file
 from maxbench.metrics.text import clip_score
 from maxbench.progress import track
 from maxbench.runfolder import RunFolder, digest, fingerprint, write_atomically

@@ -7,15 +7,105 @@ proportional to a method's scale, hence the scale at which two methods are equal
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from maxbench.control import Control
+from maxbench.data.pairing import ImageSet, Sample
 from maxbench.errors import UserError
+from maxbench.experiment import Method
 from maxbench.pipeline import Pipeline, Sampler
+from maxbench.progress import say
+from maxbench.runfolder import RunFolder, write_atomically
+from maxbench.sampling import Sampling
+
+FILE = "strength.json"
+"""Where a run keeps the norms that it has measured, by what was measured."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scenes that no result is measured on."""
+
+    image_set: ImageSet
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """The strengths of a run's methods, measured once each and kept in its folder.
+
+    sampling: the run's. calibration: training scenes; None where no method is matched with another.
+    """
+
+    sampling: Sampling
+    calibration: Calibration | None
+
+    def matched(self, method: Method) -> Method:
+        """The method at the scale that makes it as strong as the one it is matched with."""
+        if method.match is None:
+            return method
+        target = next(each for each in self.sampling.given.experiment.methods if each.name == method.match)
+        return replace(method, scale=method.scale * self.of(target) / self.of(method))
+
+    def of(self, method: Method) -> float:
+        """A method's mean residual norm at scale 1 on the training scenes."""
+        path = self._folder / FILE
+        try:
+            known = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError):
+            known = {}
+        unit = replace(method, scale=1.0, match=None, vary={}, name="")
+        what = repr(unit)  # of the same fusion at several scales one measurement will do
+        if what not in known:
+            known[what] = self._measure(unit, method.name)
+            write_atomically(path, json.dumps(known, indent=1))
+        return known[what]
+
+    @property
+    def _folder(self) -> Path:
+        return self.sampling.given.folder.path
+
+    @cached_property
+    def _training(self) -> Sampling:
+        """The same experiment on training scenes."""
+        given = replace(
+            self.sampling.given,
+            experiment=replace(self.sampling.given.experiment, samples=self.calibration.samples),
+            folder=RunFolder(self._folder / "calibration"),
+            image_set=self.calibration.image_set,
+        )
+        given.make()
+        return replace(self.sampling, given=given, load_pipeline=lambda: self.sampling.pipeline)
+
+    def _measure(self, unit: Method, name: str) -> float:
+        training = self._training
+        samples, size = training.given.experiment.samples, training.given.batch_size
+        say(f"measuring the strength of {name} on {len(samples)} training scenes")
+        total = 0.0
+        for start in range(0, len(samples), size):
+            part = samples[start : start + size]
+            shown = [list(sample.sources.values())[-1] for sample in part]
+            try:
+                norm = residual_norm(
+                    training.pipeline,
+                    training.control(unit, part),
+                    training.given.real(shown),
+                    training.noise(part, [0] * len(part)),
+                    [sample.prompt for sample in part],
+                    training.sampler,
+                )
+            except UserError as error:
+                raise UserError(f"methods.{name} cannot be matched: {error}") from error
+            total += norm * len(part)
+        return total / len(samples)
 
 
 @torch.inference_mode()

@@ -7,6 +7,6 @@ from maxbench.fusion.plain import Average, Sum, Weighted
 from maxbench.fusion.published import PublishedMaxFusion
 
 __all__ = [
-    "RATIO_CAP", "Average", "Choosing", "Decision", "Feature", "LargestNorm", "MaxFusion", "NotFinite", "PublishedMaxFusion",
-    "RandomChoice", "Rule", "SoftmaxSaliency", "Sum", "Weighted",
+    "RATIO_CAP", "Average", "Choosing", "Decision", "Feature", "LargestNorm", "MaxFusion", "NotFinite",
+    "PublishedMaxFusion", "RandomChoice", "Rule", "SoftmaxSaliency", "Sum", "Weighted",
 ]  # fmt: skip
