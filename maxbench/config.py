@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +259,9 @@ def _explain_composition(error: ConfigCompositionException, overrides: Sequence[
         return f"Say which {group} to run: {group}= one of {', '.join(options)}."
     found = re.search(r"Could not override '([\w.@/]+)'", message)
     found = found or re.search(r"Could not delete from config. '([\w.@/]+)'", message)
+    settings = "|".join(each.name for each in fields(Method))
+    if found and "override" in found[0] and re.match(rf"methods\.[^.]+\.({settings})\b", found[1]):
+        return f"'{found[1]}' is at its default and not in the file; write +{found[1]}= to set it."
     if found:
         return f"There is no setting '{found[1]}'; {_nearest_key(found[1], overrides)}"
     return f"{message.splitlines()[0]}; mend it in the command or in conf/."

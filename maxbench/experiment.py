@@ -50,11 +50,12 @@ class Method(Fusion):
         for branch in named[next(iter(named))]:
             if branch not in conditions:
                 raise UserError(f"methods.{name}.branches has '{branch}'; this experiment has {', '.join(conditions)}.")
-        return [
-            varied
-            for each, branches in named.items()
-            for varied in replace(self, name=each, sites=tuple(self.sites), branches=branches)._varied(name)
-        ]
+        methods = []
+        for each, branches in named.items():
+            methods += replace(self, name=each, sites=tuple(self.sites), branches=branches)._varied(name)
+        for method in methods:
+            method._check(name, conditions)
+        return methods
 
     def _varied(self, entry: str) -> list[Method]:
         """One method for each value of what varies."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from maxbench import images as im
+from maxbench.errors import UserError
 from maxbench.experiment import Method
 from maxbench.given import Batch, commit, cut, unfinished
 from maxbench.progress import track
@@ -42,7 +43,10 @@ class Generation:
         missing = [(method, batch) for method in methods for batch in self._missing(method)]
         total = sum(len(batch) for _, batch in missing)
         for method, batch in track(missing, "generating", total, "images", lambda item: len(item[1])):
-            self._generate(method, batch)
+            try:
+                self._generate(method, batch)
+            except UserError as error:
+                raise UserError(f"methods.{method.name}: {error}") from error
         if self.watching.samples:
             self.watching.record(self.sampling, [self.strengths.matched(method) for method in methods])
         return total

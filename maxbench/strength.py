@@ -103,7 +103,7 @@ class Strengths:
                     training.sampler,
                 )
             except UserError as error:
-                raise UserError(f"methods.{name} cannot be matched: {error}") from error
+                raise UserError(f"the strength of '{name}' cannot be measured: {error}") from error
             total += norm * len(part)
         return total / len(samples)
 

@@ -18,7 +18,11 @@ from maxbench.metrics.statistics import Interval, paired_difference
 from maxbench.report.tables import column, markdown_table
 
 RULES = ("maxfusion", "outputs_only", "maxfusion_published")
-SAMPLE_METRICS = {"hed": "hed_ssim", "depth": "depth_rmse", "seg": "seg_image_iou", "canny": "canny_f1"}
+AT_STRENGTH = {"maxfusion_matched": "maxfusion", "outputs_only_matched": "outputs_only",
+               "published_matched": "maxfusion_published"}  # fmt: skip
+OTHERS = ("softmax", "largest_norm", "random")
+SAMPLE_METRICS = {"hed": "hed_ssim", "depth": "depth_rmse", "seg": "seg_image_iou", "canny": "canny_f1",
+                  "style": "style_clip_i"}  # fmt: skip
 
 
 def joint(folder: Path) -> tuple[dict, pd.DataFrame]:
@@ -44,31 +48,38 @@ def verdict(interval: Interval) -> str:
 
 def weigh(folder: Path) -> list[list[str]]:
     config, scores = joint(folder)
-    rivals = [name for name in scores if name in ("average", "sum") or name.startswith("single/")]
-    rules = [name for name in RULES if name in scores]
-    if not rules or not rivals:
+    pairs = [pair for pair in comparisons(list(scores)) if set(pair) <= set(scores)]
+    if not pairs:
         raise UserError(f"{folder} compares no rule with a baseline; it has {', '.join(scores)}.")
     rows = []
-    for rule in rules:
-        for rival in rivals:
-            difference = paired_difference(
-                scores[rule].to_numpy(), scores[rival].to_numpy(),
-                seed=config["seed"], comparisons=len(rules) * len(rivals), resamples=1000,
-            )  # fmt: skip
-            value = f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-            name = [config["name"], str(config["seed"]), str(len(scores))]
-            rows.append([*name, rule, rival, value, verdict(difference)])
+    for rule, rival in pairs:
+        difference = paired_difference(
+            scores[rule].to_numpy(), scores[rival].to_numpy(),
+            seed=config["seed"], comparisons=len(pairs), resamples=1000,
+        )  # fmt: skip
+        value = f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+        name = [config["name"], str(config["seed"]), str(len(scores))]
+        rows.append([*name, rule, rival, value, verdict(difference)])
     return rows
+
+
+def comparisons(methods: list[str]) -> list[tuple[str, str]]:
+    """Rule and rival: at the common scale, at the strength of the sum, and against other rules that choose."""
+    singles = [name for name in methods if name.startswith("single/")]
+    matched = [name for name in methods if name.startswith("single_matched/")]
+    return [
+        *((rule, rival) for rule in RULES for rival in ("average", *singles, "sum")),
+        *((rule, rival) for rule in AT_STRENGTH for rival in (*matched, "sum")),
+        *(("outputs_only", rival) for rival in OTHERS),
+    ]
 
 
 def levels(folder: Path) -> list[str]:
     """The joint score of every method, its mean over samples."""
     config, scores = joint(folder)
-    methods = ["single/" + name for name in config["conditions"]] + ["average", "sum", *RULES]
-    cells = [
-        f"{scores[name].mean():.2f}" if name in scores else "-" for name in methods if not name.startswith("single")
-    ]
-    singles = " / ".join(f"{scores[name].mean():.2f}" for name in methods if name.startswith("single"))
+    methods = ["average", "sum", *RULES, *AT_STRENGTH, *OTHERS]
+    cells = [f"{scores[name].mean():.2f}" if name in scores else "-" for name in methods]
+    singles = " / ".join(f"{scores[f'single/{name}'].mean():.2f}" for name in config["conditions"])
     return [config["name"], str(config["seed"]), str(len(scores)), singles, *cells]
 
 
@@ -84,12 +95,13 @@ def main() -> int:
         print(f"weigh_claim: {error}", file=sys.stderr)
         return 2
     headings = ["experiment", "seed", "n", "rule", "against", "joint score, difference", "verdict"]
-    names = ["experiment", "seed", "n", "singles", "average", "sum", *RULES]
+    names = ["experiment", "seed", "n", "singles", "average", "sum", *RULES, *AT_STRENGTH, *OTHERS]
     counts = pd.Series([row[-1] for row in rows]).value_counts()
     text = (
         "# Does MaxFusion win?\n\n"
         f"Made by `scripts/weigh_claim.py` from {', '.join(run.name for run in chosen.runs)}.\n\n"
         "## Joint score (0 = no control, 1 = every condition as good as by its own control alone)\n\n"
+        "A `matched` method adds residuals of the same mean norm as `sum` to the U-Net, by training scenes.\n\n"
         f"{markdown_table(names, table)}\n\n"
         f"## Paired differences ({', '.join(f'{name}: {count}' for name, count in counts.items())})\n\n"
         f"{markdown_table(headings, rows)}\n"

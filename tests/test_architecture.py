@@ -32,7 +32,7 @@ ALLOWED = {
     "sampling": {"control", "data", "experiment", "given", "pipeline", "seeds"},
     "strength": {"control", "data", "errors", "experiment", "pipeline", "progress", "runfolder", "sampling"},
     "watching": {"data", "diagnostics", "experiment", "given", "progress", "runfolder", "sampling"},
-    "generate": {"experiment", "given", "images", "progress", "sampling", "strength", "watching"},
+    "generate": {"errors", "experiment", "given", "images", "progress", "sampling", "strength", "watching"},
     "scores": {"conditions", "experiment", "metrics", "runfolder"},
     "evaluate": {
         "conditions", "errors", "experiment", "generate", "given", "images", "metrics", "progress", "runfolder",
