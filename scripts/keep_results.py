@@ -7,6 +7,7 @@ from pathlib import Path
 from maxbench.report.sheet import write_sheet
 
 KEPT = ("table.md", "metrics.csv", "differences.csv", "evaluation.json", "config.yaml", "stamp.json")
+IF_THERE = ("strength.json", "curves.png", "variance_maps.png", "winner_maps.png", "fusion_curves.png")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -18,7 +19,7 @@ if __name__ == "__main__":
     if missing:
         parser.error(f"{arguments.run} is no finished run: it lacks {', '.join(missing)}")
     arguments.results.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
+    for name in [*KEPT, *(name for name in IF_THERE if (arguments.run / name).exists())]:
         shutil.copy2(arguments.run / name, arguments.results / name)
         print(arguments.results / name)
     print(write_sheet(arguments.run, arguments.samples, arguments.results / "contact_sheet.png"))
