@@ -20,9 +20,8 @@ from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
-from maxbench.errors import UserError
-from maxbench.fusion import Average, Rule
-from maxbench.lockstep import SITES, embed_hint, lockstep_adapters, lockstep_controlnets
+from maxbench.fusion import Average, Rule, require_finite
+from maxbench.lockstep import SITES, embed_hint, lockstep_adapters, lockstep_controlnets, scales_of
 
 Images = Float[Tensor, "batch 3 height width"]
 
@@ -35,7 +34,8 @@ class Fusion:
     scale: control strength, a factor on what the rule has merged.
     layer_scale: further factors, one for each residual in the order of the forward pass, the middle's last.
     branch_scale: condition -> factor on its own outputs before they are merged (diffusers'
-        `controlnet_conditioning_scale` as a list), 1 where none is named. An image prompt's is its strength.
+        `controlnet_conditioning_scale` as a list), 1 where none is named. An image prompt's is its strength. Who wins
+        under MaxFusion does not depend on it, unless it is 0 and the branch says nothing.
     control_start, control_end: shares of the steps between which branches act (diffusers'
         `control_guidance_start`, `control_guidance_end`); one number, or condition -> number. A branch that does not
         act does not run, and no rule hears of it.
@@ -63,14 +63,18 @@ class Fusion:
         return (self.rule, self.sites) if fused else (self.otherwise, ())
 
     @property
-    def guided(self) -> bool:
-        """Whether it needs both halves of classifier-free guidance."""
-        return any(getattr(rule, "guided", False) for rule in (self.rule, self.otherwise))
+    def guided(self) -> Rule | None:
+        """A rule of it that needs both halves of classifier-free guidance; None if none does."""
+        return next((rule for rule in (self.rule, self.otherwise) if getattr(rule, "guided", False)), None)
 
     @property
     def strengths(self) -> float | list[float]:
         """Of the residuals: one factor, or one for each."""
         return self.scale if self.layer_scale is None else [self.scale * factor for factor in self.layer_scale]
+
+    def pyramid(self, names: Sequence[str], rule: Rule, sites: Sequence[str]) -> tuple:
+        """What a pyramid of adapters depends on besides their maps: it changes where a branch or the rule changes."""
+        return ("pyramid", tuple(names), rule is self.rule, tuple(sites))
 
     def weight(self, branch: str) -> float:
         return self.branch_scale.get(branch, 1.0)
@@ -99,11 +103,12 @@ class ImagePrompt:
     def arguments(self, seen: Float[Tensor, "batch width"] | None, sample: Tensor, scale: float) -> dict[str, Any]:
         """What the U-Net is to be called with on `sample`: (B, ...), or (2B, ...) under guidance.
 
-        The unconditional half of a guided batch is shown nothing, as in diffusers.
+        seen: embeddings, or None for no prompt; scale is then 0. The unconditional half of a guided batch is shown
+        nothing, as in diffusers.
         """
         for processor in self.unet.attn_processors.values():
             if hasattr(processor, "to_k_ip"):
-                processor.scale = [scale if seen is not None else 0.0]
+                processor.scale = [scale]
         if seen is None:
             projection = self.unet.encoder_hid_proj.image_projection_layers[0]
             seen = sample.new_zeros(len(sample), projection.image_embeds.in_features)
@@ -148,7 +153,7 @@ class Control:
             arguments["down_intrablock_additional_residuals"] = pyramid
         if self.prompt is not None:
             prompts = [name for name in acting if isinstance(self.branches[name], ImagePrompt)]
-            seen = self._once("seen", lambda: self.prompt.encoder(self.hints[prompts[0]])) if prompts else None
+            seen = self._once("prompt", lambda: self.prompt.encoder(self.hints[prompts[0]])) if prompts else None
             arguments |= self.prompt.arguments(seen, sample, self.fusion.weight(prompts[0]) if prompts else 0.0)
         return arguments
 
@@ -160,7 +165,7 @@ class Control:
     def _lockstep(self, names: Sequence[str], rule: Rule, sites: Sequence[str], sample, timestep, text):
         nets = [self.branches[name] for name in names]
         embedded = (
-            self._once(name, lambda name=name, net=net: embed_hint(net, self.hints[name]))
+            self._once(("hint", name), lambda name=name, net=net: embed_hint(net, self.hints[name]))
             for name, net in zip(names, nets, strict=True)
         )
         hints = [_for_both_halves(embedding, sample) for embedding in embedded]
@@ -174,7 +179,8 @@ class Control:
         net, hint = self.branches[name], self.hints[name]
         batch, scale = len(hint), self.fusion.weight(name)
         down, mid = net(sample[-batch:], timestep, text[-batch:], hint, return_dict=False)
-        *down_scales, mid_scale = _factors(self.fusion.strengths, len(down) + 1)
+        require_finite([*down, mid])
+        *down_scales, mid_scale = scales_of(self.fusion.strengths, len(down) + 1)
         silent = len(sample) - batch
 
         def whole(residual: Tensor, factor: float) -> Tensor:
@@ -185,10 +191,11 @@ class Control:
     def _pyramid(self, names: Sequence[str], rule: Rule, sites: Sequence[str]) -> list[Tensor]:
         nets, hints = [self.branches[name] for name in names], [self.hints[name] for name in names]
         weights = [self.fusion.weight(name) for name in names]
-        key = (tuple(names), rule is self.fusion.rule)  # it changes only where a branch or the rule comes or goes
-        return self._once(
-            key, lambda: lockstep_adapters(nets, rule, hints, self.fusion.strengths, sites=sites, weights=weights)
-        )
+
+        def run() -> list[Tensor]:
+            return lockstep_adapters(nets, rule, hints, self.fusion.strengths, sites=sites, weights=weights)
+
+        return self._once(self.fusion.pyramid(names, rule, sites), run)
 
 
 def is_spatial(branch: Branch) -> bool:
@@ -201,14 +208,19 @@ def is_pooled(branch: Branch) -> bool:
     return isinstance(branch, ControlNetModel) and branch.config.global_pool_conditions
 
 
-def require_one_prompt(branches: Mapping[str, Branch]) -> None:
-    prompts = [name for name, branch in branches.items() if isinstance(branch, ImagePrompt)]
-    if len(prompts) > 1:
-        raise UserError(f"{' and '.join(prompts)} are image prompts; a picture takes one of them at a time.")
+def evaluations(branches: Mapping[str, Branch], fusion: Fusion, steps: int, halves: int) -> int:
+    """How often control networks run for one picture.
 
-
-def _factors(strengths: float | Sequence[float], count: int) -> Sequence[float]:
-    return [strengths] * count if isinstance(strengths, int | float) else strengths
+    A ControlNet runs in every step that it acts in, for each guidance half; with global pooling for the prompted half;
+    adapters once for each set of them that acts together; an image prompt is no network of its own here.
+    """
+    total, pyramids = 0, set()
+    for step in range(steps):
+        acting = {name: net for name, net in branches.items() if fusion.acts(name, step, steps)}
+        total += sum(halves if is_spatial(net) else 1 if is_pooled(net) else 0 for net in acting.values())
+        adapters = [name for name, net in acting.items() if isinstance(net, T2IAdapter)]
+        pyramids.add((len(adapters), fusion.pyramid(adapters, *fusion.at(step, steps))))
+    return total + sum(count for count, _ in pyramids)
 
 
 def _total(residuals: Sequence[Tensor]) -> Tensor:

@@ -64,7 +64,7 @@ class Generation:
 
     def _generate(self, method: Method, batch: Batch) -> None:
         method = self.strengths.matched(method)
-        pipeline, sampler = self.sampling.pipeline, self.sampling.sampler
+        evaluations = self.sampling.pipeline.cost(method.branches, method, self.sampling.sampler)
         samples, replicates = zip(*batch.keys, strict=True)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -73,8 +73,8 @@ class Generation:
         seconds = (time.perf_counter() - begun) / len(batch)
         cost = {
             "seconds": seconds,
-            "unet_evaluations": sampler.steps * sampler.halves,
-            "control_evaluations": pipeline.evaluations(method.branches, method, sampler),
+            "unet_evaluations": evaluations.unet,
+            "control_evaluations": evaluations.control,
             "control_scale": method.scale if method.branches else None,
             "peak_memory": torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
         }

@@ -102,7 +102,7 @@ def lockstep_controlnets(
 
     down_convs = zip(*(net.controlnet_down_blocks for net in nets), strict=True)
     merge_mid = getattr(rule, "merge_mid", rule.merge)  # for a rule that treats the middle otherwise
-    *down_scales, mid_scale = _scales(scale, len(residuals) + 1)
+    *down_scales, mid_scale = scales_of(scale, len(residuals) + 1)
     merged = [rule.merge(each) for each in _each(outputs, down_convs, residuals)]
     return Residuals(
         down=_each(torch.mul, merged, down_scales),
@@ -140,7 +140,7 @@ def lockstep_adapters(
         hidden = unmerge("conv_in", [body.conv_in(each) for body, each in zip(bodies, hidden, strict=True)])
     pyramid = []
     levels = list(zip(*(body.body for body in bodies), strict=True))
-    for number, (blocks, level_scale) in enumerate(zip(levels, _scales(scale, len(levels)), strict=True)):
+    for number, (blocks, level_scale) in enumerate(zip(levels, scales_of(scale, len(levels)), strict=True)):
         hidden = [block(each) for block, each in zip(blocks, hidden, strict=True)]
         pyramid.append(rule.merge(_weighted(hidden, weights)) * level_scale)
         hidden = unmerge("down" if "down" in sites else f"down.{number}", hidden)
@@ -180,7 +180,7 @@ def _weighted(features: list[Feature], weights: Sequence[float] | None) -> list[
     return [weight * feature for weight, feature in zip(weights, features, strict=True)]
 
 
-def _scales(scale: float | Sequence[float], count: int) -> Sequence[float]:
+def scales_of(scale: float | Sequence[float], count: int) -> Sequence[float]:
     """One scale for each of `count` residuals."""
     if isinstance(scale, int | float):
         return [scale] * count

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from maxbench.control import Branch, Control, Fusion, ImagePrompt, require_one_prompt
+from maxbench.control import Branch, Control, Fusion, ImagePrompt, evaluations
 from maxbench.errors import UserError
-from maxbench.fusion import NotFinite
+from maxbench.fusion import NotFinite, RuleError
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,13 @@ class Sampler:
         return 1 if self.guidance_scale == 1 else 2
 
 
+class Evaluations(NamedTuple):
+    """Of networks, for one picture."""
+
+    unet: int
+    control: int
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """The parts of one latent diffusion model and its controls by condition."""
@@ -49,6 +56,11 @@ class Pipeline:
     tokenizer: CLIPTokenizer
     scheduler_config: dict
     controls: dict[str, Branch]
+
+    def __post_init__(self):
+        prompts = [name for name, net in self.controls.items() if isinstance(net, ImagePrompt)]
+        if len(prompts) > 1:  # the second one's attention has taken the place of the first's
+            raise UserError(f"{' and '.join(prompts)} are image prompts; a U-Net takes one of them at a time.")
 
     @property
     def device(self) -> torch.device:
@@ -78,19 +90,23 @@ class Pipeline:
     def control(self, hints: dict[str, Float[Tensor, "batch 3 height width"]], fusion: Fusion) -> Control:
         """The branches of `hints` (condition -> map in [0, 1]), acting together as `fusion` says."""
         branches = {name: self.controls[name] for name in hints}
-        require_one_prompt(branches)
-        shown = {name: hint.to(self.device, self.dtype) for name, hint in hints.items()}
-        prompts = [net for net in self.controls.values() if isinstance(net, ImagePrompt)]
-        return Control(fusion, branches, shown, prompts[0] if prompts else None)
+        prompts = {name: net for name, net in self.controls.items() if isinstance(net, ImagePrompt)}
+        shown = {
+            name: hint.to(self.device, torch.float32 if name in prompts else self.dtype) for name, hint in hints.items()
+        }
+        return Control(fusion, branches, shown, next(iter(prompts.values()), None))
 
-    def evaluations(self, branches: Sequence[str], fusion: Fusion, sampler: Sampler) -> int:
-        """How often control networks run for one picture: a ControlNet in every step that it acts in, others once."""
-        total = 0
-        for name in branches:
-            acting = sum(fusion.acts(name, step, sampler.steps) for step in range(sampler.steps))
-            each = sampler.halves if isinstance(self.controls[name], ControlNetModel) else 1 / max(acting, 1)
-            total += round(acting * each)
-        return total
+    def cost(self, branches: Sequence[str], fusion: Fusion, sampler: Sampler) -> Evaluations:
+        """How often networks run for one picture."""
+        steps = len(self.schedule(sampler).timesteps)  # some samplers evaluate a step twice
+        nets = {name: self.controls[name] for name in branches}
+        return Evaluations(steps * sampler.halves, evaluations(nets, fusion, steps, sampler.halves))
+
+    def schedule(self, sampler: Sampler) -> Any:
+        """The sampler's scheduler, at its steps."""
+        scheduler = sampler.scheduler(self.scheduler_config)
+        scheduler.set_timesteps(sampler.steps, device=self.device)
+        return scheduler
 
     @torch.inference_mode()
     def denoise(
@@ -105,12 +121,10 @@ class Pipeline:
 
         Networks compute in their own dtype; what is added up from step to step does not lose its low bits.
         """
-        scheduler = sampler.scheduler(self.scheduler_config)
-        scheduler.set_timesteps(sampler.steps, device=self.device)
-        guided = sampler.halves == 2
+        scheduler, guided = self.schedule(sampler), sampler.halves == 2
         if control.branches and not guided and control.fusion.guided:
             raise UserError(
-                f"{type(control.fusion.rule).__name__} runs only under classifier-free guidance; "
+                f"{type(control.fusion.guided).__name__} runs only under classifier-free guidance; "
                 "set sampler.guidance_scale to another value than 1."
             )
         text = torch.cat([negative, text]) if guided else text
@@ -129,11 +143,10 @@ class Pipeline:
     def _added(self, control: Control, *moment: Any) -> dict[str, Any]:
         try:
             return control(*moment)
-        except NotFinite as error:
-            raise UserError(
-                f"{type(control.fusion.rule).__name__} on {', '.join(control.branches)}: {error}; "
-                f"set runtime.dtype=float32 (it is {str(self.dtype).removeprefix('torch.')}) or restore the weights."
-            ) from error
+        except RuleError as error:
+            said = f"{type(control.fusion.rule).__name__} on {', '.join(control.branches)}: {error}"
+            half = isinstance(error, NotFinite) and self.dtype != torch.float32
+            raise UserError(f"{said}; set runtime.dtype=float32." if half else f"{said}.") from error
 
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 3 H W"]:

@@ -123,8 +123,7 @@ def residual_norm(
     Steps in which no branch acts do not count. UserError where nothing is added to the U-Net.
     """
     latents = pipeline.encode(pictures)
-    scheduler = sampler.scheduler(pipeline.scheduler_config)
-    scheduler.set_timesteps(sampler.steps, device=pipeline.device)
+    scheduler = pipeline.schedule(sampler)
     text = pipeline.encode_text(prompts)
     if sampler.halves == 2:
         text = torch.cat([pipeline.encode_text([sampler.negative_prompt]).expand(len(prompts), -1, -1), text])

@@ -1,6 +1,6 @@
 """Fusion rules: N features of one layer go in; one comes out (merge), or N to go on with (unmerge)."""
 
-from maxbench.fusion.base import RATIO_CAP, Feature, NotFinite, Rule
+from maxbench.fusion.base import RATIO_CAP, Feature, NotFinite, Rule, RuleError, require_finite
 from maxbench.fusion.choosing import Choosing, LargestNorm, RandomChoice, SoftmaxSaliency
 from maxbench.fusion.maxfusion import Decision, MaxFusion
 from maxbench.fusion.plain import Average, Sum, Weighted
@@ -8,5 +8,6 @@ from maxbench.fusion.published import PublishedMaxFusion
 
 __all__ = [
     "RATIO_CAP", "Average", "Choosing", "Decision", "Feature", "LargestNorm", "MaxFusion", "NotFinite",
-    "PublishedMaxFusion", "RandomChoice", "Rule", "SoftmaxSaliency", "Sum", "Weighted",
+    "PublishedMaxFusion", "RandomChoice", "Rule", "RuleError", "SoftmaxSaliency", "Sum", "Weighted",
+    "require_finite",
 ]  # fmt: skip

@@ -39,16 +39,16 @@ class Rule(Protocol):
         ...
 
 
-class NotFinite(ValueError):
+class RuleError(ValueError):
+    """A rule cannot do with what it is given: a user's choice, not a fault of the program."""
+
+
+class NotFinite(RuleError):
     """A branch speaks in infinities or NaN, which no rule can weigh."""
 
 
 def require_features(features: Sequence[Feature]) -> None:
-    """Features of one shape, and on a processor finite.
-
-    On an accelerator, and in a compiled graph, nobody waits for the values: there an infinity passes, ends as NaN in
-    the picture, and the run marks it as defective.
-    """
+    """Features of one shape, and finite as far as that can be known; see :func:`require_finite`."""
     if len(features) == 0:
         raise ValueError("a fusion rule needs at least one feature, it was given none")
     first = tuple(features[0].shape)
@@ -58,9 +58,20 @@ def require_features(features: Sequence[Feature]) -> None:
                 f"feature {i} has shape {tuple(feature.shape)}, feature 0 {first}: "
                 "a fusion rule takes features of one shape (batch, channel, height, width)"
             )
-    if torch.compiler.is_compiling() or features[0].device.type != "cpu" or features[0].numel() == 0:
+    require_finite(features)
+
+
+def require_finite(features: Sequence[Tensor]) -> None:
+    """Refuse infinities and NaN on a processor.
+
+    On an accelerator, and in a compiled graph, nobody waits for the values: there an infinity passes, ends as NaN in
+    the picture, and the run marks it as defective.
+    """
+    if torch.compiler.is_compiling():
         return
     for i, feature in enumerate(features):
+        if feature.device.type != "cpu" or feature.numel() == 0:
+            continue
         least, most = feature.detach().aminmax()
         if not (least.isfinite() and most.isfinite()):
             raise NotFinite(

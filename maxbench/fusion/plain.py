@@ -6,7 +6,7 @@ from functools import reduce
 
 import torch
 
-from maxbench.fusion.base import Feature, require_features, upcast
+from maxbench.fusion.base import Feature, RuleError, require_features, upcast
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Weighted:
     """Branches run independently and their outputs are added with a fixed weight each.
 
     What users of several ControlNets do by hand (diffusers' `controlnet_conditioning_scale` as a list).
-    weights: one per branch, in their order; another number of branches is a ValueError.
+    weights: one per branch, in their order; another number of branches is a RuleError. Where branches come and go, or
+        are of several kinds, take `branch_scale` of a method instead.
     """
 
     weights: Sequence[float]
@@ -55,6 +56,6 @@ class Weighted:
     def merge(self, features: Sequence[Feature]) -> Feature:
         require_features(features)
         if len(self.weights) != len(features):
-            raise ValueError(f"{len(self.weights)} weights and {len(features)} branches: give one weight per branch")
+            raise RuleError(f"{len(self.weights)} weights and {len(features)} branches: give one weight per branch")
         parts = [weight * feature for weight, feature in zip(self.weights, map(upcast, features), strict=True)]
         return reduce(torch.add, parts).to(features[0].dtype)

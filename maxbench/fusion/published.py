@@ -14,6 +14,7 @@ from torch import Tensor
 from maxbench.fusion.base import (
     Feature,
     Maps,
+    RuleError,
     dot,
     mean_and_variance,
     mix,
@@ -118,9 +119,9 @@ class PublishedMaxFusion:
     def _require(self, features: Sequence[Feature]) -> None:
         require_features(features)
         if len(features) > 2:
-            raise ValueError(f"the released rule is for two branches, not {len(features)}; take MaxFusion")
+            raise RuleError(f"the released rule is for two branches, not {len(features)}; take MaxFusion")
         if self.guided and len(features[0]) % 2:
-            raise ValueError(
+            raise RuleError(
                 f"a batch of {len(features[0])} has no two guidance halves, which the released rule needs; "
                 "set a guidance scale other than 1"
             )

@@ -96,7 +96,10 @@ class FolderSuite:
         observers = (group[name] for name in conditions for group in (self.annotators, self.scorers) if name in group)
         controls = [self.controls[name] for name in conditions]
         networks = [*observers, self.text_scorer]
-        if any(map(is_image_prompt, controls)):
+        prompts = [name for name in conditions if is_image_prompt(self.controls[name])]
+        if len(prompts) > 1:
+            raise UserError(f"{' and '.join(prompts)} are image prompts; a U-Net takes one of them at a time.")
+        if prompts:
             if self.image_encoder is None:
                 raise UserError(
                     f"The suite '{self.name}' has an IP-Adapter and no image encoder; set suite.image_encoder."

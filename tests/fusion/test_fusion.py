@@ -83,7 +83,7 @@ def oracle(features, delta):
             mean = [sum(vectors[i][c] for i in cluster) / len(cluster) for c in range(channels)]
             merged[b, :, j, k] = torch.tensor(mean, dtype=torch.float64)
             for i in range(len(vectors)):
-                ratio = sigma[i] / sigma[w] if sigma[i] else 0.0
+                ratio = min(sigma[i] / sigma[w], RATIO_CAP) if sigma[i] else 0.0
                 going_on = mean if i in cluster else [ratio * x for x in vectors[w]]
                 unmerged[i][b, :, j, k] = torch.tensor(going_on, dtype=torch.float64)
                 if i != w:
