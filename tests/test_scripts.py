@@ -45,15 +45,30 @@ def test_runs_are_compared_by_what_they_differ_in(finished_run, tmp_path, monkey
     assert "is no finished run" in capsys.readouterr().err
 
 
-def test_a_rule_is_watched(finished_run, tmp_path, monkeypatch):
-    assert call(monkeypatch, "diagnose_fusion", finished_run, "--samples", 2, "--output", tmp_path) == 0
+def test_decisions_are_read_from_what_a_run_has_recorded(watched_run, tmp_path, monkeypatch, capsys):
+    assert call(monkeypatch, "diagnose_fusion", watched_run, "--output", tmp_path) == 0
+    assert capsys.readouterr().out.strip() == (tmp_path / "fusion.md").read_text().strip()
     table = pd.read_csv(tmp_path / "fusion.csv")
-    assert set(table.way) == {"lockstep", "outputs only"}
+    assert set(table.method) == {"maxfusion", "outputs_only"} and set(table.experiment) == {"hed_depth"}
     assert table.step.nunique() == 2  # the run's two steps
-    assert table[["rho", "merged", "hed", "depth"]].notna().all(axis=None)
-    assert (table.hed + table.depth).round(5).eq(1).all()  # every location has a winner
-    outputs = table[table.way == "outputs only"]
-    assert set(outputs.kind) == {"merge"} and "unmerge" in set(table.kind)
-    assert (tmp_path / "fusion.png").stat().st_size > 5000 and "rho of the loser" in (
-        tmp_path / "fusion.md"
-    ).read_text()
+    assert table[["rho", "merged", "wins/hed", "wins/depth"]].notna().all(axis=None)
+    assert (table["wins/hed"] + table["wins/depth"]).round(3).eq(1).all()  # every location has a winner
+    assert set(table[table.method == "outputs_only"].kind) == {"output"} and "unmerge" in set(table.kind)
+    lines = [line for line in (tmp_path / "fusion.md").read_text().splitlines() if line.startswith("| hed_depth")]
+    assert len(lines) == 4 and all(line.endswith("(hed) | - |") for line in lines)  # no regions, so none is its own
+    outputs = table[(table.method == "outputs_only")]
+    assert f"| outputs | {outputs.rho.mean():.2f} | {outputs.merged.mean():.2f} |" in "".join(lines)
+    text = (tmp_path / "fusion.md").read_text()
+    assert "rho of the loser" in text and "Drift" in text and "hed 0." in text and "depth 0." in text
+
+
+def test_a_run_without_a_recording_cannot_be_diagnosed(finished_run, watched_run, tmp_path, monkeypatch, capsys):
+    for arguments, said in (
+        ([finished_run], "has no recording of maxfusion, outputs_only; run its experiment again with diagnostics."),
+        ([watched_run, "--methods", "none"], "has no recording of none"),
+        ([tmp_path], "is no finished run"),
+    ):
+        assert call(monkeypatch, "diagnose_fusion", *arguments, "--output", tmp_path / "out") == 2
+        told = capsys.readouterr().err.strip()
+        assert told.startswith("diagnose_fusion: ") and said in told and len(told.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

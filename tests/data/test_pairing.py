@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maxbench.data.coco import Instance, Picture
-from maxbench.data.pairing import Complementary, HalfSplit, ObjectOnScene
+from maxbench.data.pairing import Complementary, HalfSplit, ObjectOnScene, Styled
 from maxbench.data.regions import Object
 from maxbench.errors import UserError
 
@@ -98,3 +98,44 @@ def test_pairs_of_images_need_what_they_say():
         HalfSplit().plan(Shelf(60), ["hed", "depth", "seg"], 4, seed=0)
     with pytest.raises(UserError, match=r"pairing\.object is 'pose'"):
         ObjectOnScene(object="pose").plan(Shelf(60), ["hed", "depth"], 4, seed=0)
+
+
+def test_the_style_comes_from_another_picture_and_none_from_the_reference():
+    plan = Styled(reference=4).plan(Shelf(20), ["hed", "depth", "style"], 8, seed=0)
+    used = [image for sample in plan.samples for image in {*sample.sources.values()}]
+    assert len(set(used)) == len(used) == 16 and len(plan.reference) == 4  # every image serves once
+    assert set(used).isdisjoint(plan.reference)
+    for sample in plan.samples:
+        assert sample.sources["hed"] == sample.sources["depth"] != sample.sources["style"]
+        assert sample.id == f"{sample.sources['hed']:012d}-{sample.sources['style']:012d}"
+        assert not sample.shown and not sample.scored
+
+
+def test_a_styled_plan_depends_on_the_seed_alone():
+    def planned(seed):
+        return Styled(reference=4).plan(Shelf(20), ["hed", "style"], 8, seed)
+
+    assert planned(0) == planned(0)
+    assert planned(0) != planned(1)
+
+
+def test_a_styled_prompt_says_what_there_is_and_not_how_it_looks():
+    for sample in Styled(reference=4).plan(Shelf(20), ["hed", "style"], 8, seed=0).samples:
+        place = sample.sources["hed"]
+        assert sample.prompt == ("ant and cow" if place % 4 == 0 else f"picture {place}")
+    template = "{things} as in {caption}"
+    for sample in Styled(reference=4, template=template).plan(Shelf(20), ["hed", "style"], 8, seed=0).samples:
+        assert sample.prompt.endswith(f" as in picture {sample.sources['hed']}")
+
+
+def test_the_style_may_be_any_condition_of_the_experiment_and_no_other():
+    plan = Styled(reference=2, style="depth").plan(Shelf(20), ["hed", "depth"], 4, seed=0)
+    assert all(sample.sources["hed"] != sample.sources["depth"] for sample in plan.samples)
+    with pytest.raises(UserError, match=r"pairing\.style is 'style'; it must be one of hed, depth"):
+        Styled().plan(Shelf(20), ["hed", "depth"], 4, seed=0)
+
+
+def test_a_style_needs_two_images_a_sample():
+    assert len(Styled(reference=4).plan(Shelf(20), ["hed", "style"], 8, seed=0).samples) == 8
+    with pytest.raises(UserError, match="'shelf' has 20; lower samples"):
+        Styled(reference=4).plan(Shelf(20), ["hed", "style"], 9, seed=0)

@@ -8,8 +8,11 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel, UNet2DModel
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from safetensors.torch import load_file
+from transformers import CLIPVisionModelWithProjection
 
 from maxbench.config import CONF
+from maxbench.control import ImagePrompt
 from maxbench.errors import UserError
 from maxbench.miniature.corpus import render_corpus
 from maxbench.miniature.workshop import keys_of, read_history, train
@@ -30,6 +33,8 @@ def family():
         "scorer": {"channels": [8], "round_trips": 8},
         "text_encoder": {"text": tower, "vision": {**tower, "patch_size": 32}},
         "clip": {"text": tower, "vision": {**tower, "patch_size": 32}},
+        "image_encoder": {"text": tower, "vision": {**tower, "patch_size": 32}, "projection": 8},
+        "style": {"smallest_crop": 0.9},
     }
     embedding = {name: {"embedding": [8, 8, 8]} for name in parts if name.startswith("controlnet")}
     return {
@@ -58,7 +63,24 @@ def test_every_part_ends_where_the_suite_looks_for_it(trained):
         assert all(torch.isfinite(parameter).all() for parameter in net.parameters())
     with initialize_config_dir(str(CONF), version_base="1.3"):
         suite = instantiate(compose("main", ["experiment=hed_depth", f"suite.root={weights}"]).suite, _convert_="all")
-    assert not suite.missing(["hed", "depth"])
+    assert not suite.missing(["hed", "depth", "style"])
+
+
+def test_the_style_s_parts_end_where_the_suite_looks_for_them(trained):
+    weights = trained / "weights"
+    encoder = CLIPVisionModelWithProjection.from_pretrained(weights / "image_encoder")
+    assert encoder.config.projection_dim == 8 and encoder.visual_projection.weight.shape == (8, 32)
+    state = load_file(weights / "ip_adapter" / "ip_adapter.safetensors")
+    assert all(tensor.dtype == torch.float16 and torch.isfinite(tensor).all() for tensor in state.values())
+    unet = UNet2DConditionModel.from_pretrained(weights / "unet")
+    assert not any("_ip" in name for name in unet.state_dict())  # the base model is as it was
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        suite = instantiate(compose("main", ["experiment=style", f"suite.root={weights}"]).suite, _convert_="all")
+    pipeline = suite.pipeline(["hed", "style"], torch.device("cpu"), torch.float32)
+    prompt = pipeline.controls["style"]
+    assert isinstance(prompt, ImagePrompt) and prompt.unet is pipeline.unet
+    assert prompt.encoder(torch.rand(2, 3, 64, 64)).shape == (2, 8)
+    assert {"image_encoder", "style"} <= {path.name.split(".")[0] for path in (trained / "work").glob("*.history.json")}
 
 
 def test_a_control_does_something_and_its_branch_starts_from_the_unet(trained):
@@ -93,7 +115,9 @@ def test_a_key_changes_with_what_the_weights_depend_on_and_with_nothing_else():
     assert keys_of(longer, data) == keys  # a training may be prolonged
     other = keys_of({**parts, "unet": replace(parts["unet"], seed=9)}, data)
     changed = {name for name in keys if keys[name] != other[name]}
-    assert changed == {"unet", *(name for name in keys if name.startswith(("controlnet", "adapter")))}
+    assert changed == {"unet", "style", *(name for name in keys if name.startswith(("controlnet", "adapter")))}
+    other = keys_of({**parts, "image_encoder": replace(parts["image_encoder"], projection=4)}, data)
+    assert {name for name in keys if keys[name] != other[name]} == {"image_encoder", "style"}
     assert all(one != two for one, two in zip(keys.values(), keys_of(parts, [13, 64, 3]).values(), strict=True))
 
 
