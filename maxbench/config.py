@@ -89,6 +89,7 @@ def build(cfg: DictConfig) -> Run:
         replicates=config["replicates"],
         baseline=config["baseline"],
     )
+    _check_regions(experiment)
     runtime, metrics = config["runtime"], config["metrics"]
     return Run(
         config=config,
@@ -118,6 +119,13 @@ def _calibration(cfg: DictConfig, config: dict[str, Any], experiment: Experiment
         image_set, list(experiment.conditions), config["calibration"]["samples"], config["calibration"]["seed"]
     )
     return Calibration(image_set, plan.samples)
+
+
+def _check_regions(experiment: Experiment) -> None:
+    """A condition without places cannot speak in a part of a picture."""
+    for name, condition in experiment.conditions.items():
+        if not condition.has_places and any(name in {**each.shown, **each.scored} for each in experiment.samples):
+            raise UserError(f"'{name}' has no places and this pairing gives it a region; take pairing=styled.")
 
 
 def _check_guidance(methods: Sequence[Method], sampler: Sampler) -> None:
@@ -185,7 +193,7 @@ def _one_of(*choices: str) -> Callable[[Any], str | None]:
 
 CHECKS: dict[str, Callable[[Any], str | None]] = {
     "name": _text,
-    "samples": _whole(1),
+    "samples": _whole(2),
     "replicates": _whole(1),
     "seed": _whole(0),
     "baseline": _text,
@@ -197,7 +205,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "pairing.reference": _whole(2),
     "calibration.samples": _whole(1),
     "diagnostics.samples": _whole(0),
-    "diagnostics.maps": _whole(0),
+    "diagnostics.maps": _whole(1),
     "diagnostics.steps": _whole(1),
     "metrics.resamples": _whole(100),
     "metrics.level": _number(0.5, 0.999, "a number from 0.5 to 0.999"),
@@ -260,7 +268,8 @@ def _explain_composition(error: ConfigCompositionException, overrides: Sequence[
     found = re.search(r"Could not override '([\w.@/]+)'", message)
     found = found or re.search(r"Could not delete from config. '([\w.@/]+)'", message)
     settings = "|".join(each.name for each in fields(Method))
-    if found and "override" in found[0] and re.match(rf"methods\.[^.]+\.({settings})\b", found[1]):
+    inner = "branch_scale|control_start|control_end"
+    if found and "override" in found[0] and re.fullmatch(rf"methods\.[^.]+\.(({settings})|({inner})\.\w+)", found[1]):
         return f"'{found[1]}' is at its default and not in the file; write +{found[1]}= to set it."
     if found:
         return f"There is no setting '{found[1]}'; {_nearest_key(found[1], overrides)}"

@@ -171,7 +171,15 @@ class Control:
         hints = [_for_both_halves(embedding, sample) for embedding in embedded]
         weights = [self.fusion.weight(name) for name in names]
         return lockstep_controlnets(
-            nets, rule, sample, timestep, text, hints, scale=self.fusion.strengths, sites=sites, weights=weights
+            nets,
+            _among(names, rule),
+            sample,
+            timestep,
+            text,
+            hints,
+            scale=self.fusion.strengths,
+            sites=sites,
+            weights=weights,
         )
 
     def _pooled(self, name: str, sample: Tensor, timestep: Tensor, text: Tensor):
@@ -193,9 +201,16 @@ class Control:
         weights = [self.fusion.weight(name) for name in names]
 
         def run() -> list[Tensor]:
-            return lockstep_adapters(nets, rule, hints, self.fusion.strengths, sites=sites, weights=weights)
+            return lockstep_adapters(
+                nets, _among(names, rule), hints, self.fusion.strengths, sites=sites, weights=weights
+            )
 
         return self._once(self.fusion.pyramid(names, rule, sites), run)
+
+
+def _among(names: Sequence[str], rule: Rule) -> Rule:
+    """Tell a rule that wants to know which branches it is given."""
+    return rule.among(names) if hasattr(rule, "among") else rule
 
 
 def is_spatial(branch: Branch) -> bool:
@@ -212,15 +227,16 @@ def evaluations(branches: Mapping[str, Branch], fusion: Fusion, steps: int, halv
     """How often control networks run for one picture.
 
     A ControlNet runs in every step that it acts in, for each guidance half; with global pooling for the prompted half;
-    adapters once for each set of them that acts together; an image prompt is no network of its own here.
+    adapters once for each set of them that acts together; the encoder of an image prompt once.
     """
-    total, pyramids = 0, set()
+    total, pyramids, prompts = 0, set(), set()
     for step in range(steps):
         acting = {name: net for name, net in branches.items() if fusion.acts(name, step, steps)}
         total += sum(halves if is_spatial(net) else 1 if is_pooled(net) else 0 for net in acting.values())
         adapters = [name for name, net in acting.items() if isinstance(net, T2IAdapter)]
         pyramids.add((len(adapters), fusion.pyramid(adapters, *fusion.at(step, steps))))
-    return total + sum(count for count, _ in pyramids)
+        prompts |= {name for name, net in acting.items() if isinstance(net, ImagePrompt)}
+    return total + sum(count for count, _ in pyramids) + len(prompts)
 
 
 def _total(residuals: Sequence[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,11 +27,11 @@ UNMERGE, OUTPUT, UNET = "unmerge", "output", "unet"
 class Watch:
     """What a method does with the first samples of a run.
 
-    branches: their names, in the order in which the rule is given them.
+    branches: the names of all that the method sees; a winner's number is its place among them.
     size: samples in a batch, not counting the second guidance half.
     keep: how many of them maps are kept of, from the prompted half.
     steps: those of which maps are kept (0 is the first); summaries are kept of all.
-    regions: per branch the mask (B, 1, H, W) of where its condition speaks and the other does not, if there are any.
+    regions: branch -> mask (B, 1, H, W) of where its condition speaks and the other does not, if there are any.
 
     rows: a summary of every site and step. maps: "<kind>/<place>/<step>/<what>" -> array over the kept samples. A
     place counts the calls within a step, in the order of the forward pass; what is `saliency` (branch, sample, h, w),
@@ -42,7 +42,7 @@ class Watch:
     size: int
     keep: int
     steps: Collection[int]
-    regions: Sequence[Tensor] | None = None
+    regions: Mapping[str, Tensor] | None = None
     rows: list[dict] = field(default_factory=list)
     maps: dict[str, np.ndarray] = field(default_factory=dict)
     step: int = 0
@@ -67,32 +67,37 @@ class Watch:
             for hook in hooks:
                 hook.remove()
 
-    def look(self, kind: str, features: Sequence[Feature], judge: MaxFusion) -> None:
-        """Note what `judge` says of features that meet at the next place of a kind."""
+    def look(self, kind: str, names: Sequence[str], features: Sequence[Feature], rule: Rule) -> None:
+        """Note what a rule decides about features of the branches `names`, which meet at the next place of a kind.
+
+        A rule that decides nothing is seen as MaxFusion would decide in its place.
+        """
         place = self._place(kind)
         if len(features) == 1:  # nobody to compare with
             self._keep(kind, place, "saliency", torch.stack([_spread(features[0])]))
             return
+        judge = rule if hasattr(rule, "decide") else MaxFusion()
         sigma, rho, winner, cluster = judge.decide(features)
         count = len(features)
         lost = torch.stack([winner != branch for branch in range(count)])
         merged = cluster.all(0)
         of_losers = rho[lost]
         histogram = torch.histc(of_losers.float().cpu(), BINS, -1, 1) / max(of_losers.numel(), 1)
-        names = self.branches if len(self.branches) == count else [f"branch {i}" for i in range(count)]
+        known = torch.tensor([self.branches.index(name) for name in names], device=winner.device)
         self.rows.append(
             {
                 "step": self.step, "kind": kind, "place": place, "size": features[0].shape[-1],
+                "rule": type(rule).__name__, "judge": type(judge).__name__,
                 "merged": float(merged.float().mean()),
                 "rho": float(of_losers.mean()) if of_losers.numel() else 1.0,
-                "own": self._own(winner),
+                "own": self._own(names, winner),
                 **{f"wins/{name}": float((winner == i).float().mean()) for i, name in enumerate(names)},
                 **{f"saliency/{name}": float(sigma[i].mean()) for i, name in enumerate(names)},
                 **{f"rho/{-1 + 2 * i / BINS:+.1f}": float(share) for i, share in enumerate(histogram)},
             }
         )  # fmt: skip
         self._keep(kind, place, "saliency", sigma[:, :, 0])
-        self._keep(kind, place, "winner", winner[:, 0])
+        self._keep(kind, place, "winner", known[winner[:, 0]])
         self._keep(kind, place, "merged", merged[:, 0])
 
     def _place(self, kind: str) -> int:
@@ -107,13 +112,13 @@ class Watch:
         dtype = torch.float16 if what == "saliency" else torch.uint8
         self.maps[f"{kind}/{place}/{self.step}/{what}"] = half.to(dtype).cpu().numpy()
 
-    def _own(self, winner: Tensor) -> float:
+    def _own(self, names: Sequence[str], winner: Tensor) -> float:
         """Share of locations won by the branch whose region it is; NaN where regions are not known."""
         if self.regions is None:
             return float("nan")
         hits, size = [], winner.shape[-2:]
-        for branch, region in enumerate(self.regions):
-            mask = torch.nn.functional.interpolate(region.float(), size, mode="area") > 0.5
+        for branch, name in enumerate(names):
+            mask = torch.nn.functional.interpolate(self.regions[name].float(), size, mode="area") > 0.5
             mask = mask.repeat(len(winner) // len(mask), 1, 1, 1).to(winner.device)
             hits.append((winner == branch)[mask].float())
         return float(torch.cat(hits).mean())
@@ -130,14 +135,19 @@ class Watch:
 
 @dataclass(frozen=True)
 class Watched:
-    """A rule under watch. A rule that decides nothing is looked at through the eyes of MaxFusion."""
+    """A rule under watch. names: of the branches that it is given, see :meth:`among`."""
 
     rule: Rule
     watch: Watch
+    names: Sequence[str] | None = None  # None: all that the method sees
 
-    @property
-    def judge(self) -> MaxFusion:
-        return self.rule if isinstance(self.rule, MaxFusion) else MaxFusion()
+    def among(self, names: Sequence[str]) -> Watched:
+        """The same where these branches meet."""
+        return Watched(self.rule, self.watch, tuple(names))
+
+    def _look(self, kind: str, features: Sequence[Feature]) -> None:
+        names = self.watch.branches if self.names is None else self.names
+        self.watch.look(kind, names, features, self.rule)
 
     @property
     def guided(self) -> bool:
@@ -145,18 +155,18 @@ class Watched:
 
     @property
     def for_images(self) -> Watched:
-        return Watched(getattr(self.rule, "for_images", self.rule), self.watch)
+        return Watched(getattr(self.rule, "for_images", self.rule), self.watch, self.names)
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        self.watch.look(UNMERGE, features, self.judge)
+        self._look(UNMERGE, features)
         return self.rule.unmerge(features)
 
     def merge(self, features: Sequence[Feature]) -> Feature:
-        self.watch.look(OUTPUT, features, self.judge)
+        self._look(OUTPUT, features)
         return self.rule.merge(features)
 
     def merge_mid(self, features: Sequence[Feature]) -> Feature:
-        self.watch.look(OUTPUT, features, self.judge)
+        self._look(OUTPUT, features)
         return getattr(self.rule, "merge_mid", self.rule.merge)(features)
 
 

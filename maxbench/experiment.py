@@ -61,13 +61,15 @@ class Method(Fusion):
         """One method for each value of what varies."""
         if not self.vary:
             return [self]
-        if len(self.vary) > 1:
-            raise UserError(f"methods.{entry}.vary has {', '.join(self.vary)}; vary one number at a time.")
+        if not isinstance(self.vary, Mapping) or len(self.vary) > 1:
+            raise UserError(f"methods.{entry}.vary is {self.vary}; give one number and its values, {{scale: [1, 2]}}.")
         ((number, values),) = self.vary.items()
         owner, _, inner = number.rpartition(".")
         where = {"": self, "rule": self.rule}.get(owner)
-        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        if not isinstance(values, list | tuple) or not values or not all(map(_is_number, values)):
             raise UserError(f"methods.{entry}.vary.{number} is {values!r}; give a list of numbers.")
+        if len({f"{value:g}" for value in values}) < len(values):
+            raise UserError(f"methods.{entry}.vary.{number} has a value twice, to six digits: {values}.")
         if where is None or not isinstance(getattr(where, inner, None), int | float):
             raise UserError(
                 f"methods.{entry}.vary has '{number}', which is no number of it; take scale or, say, rule.delta."
@@ -89,6 +91,10 @@ class Method(Fusion):
                     f"methods.{name}.sites has '{site}'; sites are {', '.join(ALL_SITES)}, down.0 for the first down "
                     "block and so on, or [] for none."
                 )
+        if not isinstance(self.branch_scale, Mapping) or not isinstance(self.layer_scale, list | tuple | None):
+            raise UserError(
+                f"methods.{name}: branch_scale is condition: number and layer_scale a list, one for each residual."
+            )
         strengths = {"scale": self.scale, **{f"branch_scale.{key}": value for key, value in self.branch_scale.items()}}
         strengths |= {f"layer_scale[{place}]": value for place, value in enumerate(self.layer_scale or ())}
         for key, value in strengths.items():

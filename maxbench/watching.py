@@ -48,14 +48,14 @@ class Watching:
 
     def watch(self, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> Watch:
         """One method's decisions on samples, all in one batch."""
-        scored = [region(sampling.given.folder, "scored", name, samples) for name in method.branches]
-        regional = bool(scored) and all(each is not None for each in scored)
+        scored = {name: region(sampling.given.folder, "scored", name, samples) for name in method.branches}
+        regional = bool(scored) and all(each is not None for each in scored.values())
         watch = Watch(
             branches=method.branches,
             size=len(samples),
             keep=self.maps,
             steps=self._at(sampling.sampler.steps),
-            regions=[each[:, None] for each in scored] if regional else None,
+            regions={name: each[:, None] for name, each in scored.items()} if regional else None,
         )
         watched = replace(method, rule=Watched(method.rule, watch), otherwise=Watched(method.otherwise, watch))
         with watch.over(sampling.pipeline.unet):

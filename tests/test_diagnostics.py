@@ -83,9 +83,29 @@ def test_a_rule_without_a_decision_is_seen_through_the_paper_s():
     one, two = watch(), watch()
     Watched(Average(), one).merge(features())
     Watched(MaxFusion(), two).merge(features())
-    pd.testing.assert_frame_equal(one.table(), two.table())
+    pd.testing.assert_frame_equal(one.table().drop(columns="rule"), two.table().drop(columns="rule"))
+    assert (one.rows[0]["rule"], one.rows[0]["judge"]) == ("Average", "MaxFusion")
     assert one.maps.keys() == two.maps.keys()
     assert all(np.array_equal(one.maps[key], two.maps[key]) for key in one.maps)
+
+
+def test_the_released_rule_is_seen_as_it_decides_itself():
+    merged = []
+    for delta in (0.2, 0.95):
+        w, rule = watch(), PublishedMaxFusion(delta)
+        Watched(rule, w).unmerge(features())
+        assert w.rows[0]["judge"] == "PublishedMaxFusion"
+        assert w.rows[0]["merged"] == pytest.approx(rule.decide(features()).cluster.all(0).float().mean().item())
+        merged.append(w.rows[0]["merged"])
+    assert merged[0] > merged[1]
+
+
+def test_a_winner_keeps_its_number_when_another_branch_is_silent():
+    w = Watch(branches=("style", "hed", "depth"), size=3, keep=2, steps={0})
+    Watched(MaxFusion(1.0), w).among(("hed", "depth")).merge(features())
+    winner = MaxFusion(1.0).decide(features()).winner[-3:, 0][:2].numpy()
+    assert np.array_equal(w.maps["output/0/0/winner"], winner + 1)
+    assert {"wins/hed", "wins/depth"} <= set(w.rows[0]) and "wins/style" not in w.rows[0]
 
 
 def test_branches_that_always_agree_are_merged_everywhere():
@@ -133,7 +153,9 @@ def test_regions_say_who_should_have_won():
     one, two = torch.zeros(6, 8, 4, 4), torch.zeros(6, 8, 4, 4)
     one[..., :2], two[..., 2:] = (torch.randn(6, 8, 4, 2, generator=generator) for _ in range(2))
     for regions, share in (([left, ~left], 1.0), ([~left, left], 0.0)):
-        w = watch(regions=regions)  # of three samples; features have both halves
+        w = watch(
+            regions=dict(zip(watch().branches, regions, strict=True))
+        )  # of three samples; features have both halves
         Watched(MaxFusion(1.0), w).merge([one, two])
         assert w.rows[0]["own"] == share
 

@@ -109,7 +109,7 @@ def test_what_varies_does_so_for_each_condition():
         ({"scale": []}, r"vary\.scale is \[\]; give a list of numbers"),
         ({"scale": 2}, r"vary\.scale is 2; give a list of numbers"),
         ({"scale": "123"}, r"vary\.scale is '123'; give a list of numbers"),
-        ({"scale": [1], "rule.delta": [1]}, r"vary has scale, rule\.delta; vary one number at a time"),
+        ({"scale": [1], "rule.delta": [1]}, "give one number and its values"),
         ({"scale": [1, -1]}, "scale is -1; a control strength is a number, 0 or more"),
         ({"scale": [float("nan")]}, "scale is nan"),
         ({"control_start": [0, 2]}, "control_start is 2; it must be a share of the steps"),

@@ -33,6 +33,7 @@ class Condition(Protocol):
     protocol: ClassVar[str]
     higher_is_better: ClassVar[bool]
     nothing: ClassVar[int]  # the value of a map that says nothing at a place
+    has_places: ClassVar[bool]  # whether it can be given and scored in a part of a picture
 
     def draw(self, images: Images, annotator: Annotator | None) -> Maps:
         """The maps of pictures."""
@@ -56,7 +57,9 @@ class Condition(Protocol):
 
 
 class AsGiven:
-    """The shared part of every condition whose maps are compared as they were given."""
+    """The shared part of every condition whose maps are compared as they were given, place by place."""
+
+    has_places: ClassVar[bool] = True
 
     def as_measured(self, given: Maps, scorer: Annotator | None) -> Maps:
         return given

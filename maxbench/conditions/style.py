@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maxbench.conditions.base import Annotator, Images, Valid
+from maxbench.errors import UserError
 from maxbench.images import to_bytes
 
 Pictures = UInt8[Tensor, "batch height width 3"]
@@ -31,6 +32,7 @@ class Style:
     protocol = "100 x cosine of image embeddings"
     higher_is_better = True
     nothing = 0
+    has_places = False
 
     def draw(self, images: Images, annotator: Annotator | None) -> Pictures | Embeddings:
         """Without a network the pictures as bytes; with the scorer what it sees in them."""
@@ -40,6 +42,8 @@ class Style:
         return maps.permute(0, 3, 1, 2).float() / 255
 
     def as_measured(self, given: Pictures, scorer: Annotator | None) -> Embeddings:
+        if scorer is None:
+            raise UserError("A style is compared by what a network sees in pictures; set suite.scorers.style.")
         return scorer(self.hint(given))
 
     def compare(self, given: Embeddings, measured: Embeddings, valid: Valid = None) -> np.ndarray:

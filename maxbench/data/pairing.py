@@ -177,9 +177,9 @@ class Styled:
     def plan(self, images: ImageSet, conditions: Sequence[str], samples: int, seed: int) -> Plan:
         if self.style not in conditions:
             raise UserError(f"pairing.style is '{self.style}'; it must be one of {', '.join(conditions)}.")
-        chosen, reference = _chosen(images, 2 * samples, self.reference, seed)
+        chosen, reference = _chosen(images, samples, self.reference, seed, each=2)
         plan = []
-        for place, style in zip(chosen[:samples], chosen[samples:], strict=True):
+        for place, style in zip(chosen[::2], chosen[1::2], strict=True):
             picture = images.picture(place)
             things = " and ".join(dict.fromkeys(each.category for each in picture.instances)) or _caption(picture)
             sources = {name: style if name == self.style else place for name in conditions}
@@ -192,16 +192,19 @@ COVER_GRID = 64
 """Pixels a side on which an object's share of the picture is measured, whatever the suite's resolution."""
 
 
-def _chosen(images: ImageSet, samples: int, reference: int, seed: int) -> tuple[list[int], tuple[int, ...]]:
-    """Images that give conditions, and others that stand for real pictures."""
+def _chosen(
+    images: ImageSet, samples: int, reference: int, seed: int, each: int = 1
+) -> tuple[list[int], tuple[int, ...]]:
+    """Images that give conditions, `each` for a sample, and others that stand for real pictures."""
     order = sorted(images.ids, key=lambda image: derive("pairing", seed, image))
-    if samples + reference > len(order):
+    given = each * samples
+    if given + reference > len(order):
         raise UserError(
-            f"samples={samples} and pairing.reference={reference} need {samples + reference} images, "
-            f"but '{images.name}' has {len(order)}; lower samples to at most {len(order) - reference} "
+            f"samples={samples} and pairing.reference={reference} need {given + reference} images, "
+            f"but '{images.name}' has {len(order)}; lower samples to at most {max(len(order) - reference, 0) // each} "
             "or take a larger data set."
         )
-    return order[:samples], tuple(order[samples : samples + reference])
+    return order[:given], tuple(order[given : given + reference])
 
 
 def _two(conditions: Sequence[str], pairing: str) -> tuple[str, str]:

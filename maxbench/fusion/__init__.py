@@ -1,8 +1,8 @@
 """Fusion rules: N features of one layer go in; one comes out (merge), or N to go on with (unmerge)."""
 
-from maxbench.fusion.base import RATIO_CAP, Feature, NotFinite, Rule, RuleError, require_finite
+from maxbench.fusion.base import RATIO_CAP, Decision, Feature, NotFinite, Rule, RuleError, require_finite
 from maxbench.fusion.choosing import Choosing, LargestNorm, RandomChoice, SoftmaxSaliency
-from maxbench.fusion.maxfusion import Decision, MaxFusion
+from maxbench.fusion.maxfusion import MaxFusion
 from maxbench.fusion.plain import Average, Sum, Weighted
 from maxbench.fusion.published import PublishedMaxFusion
 

@@ -9,10 +9,10 @@ scripts/measure_cost.py.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Feature = Float[Tensor, "batch channel height width"]
@@ -22,6 +22,18 @@ Maps = Float[Tensor, "branch batch 1 height width"]
 # The winner is chosen by *relative* saliency, so sigma_i / sigma_w may exceed 1, though not the ratio of the
 # two sums over space: the cap acts only on a branch that is a thousand times louder as a whole.
 RATIO_CAP = 1000.0
+
+
+class Decision(NamedTuple):
+    """What a rule sees and decides at every location.
+
+    sigma: saliency of every branch. rho: its similarity to the winner. cluster: those that are averaged.
+    """
+
+    sigma: Maps
+    rho: Maps
+    winner: Int[Tensor, "batch 1 height width"]
+    cluster: Bool[Tensor, "branch batch 1 height width"]
 
 
 class Rule(Protocol):

@@ -21,13 +21,12 @@ mean everywhere, delta >= 1 the winner everywhere.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
 from maxbench.fusion.base import (
+    Decision,
     Feature,
     Maps,
     dot,
@@ -40,15 +39,6 @@ from maxbench.fusion.base import (
     upcast,
     won_by,
 )
-
-
-class Decision(NamedTuple):
-    """What MaxFusion sees and decides at every location: the maps to look at, and all that the rule needs."""
-
-    sigma: Maps
-    rho: Maps
-    winner: Int[Tensor, "batch 1 height width"]
-    cluster: Bool[Tensor, "branch batch 1 height width"]
 
 
 @dataclass(frozen=True)

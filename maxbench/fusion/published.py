@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from maxbench.fusion.base import (
+    Decision,
     Feature,
-    Maps,
     RuleError,
     dot,
     mean_and_variance,
     mix,
+    pick,
     ratio,
     require_features,
-    spread,
     tiny,
     upcast,
     won_by,
@@ -71,9 +71,9 @@ class PublishedMaxFusion:
         self._require(features)
         if len(features) == 1:
             return list(features)
-        f_w, agree = self._decide(features)
-        sigma = torch.stack([spread(upcast(feature)) for feature in features])
-        scale = ratio(sigma, (f_w * sigma).sum(dim=0))
+        sigma, _, winner, cluster = self._decide(features)
+        agree, f_w = cluster.all(dim=0), won_by(winner, 2).to(sigma)
+        scale = ratio(sigma, pick(sigma, winner))
         return [mix(torch.where(agree, 0.5, scale_i * f_w), features) for scale_i in scale]
 
     def merge(self, features: Sequence[Feature]) -> Feature:
@@ -89,12 +89,16 @@ class PublishedMaxFusion:
         self._require(features)
         if len(features) == 1:
             return features[0]
-        f_w, agree = self._decide(features)
-        merged = mix(torch.where(agree, 0.5, f_w), features)
+        sigma, _, _, cluster = self._decide(features)
+        merged = mix(cluster.to(sigma) / cluster.sum(dim=0), features)
         return torch.cat([merged.chunk(2)[half]] * 2) if self.halves else merged
 
-    def _decide(self, features: Sequence[Feature]) -> tuple[Maps, Tensor]:
-        """The weights (2, B, 1, H, W) that select the winner, and where both are averaged, (B, 1, H, W) bool."""
+    def decide(self, features: Sequence[Feature]) -> Decision:
+        """Who wins where, and where both are averaged; rho is by the rule's own similarity."""
+        self._require(features)
+        return self._decide(features)
+
+    def _decide(self, features: Sequence[Feature]) -> Decision:
         f = [upcast(feature) for feature in features]
         means, variances = zip(*map(mean_and_variance, f), strict=True)
         saliency = [each.sqrt() for each in variances] if self.saliency == "std" else variances
@@ -107,7 +111,9 @@ class PublishedMaxFusion:
         norms = squares[0].sqrt() * squares[1].sqrt()
         rho = dot(*f) / norms.clamp_min(tiny(norms))
         # 0 / 0 is NaN in the released code and not above any delta: the winner stands there
-        return won_by(torch.where(first >= second, 0, 1), 2).to(first), (rho > self.delta) & (norms > 0)
+        agree, winner = (rho > self.delta) & (norms > 0), torch.where(first >= second, 0, 1)
+        sigma = torch.stack([variance.sqrt() for variance in variances])
+        return Decision(sigma, rho.expand(2, *rho.shape), winner, agree | won_by(winner, 2))
 
     def _total(self, saliency: Tensor) -> Tensor:
         total = saliency.sum(dim=(-2, -1), keepdim=True)

@@ -24,12 +24,14 @@ def write_curves(folder: Path) -> Path | None:
     found = list(dict.fromkeys(points.metric))
     qualities = [name for name in found if name.startswith("q_")]
     shown = [*qualities, *(name for name in SHOWN if name in found)]
-    (number,) = points.number.unique()[:1]
-    figure = Figure(figsize=(3.1 * len(shown), 3.6), layout="constrained")
-    for axis, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        _panel(axis, points[points.metric == metric], metrics[metrics.metric == metric], number)
-        axis.set_title(HEADINGS.get(metric, metric.replace("q_", "q of ")), fontsize=9)
-    figure.axes[0].legend(fontsize=7)
+    numbers = list(dict.fromkeys(points.number))
+    figure = Figure(figsize=(3.1 * len(shown), 3.6 * len(numbers)), layout="constrained")
+    for axes, number in zip(figure.subplots(len(numbers), len(shown), squeeze=False), numbers, strict=True):
+        own = points[points.number == number]
+        for axis, metric in zip(axes, shown, strict=True):
+            _panel(axis, own[own.metric == metric], metrics[metrics.metric == metric], number)
+            axis.set_title(HEADINGS.get(metric, metric.replace("q_", "q of ")), fontsize=9)
+        axes[0].legend(fontsize=7)
     path = folder / "curves.png"
     figure.savefig(path, dpi=100)
     return path

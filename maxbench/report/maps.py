@@ -71,9 +71,10 @@ def _variance_maps(folder: Path, config: dict, sample: dict, recorded: dict[str,
     """Saliency of every control alone after the zero convolutions, and of the U-Net's blocks under the text alone."""
     rows: list[tuple[str, str, Path | None, dict[int, np.ndarray]]] = []
     for method, path in recorded.items():
-        if method != "none" and not method.startswith("single/"):
+        condition = method.removeprefix("single/") if method.startswith("single/") else None
+        if method != "none" and condition not in config["conditions"]:
             continue
-        kind, condition = ("unet", None) if method == "none" else ("output", method.removeprefix("single/"))
+        kind = "unet" if condition is None else "output"
         given = None if condition is None else _map_file(folder, condition, sample)
         with np.load(path) as archive:
             found = _entries(archive, kind, "saliency")
@@ -147,7 +148,8 @@ def _curves(folder: Path, config: dict) -> Figure | None:
     axes = figure.subplots(4, len(tables), squeeze=False)
     for column, (method, table) in enumerate(tables.items()):
         wins = [name for name in table if name.startswith("wins/")]
-        axes[0, column].set_title(method, fontsize=8)
+        seen = "" if (table.judge == table.rule).all() else f"\n(as {table.judge.iloc[0]} would decide)"
+        axes[0, column].set_title(f"{method}{seen}", fontsize=8)
         for row, along in enumerate(("step", "place")):
             for kind, style in (("unmerge", "--"), ("output", "-")):
                 means = table[table.kind == kind].groupby(along)[["rho", "merged"]].mean()

@@ -11,6 +11,7 @@ from transformers import CLIPTokenizer
 
 from maxbench import images as im
 from maxbench.config import CONF
+from maxbench.control import Fusion
 from maxbench.fusion import Sum
 from maxbench.images import read_images
 from maxbench.miniature.dataset import miniature_images
@@ -84,7 +85,7 @@ def test_every_control_is_followed(name, config, suite, scenes):
     text, negative = pipeline.encode_text(prompts), pipeline.encode_text([""] * len(prompts))
 
     def fidelity(hints: dict) -> np.ndarray:
-        control = pipeline.control(hints, Sum())
+        control = pipeline.control(hints, Fusion(Sum()))
         made = pipeline.decode(pipeline.denoise(noise, text, negative, control, sampler))
         assert all(im.defect(picture) is None for picture in made)
         measured = condition.draw(im.from_bytes(im.to_bytes(made)), annotator)
