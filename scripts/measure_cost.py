@@ -7,7 +7,6 @@ shape with random weights. With --compiled the paper's rule once more under torc
 """
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from maxbench import fusion
 from maxbench.lockstep import SITES, embed_hint, lockstep_controlnets
 from maxbench.report.tables import markdown_table
+from maxbench.stamp import environment
 
 RULES = {
     "Sum": fusion.Sum(),
@@ -250,17 +250,22 @@ def main() -> int:
     parser.add_argument(
         "--shape", type=int, nargs=4, default=[2, 320, 64, 64], help="of the features in the first table"
     )
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the step")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the step; see the table")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--compiled", action="store_true", help="a few also under torch.compile: takes minutes")
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
-    device, dtype = torch.device(chosen.device), getattr(torch, chosen.dtype)
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    device = torch.device(chosen.device)
+    half = "bfloat16" if device.type == "cpu" else "float16"
+    stamp = environment(device)
+    where = f"{stamp['processor']}, {stamp['threads']} threads" if device.type == "cpu" else stamp["device"]
+    edition = (
+        f"commit {stamp['git']['commit'][:10]}{', dirty' * stamp['git']['dirty']}" if stamp["git"] else "installed"
+    )
     parts = [
-        f"# What fusion costs\n\nMade by `scripts/measure_cost.py` on {hardware} ({platform.machine()}), "
+        f"# What fusion costs\n\nMade by `scripts/measure_cost.py` ({edition}) on {where}, "
         f"PyTorch {torch.__version__}; medians of {chosen.repeats}.",
         f"## Rules by themselves, features {' x '.join(map(str, chosen.shape))}\n\n"
         "Least: every feature read once and every result written once.",
@@ -268,11 +273,10 @@ def main() -> int:
     ]
     for model in chosen.model:
         batch = chosen.batch or {"miniature": 64, "sd15": 2}[model]
-        step = step_of(model, batch, dtype, device)
-        parts.append(
-            f"## A denoising step, {model} shapes, {chosen.dtype}, batch {batch}, two ControlNets and the U-Net"
-        )
-        parts.append(step_table(step, device, chosen.repeats, chosen.compiled))
+        dtype = chosen.dtype or {"miniature": "float32", "sd15": half}[model]
+        step = step_of(model, batch, getattr(torch, dtype), device)
+        parts.append(f"## A denoising step of {model} shapes, {dtype}, batch {batch}, two ControlNets and the U-Net")
+        parts.append(step_table(step, device, chosen.repeats, chosen.compiled and model == "miniature"))
         print(f"{model}: done", flush=True)
     text = "\n\n".join(parts) + "\n"
     if chosen.output:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -72,3 +73,14 @@ def test_a_run_without_a_recording_cannot_be_diagnosed(finished_run, watched_run
         told = capsys.readouterr().err.strip()
         assert told.startswith("diagnose_fusion: ") and said in told and len(told.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_fusion_costs_is_measured(tmp_path, monkeypatch):
+    small = ["--shape", 2, 8, 4, 4, "--batch", 2, "--repeats", 1, "--device", "cpu"]
+    assert call(monkeypatch, "measure_cost", *small, "--output", tmp_path / "cost.md") == 0
+    text = (tmp_path / "cost.md").read_text()
+    assert "| maxfusion, lockstep |" in text and "| MaxFusion | 3 | bfloat16 | unmerge |" in text
+    measure, (one, two) = script("measure_cost"), torch.randn(2, 1, 4, 2, 2)
+    with measure.Traffic() as traffic:
+        one.view(-1).add(two.view(-1))  # views move nothing: two tensors are read and one is written
+    assert traffic.bytes == 3 * one.numel() * 4
