@@ -22,7 +22,7 @@ MISTAKES = [
     (["~methods.summ"], "did you mean 'methods.sum'"),
     (["sampler=euler"], "ddim, paper, unipc"),
     (["foo"], "write key=value"),
-    (["samples=0"], "samples is 0; it must be a whole number, 1 or more"),
+    (["samples=0"], "samples is 0; it must be a whole number, 2 or more"),
     (["samples=many"], "samples is 'many'"),
     (["samples=23"], "lower samples to at most 12"),
     (["sampler.steps=0"], "sampler.steps is 0"),
