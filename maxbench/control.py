@@ -91,7 +91,7 @@ def _within(step: int, steps: int, start: float, end: float) -> bool:
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """An IP-Adapter (Ye et al., arXiv 2308.06721), installed in a U-Net by diffusers.
+    """An IP-Adapter of the plain kind (Ye et al., arXiv 2308.06721), installed in a U-Net by diffusers.
 
     unet: the network whose attention reads it; without a prompt it is silent there, and the U-Net is the base model.
     encoder: pictures (B, 3, H, W) in [0, 1] => embeddings (B, D).

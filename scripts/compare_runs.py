@@ -36,7 +36,9 @@ def read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 
 
 def differing(configs: list[dict[str, Any]]) -> list[str]:
-    """Keys in which the runs differ, without those that change nothing by themselves."""
+    """Keys in which the runs differ, without those that change nothing by themselves; of experiments the name alone."""
+    if len({config.get("name") for config in configs}) > 1:
+        return ["name"]
     keys = sorted({key for config in configs for key in config} - set(IMPLIED))
     return [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
 

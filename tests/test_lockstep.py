@@ -323,6 +323,20 @@ def test_a_step_never_waits_for_the_device(rule):
     assert step(net, nets, rule, *given).shape == sample.shape
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("rule", [MaxFusion(), PublishedMaxFusion(), SoftmaxSaliency()], ids=repr)
+def test_a_step_on_a_gpu_does_not_synchronise(rule):
+    nets, net = [controlnet(seed).cuda() for seed in (1, 2)], unet().cuda()
+    sample, timestep, text, hints = inputs(2)
+    given = sample.cuda(), timestep.cuda(), text.cuda(), [hint.cuda() for hint in hints]
+    step(net, nets, rule, *given)  # whatever is set up once may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(net, nets, rule, *given)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_site_can_be_one_down_block(nets):
     given = inputs(2)
     none, both, first, second = (
