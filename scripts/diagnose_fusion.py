@@ -30,14 +30,17 @@ def read(folder: Path, methods: list[str]) -> pd.DataFrame:
             f"{folder} has no recording of {', '.join(methods)}; run its experiment again with diagnostics.samples=24."
         )
     name = yaml.safe_load((folder / "config.yaml").read_text())["name"]
-    return pd.concat([table.assign(experiment=name, method=method) for method, table in found.items()])
+    return pd.concat(
+        table.assign(experiment=name, method=method, first=next(each for each in table if each.startswith("wins/")))
+        for method, table in found.items()
+    )
 
 
 def rows(table: pd.DataFrame) -> list[list[str]]:
     """Per experiment, method and kind of site, means over steps and places."""
     lines = []
     for (experiment, method), group in table.groupby(["experiment", "method"], sort=False):
-        first = next(name for name in group.dropna(axis=1, how="all") if name.startswith("wins/"))
+        first = group["first"].iloc[0]
         unmerged = group[group.kind == "unmerge"]
         parts = {"after conv_in": unmerged[unmerged.place == 0], "down and mid": unmerged[unmerged.place > 0]}
         parts["outputs"] = group[group.kind == "output"]
