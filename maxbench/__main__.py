@@ -26,6 +26,8 @@ keys:
   sampler=      one of conf/sampler/; sampler.steps=, sampler.guidance_scale=
   runtime.device= auto, cpu, cuda                      runtime.batch_size=, runtime.dtype=, runtime.threads=
   methods.NAME. rule, sites, branches, scale of a method; +fusion@methods.NAME=FILE adds, ~methods.NAME removes
+                also, with a + in front, branch_scale, layer_scale, control_start, control_end, match, vary (see README)
+  diagnostics.samples= record and draw what the rules decide on the first samples; changes no number
 
 options:
   -m            sweep over comma-separated values (Hydra multirun)
