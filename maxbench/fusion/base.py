@@ -105,7 +105,15 @@ def mix(weights: Sequence[Map], features: Sequence[Feature]) -> Feature:
     mixed = weights[0] * features[0]
     for weight, feature in zip(weights[1:], features[1:], strict=True):
         mixed = mixed.addcmul_(weight, feature)
-    return mixed.to(features[0].dtype)
+    return narrow(mixed, features[0].dtype)
+
+
+def narrow(feature: Feature, dtype: torch.dtype) -> Feature:
+    """A result in the dtype that came in: what float16 cannot hold, a quiet winner made loud, saturates."""
+    if dtype == torch.float16 and feature.dtype != dtype:
+        limit = torch.finfo(dtype).max
+        feature = feature.clamp(-limit, limit)
+    return feature.to(dtype)
 
 
 def pick(of: Sequence[Tensor], winner: Tensor) -> Tensor:

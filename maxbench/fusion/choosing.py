@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maxbench.fusion.base import Feature, Maps, dot, mix, ratio, require_features, spread, tiny, upcast, won_by
+from maxbench.fusion.base import Feature, Maps, dot, mix, narrow, ratio, require_features, spread, tiny, upcast, won_by
 
 
 class Choosing(ABC):
@@ -24,7 +24,7 @@ class Choosing(ABC):
         f = [upcast(feature) for feature in features]
         shared = mix(self.weigh(f), f)
         sigma = spread(shared)
-        return [(ratio(spread(each), sigma) * shared).to(features[0].dtype) for each in f]
+        return [narrow(ratio(spread(each), sigma) * shared, features[0].dtype) for each in f]
 
     def merge(self, features: Sequence[Feature]) -> Feature:
         require_features(features)

@@ -83,6 +83,16 @@ def test_what_comes_out_is_finite_and_of_the_shape_and_dtype_that_went_in(case):
     torch.testing.assert_close(features, before, **EXACT)  # nothing was written to
 
 
+@pytest.mark.parametrize("rule", [LargestNorm(), MaxFusion(1.0), SoftmaxSaliency(1e-3), PublishedMaxFusion(1.0)])
+def test_a_winner_without_saliency_saturates_in_half_precision(rule):
+    """Of equal channels and alone in its picture, it is made as salient as a branch that is a thousand times louder."""
+    loud, flat = torch.zeros(2, 2, 1, 2), torch.zeros(2, 2, 1, 2)
+    loud[:, :, 0, 0], flat[:, :, 0, 0] = torch.tensor([8188.0, -2402.0]), -8188.0
+    features = [loud.half(), flat.half()]
+    assert all(out.isfinite().all() for out in (rule.merge(features), *rule.unmerge(features)))
+    assert max(out.abs().max() for out in LargestNorm().unmerge(features)) == torch.finfo(torch.float16).max
+
+
 @settings(max_examples=150, deadline=None)
 @given(case=cases())
 def test_a_branch_alone_passes_untouched(case):
