@@ -241,3 +241,10 @@ def test_an_adapter_takes_the_place_of_a_controlnet(small_run, finished_run, tmp
     same, other = (digests(mixed / "images" / name) for name in ("single/depth", "single/hed"))
     assert same == digests(finished_run / "images" / "single/depth")
     assert other != digests(finished_run / "images" / "single/hed")
+
+
+def test_a_single_method_has_a_table_without_differences(small_run, tmp_path):
+    only = [f"~methods.{name}" for name in METHODS if "/" not in name and name != "average"]
+    folder = run(small_run, tmp_path, *only, "~methods.single", "samples=2")
+    table = (folder / "table.md").read_text()
+    assert "| average |" in table and "Paired differences" not in table

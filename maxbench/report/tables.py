@@ -44,15 +44,12 @@ PUBLISHED = "published"  # the paper's own number, for a user to fill
 
 def write_tables(folder: Path) -> str:
     """Write `table.md` into a run folder from its CSV files; return the same tables as plain text."""
-    metrics, differences = _read(folder, "metrics.csv"), _read(folder, "differences.csv")
+    metrics = _read(folder, "metrics.csv")
     markdown = [
         f"# {metrics.experiment.iloc[0]} on {metrics.suite.iloc[0]}",
         _about(folder, metrics),
         markdown_table(*method_table(metrics, intervals=True)),
-        f"Paired differences to `{differences.baseline.iloc[0]}` on the same samples and noise; intervals are "
-        f"bootstrapped and corrected for the {int(differences.comparisons.iloc[0])} comparisons in this table "
-        "(Bonferroni). An interval without 0 is bold.",
-        markdown_table(*difference_table(differences)),
+        *_differences(folder),
         *_second_opinion(metrics),
         _joint_notes(folder),
         _protocols(metrics),
@@ -61,6 +58,20 @@ def write_tables(folder: Path) -> str:
     return "\n\n".join(
         [_about(folder, metrics), plain_table(*method_table(metrics, intervals=False)), _joint_notes(folder)]
     )
+
+
+def _differences(folder: Path) -> list[str]:
+    """Paired differences to the baseline; nothing where it is the only method."""
+    path = folder / "differences.csv"
+    if path.exists() and not path.read_text(errors="replace").strip():
+        return []
+    differences = _read(folder, path.name)
+    return [
+        f"Paired differences to `{differences.baseline.iloc[0]}` on the same samples and noise; intervals are "
+        f"bootstrapped and corrected for the {int(differences.comparisons.iloc[0])} comparisons in this table "
+        "(Bonferroni). An interval without 0 is bold.",
+        markdown_table(*difference_table(differences)),
+    ]
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
