@@ -4,10 +4,19 @@ import argparse
 import shutil
 from pathlib import Path
 
+import yaml
+
 from maxbench.report.sheet import write_sheet
 
 KEPT = ("table.md", "metrics.csv", "differences.csv", "evaluation.json", "config.yaml", "stamp.json")
 IF_THERE = ("strength.json", "curves.png", "variance_maps.png", "winner_maps.png", "fusion_curves.png")
+
+
+def without_places(config: dict) -> dict:
+    """A run's configuration with default folders: where it ran is nobody's business."""
+    data = {**config["data"], "root": "data"} if "root" in config["data"] else config["data"]
+    return {**config, "output_dir": "runs", "data_dir": "data", "data": data}
+
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -22,4 +31,6 @@ if __name__ == "__main__":
     for name in [*KEPT, *(name for name in IF_THERE if (arguments.run / name).exists())]:
         shutil.copy2(arguments.run / name, arguments.results / name)
         print(arguments.results / name)
+    config = arguments.results / "config.yaml"
+    config.write_text(yaml.safe_dump(without_places(yaml.safe_load(config.read_text())), sort_keys=False))
     print(write_sheet(arguments.run, arguments.samples, arguments.results / "contact_sheet.png"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -84,3 +85,16 @@ def test_what_fusion_costs_is_measured(tmp_path, monkeypatch):
     with measure.Traffic() as traffic:
         one.view(-1).add(two.view(-1))  # views move nothing: two tensors are read and one is written
     assert traffic.bytes == 3 * one.numel() * 4
+
+
+def test_kept_results_do_not_say_where_they_were_made(finished_run):
+    config = yaml.safe_load((finished_run / "config.yaml").read_text())
+    kept = script("keep_results").without_places(config)
+    assert str(finished_run.parent) in str(config) and str(finished_run.parent) not in str(kept)
+    assert kept["methods"] == config["methods"] and kept["data"]["count"] == config["data"]["count"]
+
+
+def test_no_committed_result_names_a_place_of_a_machine():
+    for path in (SCRIPTS.parent / "results").rglob("config.yaml"):
+        config = yaml.safe_load(path.read_text())
+        assert not Path(config["output_dir"]).is_absolute() and not Path(config["data"]["root"]).is_absolute(), path
