@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -106,14 +106,18 @@ class ImagePrompt:
         seen: embeddings, or None for no prompt; scale is then 0. The unconditional half of a guided batch is shown
         nothing, as in diffusers.
         """
-        for processor in self.unet.attn_processors.values():
-            if hasattr(processor, "to_k_ip"):
-                processor.scale = [scale]
+        for processor in self._processors:
+            processor.scale = [scale]
         if seen is None:
             projection = self.unet.encoder_hid_proj.image_projection_layers[0]
             seen = sample.new_zeros(len(sample), projection.image_embeds.in_features)
         shown = torch.cat([torch.zeros_like(seen)] * (len(sample) // len(seen) - 1) + [seen])
         return {"added_cond_kwargs": {"image_embeds": [shown[:, None].to(sample)]}}
+
+    @cached_property
+    def _processors(self) -> list[Any]:
+        """Those of the U-Net's attention that read it: found once, not at every step."""
+        return [each for each in self.unet.attn_processors.values() if hasattr(each, "to_k_ip")]
 
 
 Branch = ControlNetModel | T2IAdapter | ImagePrompt

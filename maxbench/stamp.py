@@ -56,6 +56,17 @@ def write_stamp(folder: RunFolder, device: torch.device) -> list[str]:
     return [key for key in now if last is not None and last.get(key) != now[key]]
 
 
+def edition(stamp: dict) -> str:
+    """The code that a stamp stands for, for people: a commit, and whether something was changed since."""
+    git = stamp["git"]
+    return f"commit {git['commit'][:10]}{', dirty' * git['dirty']}" if git else f"maxbench {stamp['maxbench']}"
+
+
+def origin(folder: Path) -> str:
+    """A finished run's name and the code that it was made by."""
+    return f"{folder.name} ({edition(json.loads((folder / 'stamp.json').read_text())[-1])})"
+
+
 def _git() -> dict | None:
     """Commit and dirty flag of the checkout that this package runs from; None for an installed copy."""
     here = Path(__file__).parent

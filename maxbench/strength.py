@@ -57,17 +57,20 @@ class Strengths:
 
     def of(self, method: Method) -> float:
         """A method's mean residual norm at scale 1 on the training scenes."""
-        path = self._folder / FILE
-        try:
-            known = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError):
-            known = {}
         unit = replace(method, scale=1.0, match=None, vary={}, name="")
         what = repr(unit)  # of the same fusion at several scales one measurement will do
-        if what not in known:
-            known[what] = self._measure(unit, method.name)
-            write_atomically(path, json.dumps(known, indent=1))
-        return known[what]
+        if what not in self._known:
+            self._known[what] = self._measure(unit, method.name)
+            write_atomically(self._folder / FILE, json.dumps(self._known, indent=1))
+        return self._known[what]
+
+    @cached_property
+    def _known(self) -> dict[str, float]:
+        """What the run has measured before."""
+        try:
+            return json.loads((self._folder / FILE).read_text())
+        except (OSError, json.JSONDecodeError):
+            return {}
 
     @property
     def _folder(self) -> Path:

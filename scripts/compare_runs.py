@@ -15,6 +15,7 @@ import yaml
 
 from maxbench.errors import UserError
 from maxbench.report.tables import COLUMNS, markdown_table
+from maxbench.stamp import origin
 
 IMPLIED = (
     "output_dir", "data_dir", "data.root", "suite.root", "runtime.threads",  # places change nothing
@@ -83,7 +84,7 @@ def main() -> int:
         return 2
     if chosen.output:
         chosen.output.parent.mkdir(parents=True, exist_ok=True)
-        chosen.output.write_text(f"From {', '.join(run.name for run in chosen.runs)}.\n\n{text}\n")
+        chosen.output.write_text(f"From {', '.join(map(origin, chosen.runs))}.\n\n{text}\n")
     print(text)
     return 0
 

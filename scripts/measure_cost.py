@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from maxbench import fusion
 from maxbench.lockstep import SITES, embed_hint, lockstep_controlnets
 from maxbench.report.tables import markdown_table
-from maxbench.stamp import environment
+from maxbench.stamp import edition, environment
 
 RULES = {
     "Sum": fusion.Sum(),
@@ -261,11 +261,8 @@ def main() -> int:
     half = "bfloat16" if device.type == "cpu" else "float16"
     stamp = environment(device)
     where = f"{stamp['processor']}, {stamp['threads']} threads" if device.type == "cpu" else stamp["device"]
-    edition = (
-        f"commit {stamp['git']['commit'][:10]}{', dirty' * stamp['git']['dirty']}" if stamp["git"] else "installed"
-    )
     parts = [
-        f"# What fusion costs\n\nMade by `scripts/measure_cost.py` ({edition}) on {where}, "
+        f"# What fusion costs\n\nMade by `scripts/measure_cost.py` ({edition(stamp)}) on {where}, "
         f"PyTorch {torch.__version__}; medians of {chosen.repeats}.",
         f"## Rules by themselves, features {' x '.join(map(str, chosen.shape))}\n\n"
         "Least: every feature read once and every result written once.",

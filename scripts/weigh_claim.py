@@ -16,6 +16,7 @@ import yaml
 from maxbench.errors import UserError
 from maxbench.metrics.statistics import Interval, paired_difference
 from maxbench.report.tables import column, markdown_table
+from maxbench.stamp import origin
 
 RULES = ("maxfusion", "outputs_only", "maxfusion_published")
 AT_STRENGTH = {"maxfusion_matched": "maxfusion", "outputs_only_matched": "outputs_only",
@@ -99,7 +100,7 @@ def main() -> int:
     counts = pd.Series([row[-1] for row in rows]).value_counts()
     text = (
         "# Does MaxFusion win?\n\n"
-        f"Made by `scripts/weigh_claim.py` from {', '.join(run.name for run in chosen.runs)}.\n\n"
+        f"Made by `scripts/weigh_claim.py` from {', '.join(map(origin, chosen.runs))}.\n\n"
         "## Joint score (0 = no control, 1 = every condition as good as by its own control alone)\n\n"
         "A `matched` method adds residuals of the same mean norm as `sum` to the U-Net, by training scenes.\n\n"
         f"{markdown_table(names, table)}\n\n"

@@ -197,8 +197,9 @@ def test_a_mean_of_large_half_precision_features_does_not_overflow(rule):
     torch.testing.assert_close(rule.merge([feature] * 3), feature, **EXACT)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
-@pytest.mark.parametrize("branches", [2, 3])
+@pytest.mark.parametrize(
+    ("rule", "branches"), [*((rule, count) for rule in RULES for count in (2, 3)), *((rule, 2) for rule in FOR_TWO)]
+)
 def test_a_rule_is_one_graph(rule, branches):
     """No synchronisation with the host and no branch on data: torch.compile can trace it whole."""
     features = related(7, branches)

@@ -182,7 +182,7 @@ EVERY = [
 def test_no_rule_waits_for_a_device(rule, dtype):
     """On a device without values, to ask for one is an error."""
     features = [torch.empty(2, 4, 3, 5, device="meta", dtype=dtype) for _ in range(2)]
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):
         bool(features[0].sum() > 0)  # else this test shows nothing
     out = [rule.merge(features), *rule.unmerge(features), getattr(rule, "merge_mid", rule.merge)(features)]
     assert all(each.device.type == "meta" and each.dtype == dtype and each.shape == (2, 4, 3, 5) for each in out)
