@@ -85,21 +85,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _cli():
-    from maxbench import cli
+    from maxbench.cli import run
 
-    return cli
+    return run
 
 
 def _verb(options: argparse.Namespace) -> int:
     if options.verb == "tables":
         return _cli().tables(options.folder, options.output_dir)
     if options.verb == "doctor":
-        from maxbench import doctor
+        from maxbench.cli import doctor
 
         return doctor.report(options.output_dir, options.data_dir)
-    from maxbench import shelf
+    from maxbench.cli import data
 
-    return shelf.report(options.name, options.split, options.count, options.data_dir)
+    return data.report(options.name, options.split, options.count, options.data_dir)
 
 
 def _guarded(debug: bool, verb) -> int:

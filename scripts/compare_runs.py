@@ -15,7 +15,7 @@ import yaml
 
 from maxbench.errors import UserError
 from maxbench.report.tables import COLUMNS, markdown_table
-from maxbench.stamp import origin
+from maxbench.store.stamp import origin
 
 IMPLIED = (
     "output_dir", "data_dir", "data.root", "suite.root", "runtime.threads",  # places change nothing

@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from maxbench import fusion
-from maxbench.lockstep import SITES, embed_hint, lockstep_controlnets
+from maxbench.models.lockstep import SITES, embed_hint, lockstep_controlnets
 from maxbench.report.tables import markdown_table
-from maxbench.stamp import edition, environment
+from maxbench.store.stamp import edition, environment
 
 RULES = {
     "Sum": fusion.Sum(),

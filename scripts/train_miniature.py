@@ -1,6 +1,6 @@
 """Train the miniature family: python scripts/train_miniature.py [only=[unet]] [parts.vae.recipe.steps=900] ...
 
-Settings are those of conf/training.yaml, where they are explained; recipes are in conf/part/. Every part resumes
+Settings are those of conf/training.yaml, where they are explained; recipes are in conf/component/. Every part resumes
 from its checkpoint and is skipped once finished. When the last one is finished the family is measured on held-out
 scenes and its model card is written beside the weights.
 """
@@ -13,10 +13,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from maxbench.config import CONF
+from maxbench.cli.config import CONF
 from maxbench.errors import UserError
 from maxbench.miniature.card import write_card
-from maxbench.miniature.workshop import read_history, train
+from maxbench.miniature.context import read_history, train
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="training")

@@ -16,7 +16,7 @@ import yaml
 from maxbench.errors import UserError
 from maxbench.metrics.statistics import Interval, paired_difference
 from maxbench.report.tables import column, markdown_table
-from maxbench.stamp import origin
+from maxbench.store.stamp import origin
 
 RULES = ("maxfusion", "outputs_only", "maxfusion_published")
 AT_STRENGTH = {"maxfusion_matched": "maxfusion", "outputs_only_matched": "outputs_only",

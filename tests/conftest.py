@@ -18,13 +18,13 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from maxbench.miniature.corpus import EDITION
+from maxbench.miniature.corpus import WORLD_VERSION
 from maxbench.miniature.dataset import write_dataset
 from maxbench.miniature.diffusion import make_scheduler
 from maxbench.miniature.language import TOKENS, make_tokenizer
-from maxbench.miniature.observers import OUTPUTS
+from maxbench.miniature.annotators import OUTPUTS
 from maxbench.miniature.style import IPAdapter
-from maxbench.suites.observers import DilatedNet
+from maxbench.miniature.readers import DilatedNet
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 WORDS = ["a red sphere on grass under a clear sky", "a striped blue box on sand at sunset with hills"]
@@ -111,7 +111,7 @@ def small_suite(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder / f"miniature-{EDITION}-val-24", "val", 24)
+    write_dataset(folder / f"miniature-{WORLD_VERSION}-val-24", "val", 24)
     return folder
 
 

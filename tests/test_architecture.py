@@ -111,7 +111,7 @@ def test_members_of_a_folder_know_only_its_base():
     for folder in ("conditions", "fusion", "report", "suites"):
         for path in (PACKAGE / folder).glob("[!_]*.py"):
             for module in imports(path):
-                if module == "maxbench.suites.prompts":  # a suite's own tool
+                if module == "maxbench.models.image_prompt":  # a suite's own tool
                     continue
                 if module.startswith(f"maxbench.{folder}."):
                     assert module == f"maxbench.{folder}.base", f"{path.name} imports its neighbour {module}"

@@ -32,8 +32,8 @@ class Condition(Protocol):
     sample_metric: ClassVar[str]  # one sample's score
     protocol: ClassVar[str]
     higher_is_better: ClassVar[bool]
-    nothing: ClassVar[int]  # the value of a map that says nothing at a place
-    has_places: ClassVar[bool]  # whether it can be given and scored in a part of a picture
+    null_value: ClassVar[int]  # the value of a map that says nothing at a place
+    is_spatial: ClassVar[bool]  # whether it can be given and scored in a part of a picture
 
     def draw(self, images: Images, annotator: Annotator | None) -> Maps:
         """The maps of pictures."""
@@ -44,7 +44,7 @@ class Condition(Protocol):
         ...
 
     def as_measured(self, given: Maps, scorer: Annotator | None) -> Tensor:
-        """Given maps as `compare` takes them: most are compared as they are."""
+        """ControlInputs maps as `compare` takes them: most are compared as they are."""
         ...
 
     def compare(self, given: Tensor, measured: Tensor, valid: Valid = None) -> np.ndarray:
@@ -59,7 +59,7 @@ class Condition(Protocol):
 class AsGiven:
     """The shared part of every condition whose maps are compared as they were given, place by place."""
 
-    has_places: ClassVar[bool] = True
+    is_spatial: ClassVar[bool] = True
 
     def as_measured(self, given: Maps, scorer: Annotator | None) -> Maps:
         return given
@@ -68,7 +68,7 @@ class AsGiven:
 class Levels(AsGiven):
     """The shared half of every condition whose maps are grey levels."""
 
-    nothing: ClassVar[int] = 0
+    null_value: ClassVar[int] = 0
 
     def hint(self, maps: Maps) -> Images:
         return (maps[:, None].float() / 255).expand(-1, 3, -1, -1)

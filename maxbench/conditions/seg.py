@@ -30,7 +30,7 @@ class Segmentation(AsGiven):
     metric, sample_metric = "seg_miou", "seg_image_iou"
     protocol = "data set, classes present, x100"
     higher_is_better = True
-    nothing = 0
+    null_value = 0
 
     def __post_init__(self):
         if not self.palette or any(len(colour) != 3 for colour in self.palette):

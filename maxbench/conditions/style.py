@@ -31,8 +31,8 @@ class Style:
     metric = sample_metric = "style_clip_i"
     protocol = "100 x cosine of image embeddings"
     higher_is_better = True
-    nothing = 0
-    has_places = False
+    null_value = 0
+    is_spatial = False
 
     def draw(self, images: Images, annotator: Annotator | None) -> Pictures | Embeddings:
         """Without a network the pictures as bytes; with the scorer what it sees in them."""

@@ -34,15 +34,15 @@ class ImageSet(Protocol):
 class Sample:
     """One thing to generate: a prompt and, for every condition, the image that gives its map.
 
-    shown: the part of its map that a condition gives, the rest says nothing; all of it where none is named.
-    scored: the part of the picture in which a condition is scored, likewise.
+    control_masks: condition -> the part of its map that is a control, the rest is its null value; all of it where none
+        is named. evaluation_masks: condition -> the part of the picture in which its fidelity is measured, likewise.
     """
 
     id: str
     prompt: str
     sources: dict[str, int]  # condition -> image id
-    shown: dict[str, Region] = field(default_factory=dict)
-    scored: dict[str, Region] = field(default_factory=dict)
+    control_masks: dict[str, Region] = field(default_factory=dict)
+    evaluation_masks: dict[str, Region] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ class ObjectOnScene:
                     f"{front_object.image:012d}-{front_object.number}-{scene:012d}",
                     self.template.format(category=category, caption=_caption(images.picture(scene))),
                     {front: front_object.image, back: scene},
-                    shown=inside,
-                    scored={**inside, back: outside},
+                    control_masks=inside,
+                    evaluation_masks={**inside, back: outside},
                 )
             )
         return Plan(tuple(plan), tuple(scenes[samples : samples + self.reference]))

@@ -139,12 +139,12 @@ def mean_and_variance(feature: Feature) -> tuple[Map, Map]:
     return mean, (feature - mean).square_().mean(dim=1, keepdim=True)
 
 
-def spread(feature: Feature) -> Map:
+def channel_std(feature: Feature) -> Map:
     """sigma: the standard deviation over the channels."""
     return mean_and_variance(feature)[1].sqrt()
 
 
-def spread_and_norm(feature: Feature) -> tuple[Map, Map]:
+def channel_std_and_norm(feature: Feature) -> tuple[Map, Map]:
     """sigma and |f| from the same mean and variance."""
     mean, variance = mean_and_variance(feature)
     return variance.sqrt(), (feature.shape[1] * (variance + mean.square())).sqrt()

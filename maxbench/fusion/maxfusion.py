@@ -34,7 +34,7 @@ from maxbench.fusion.base import (
     pick,
     ratio,
     require_features,
-    spread_and_norm,
+    channel_std_and_norm,
     tiny,
     upcast,
     won_by,
@@ -82,7 +82,7 @@ class MaxFusion:
 
     def _decide(self, features: Sequence[Feature]) -> Decision:
         f = [upcast(feature) for feature in features]
-        sigma, norm = map(torch.stack, zip(*map(spread_and_norm, f), strict=True))
+        sigma, norm = map(torch.stack, zip(*map(channel_std_and_norm, f), strict=True))
         sigma_bar = sigma / sigma.sum(dim=(-2, -1), keepdim=True).clamp_min(tiny(sigma))
         winner = sigma_bar.argmax(dim=0)  # of equals the first
 

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from maxbench.miniature.training import History, Recipe, pick
-from maxbench.miniature.workshop import Workshop
+from maxbench.miniature.context import TrainingContext
 
 
 def picture_loss(decoded: Tensor, images: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class Autoencoder:
 
     needs = ()
 
-    def train(self, shop: Workshop) -> tuple[AutoencoderKL, History]:
+    def train(self, shop: TrainingContext) -> tuple[AutoencoderKL, History]:
         vae = AutoencoderKL(
             block_out_channels=tuple(self.channels),
             down_block_types=("DownEncoderBlock2D",) * len(self.channels),
@@ -76,7 +76,7 @@ class Decoder:
 
     needs = ("vae",)
 
-    def train(self, shop: Workshop) -> tuple[AutoencoderKL, History]:
+    def train(self, shop: TrainingContext) -> tuple[AutoencoderKL, History]:
         vae, latents = shop.load(AutoencoderKL, "vae"), torch.from_numpy(latents_of(shop))
         learning = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
         for parameter in learning:
@@ -92,7 +92,7 @@ class Decoder:
         return vae, shop.fit(self, [{"params": learning}], loss_of)
 
 
-def latents_of(shop: Workshop) -> np.ndarray:
+def latents_of(shop: TrainingContext) -> np.ndarray:
     """Scaled latent means of every training scene, (N, C, h, w) float16; encoded once."""
 
     def encode() -> np.ndarray:
@@ -107,7 +107,7 @@ def latents_of(shop: Workshop) -> np.ndarray:
     return shop.once("latents", "vae", encode)
 
 
-def round_trips_of(shop: Workshop, count: int) -> np.ndarray:
+def reconstructions_of(shop: TrainingContext, count: int) -> np.ndarray:
     """The first `count` scenes after encoding and decoding, (M, 3, S, S) uint8."""
 
     def decode() -> np.ndarray:
@@ -120,4 +120,4 @@ def round_trips_of(shop: Workshop, count: int) -> np.ndarray:
             ]
         return ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
 
-    return shop.once(f"round_trips-{count}", "vae", decode)
+    return shop.once(f"reconstructions-{count}", "vae", decode)

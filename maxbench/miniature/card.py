@@ -17,10 +17,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from maxbench.errors import UserError
 from maxbench.miniature.controls import CANNY_THRESHOLDS
-from maxbench.miniature.corpus import DROPS, EDITION, VALIDATION_SEED, render_corpus
+from maxbench.miniature.corpus import DROPS, WORLD_VERSION, VALIDATION_SEED, render_corpus
 from maxbench.miniature.diffusion import MIN_SNR, UNPROMPTED
 from maxbench.miniature.quality import measure_parts, parts_tables
-from maxbench.miniature.workshop import read_history
+from maxbench.miniature.context import read_history
 
 STRIDE = 100  # steps whose mean loss is one number of a history
 ACROSS = 4  # panels in a row of the picture of losses
@@ -90,7 +90,7 @@ def write_card(
     text = CARD.format(
         scenes=scenes,
         size=size,
-        edition=EDITION,
+        edition=WORLD_VERSION,
         seed=seed,
         captions=len(DROPS),
         held_out=held_out,
@@ -112,7 +112,7 @@ def write_card(
 def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
     """What a reader must know of how the generator and its controls learn, in lines of a list."""
     again = {part: history["part"]["noise"] for part, history in histories.items() if "noise" in history["part"]}
-    observers = {part: history["part"] for part, history in histories.items() if "round_trips" in history["part"]}
+    observers = {part: history["part"] for part, history in histories.items() if "reconstructions" in history["part"]}
     controls = {part: history["part"] for part, history in histories.items() if "condition" in history["part"]}
     lines = [
         f"- **Generator**: noise prediction with Min-SNR weighting (gamma {MIN_SNR:g}) on latent means; "
@@ -124,7 +124,7 @@ def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
             f"deviation {noise:g}. Every other part was trained with the decoder as it was before."
         )
     if observers:
-        seen = ", ".join(f"{count}" for count in sorted({fields["round_trips"] for fields in observers.values()}))
+        seen = ", ".join(f"{count}" for count in sorted({fields["reconstructions"] for fields in observers.values()}))
         lines.append(
             f"- **Observers** ({', '.join(observers)}): learn the same exact maps in networks of another make; half of "
             f"their pictures are renderings and half the autoencoder's round trips of {seen} scenes."

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from maxbench.miniature import world
 from maxbench.miniature.diffusion import Denoising, plain_attention
-from maxbench.miniature.observers import annotated_maps
+from maxbench.miniature.annotators import annotated_maps
 from maxbench.miniature.training import History, Recipe
-from maxbench.miniature.workshop import Workshop
+from maxbench.miniature.context import TrainingContext
 
 CANNY_THRESHOLDS = (100, 200)
 
@@ -60,7 +60,7 @@ class Control:
     def needs(self) -> tuple[str, ...]:
         return ("unet",) if self.condition == "canny" else ("unet", "annotator")
 
-    def hints(self, shop: Workshop) -> Callable[[Tensor, torch.Generator], Tensor]:
+    def hints(self, shop: TrainingContext) -> Callable[[Tensor, torch.Generator], Tensor]:
         """From scene numbers to hints (B, 3, S, S) in [0, 1]."""
         corpus = shop.corpus
         exact = {"depth": corpus.depth, "seg": corpus.segmentation, "hed": corpus.edges}.get(self.condition)
@@ -78,7 +78,7 @@ class Control:
         return hint
 
     def fit_to(
-        self, shop: Workshop, unet: UNet2DConditionModel, groups: list[dict], steer: Callable[..., dict]
+        self, shop: TrainingContext, unet: UNet2DConditionModel, groups: list[dict], steer: Callable[..., dict]
     ) -> History:
         """Train `groups` so that the U-Net under `steer(noisy, timestep, text, hints)` predicts the noise."""
         task, hints = Denoising.of(shop), self.hints(shop)
@@ -102,7 +102,7 @@ class ControlNet(Control):
     embedding: Sequence[int]
     copied_lr: float
 
-    def train(self, shop: Workshop) -> tuple[ControlNetModel, History]:
+    def train(self, shop: TrainingContext) -> tuple[ControlNetModel, History]:
         unet = plain_attention(shop.load(UNet2DConditionModel, "unet"))
         net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=tuple(self.embedding))
         net = plain_attention(net.to(shop.device).requires_grad_(True).train())
@@ -134,7 +134,7 @@ class Adapter(Control):
 
     residual_blocks: int = 1
 
-    def train(self, shop: Workshop) -> tuple[nn.Module, History]:
+    def train(self, shop: TrainingContext) -> tuple[nn.Module, History]:
         unet = plain_attention(shop.load(UNet2DConditionModel, "unet"))
         widths = unet.config.block_out_channels
         net = T2IAdapter(
@@ -151,7 +151,7 @@ class Adapter(Control):
         return net, self.fit_to(shop, unet, [{"params": net.parameters()}], steer)
 
 
-def _canny_maps(shop: Workshop) -> np.ndarray:
+def _canny_maps(shop: TrainingContext) -> np.ndarray:
     def draw() -> np.ndarray:
         grey = (cv2.cvtColor(image.transpose(1, 2, 0), cv2.COLOR_RGB2GRAY) for image in shop.corpus.images)
         return np.stack([cv2.Canny(picture, *CANNY_THRESHOLDS) for picture in grey])

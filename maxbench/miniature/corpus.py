@@ -18,7 +18,7 @@ from maxbench.miniature.render import render
 from maxbench.progress import track
 
 TRAIN_SEED, VALIDATION_SEED = 2404, 9977  # disjoint streams: no validation scene is ever trained on
-EDITION = 2  # raise it when the same seed no longer gives the same pictures
+WORLD_VERSION = 2  # raise it when the same seed no longer gives the same pictures
 DROPS = (0.0, 0.0, 0.25, 0.5)  # chance that a clause is left out, of every wording of a training scene
 PLANES = ("images", "depth", "segmentation", "edges")
 
@@ -59,7 +59,7 @@ def _render_one(seed: int, index: int, size: int) -> tuple:
 
 def render_corpus(count: int, seed: int, size: int, folder: Path) -> Corpus:
     """Render `count` scenes of `seed`, or read them back where an earlier call kept them in `folder`."""
-    place = folder / f"corpus-{EDITION}-{seed}-{size}-{count}"
+    place = folder / f"corpus-{WORLD_VERSION}-{seed}-{size}-{count}"
     if not place.exists():
         partial = place.with_name(f".{place.name}-{os.getpid()}")
         partial.mkdir(parents=True)

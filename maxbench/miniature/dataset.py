@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 from maxbench.data.coco import CocoImages
 from maxbench.errors import UserError
 from maxbench.miniature import words, world
-from maxbench.miniature.corpus import EDITION, TRAIN_SEED, VALIDATION_SEED, scene_generator
+from maxbench.miniature.corpus import WORLD_VERSION, TRAIN_SEED, VALIDATION_SEED, scene_generator
 from maxbench.miniature.render import Rendering, render
 
 SEEDS = {"train": TRAIN_SEED, "val": VALIDATION_SEED}
@@ -25,7 +25,7 @@ CATEGORIES = {shape: number for number, shape in enumerate(world.SHAPES, start=1
 
 def miniature_images(root: str | Path, split: str = "val", count: int = 768) -> CocoImages:
     """The first `count` scenes of a split, rendered into `root` on first use and read from there after."""
-    folder = Path(root) / f"miniature-{EDITION}-{split}-{count}"
+    folder = Path(root) / f"miniature-{WORLD_VERSION}-{split}-{count}"
     if not folder.exists():
         write_dataset(folder, split, count)
     return CocoImages(folder, split, name=f"miniature {split} ({count} rendered scenes)")
@@ -73,7 +73,7 @@ def write_dataset(folder: Path, split: str, count: int) -> None:
 
 
 def _write_json(path: Path, images: list[dict], annotations: list[dict], **more: list[dict]) -> None:
-    info = {"description": "maxbench miniature world", "version": str(EDITION)}
+    info = {"description": "maxbench miniature world", "version": str(WORLD_VERSION)}
     numbered = [{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)]
     path.write_text(json.dumps({"info": info, "licenses": [], "images": images, "annotations": numbered, **more}))
 

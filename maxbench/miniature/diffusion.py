@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from maxbench.miniature.autoencoder import latents_of
 from maxbench.miniature.language import tokenise, tokens_of
 from maxbench.miniature.training import History, Recipe, pick
-from maxbench.miniature.workshop import Workshop
+from maxbench.miniature.context import TrainingContext
 
 UNPROMPTED = 0.1  # share of empty prompts, for classifier-free guidance (Ho & Salimans 2022)
 MIN_SNR = 5.0
@@ -52,7 +52,7 @@ class Denoising:
     device: torch.device
 
     @classmethod
-    def of(cls, shop: Workshop) -> Denoising:
+    def of(cls, shop: TrainingContext) -> Denoising:
         tokenizer = CLIPTokenizer.from_pretrained(shop.weights / "tokenizer")
         return cls(
             latents=torch.from_numpy(latents_of(shop)),
@@ -124,7 +124,7 @@ class UNet:
             norm_num_groups=16,
         )
 
-    def train(self, shop: Workshop) -> tuple[UNet2DConditionModel, History]:
+    def train(self, shop: TrainingContext) -> tuple[UNet2DConditionModel, History]:
         task = Denoising.of(shop)
         channels, size = task.latents.shape[1:3]
         unet = plain_attention(self.build(size, task.text_encoder.config.hidden_size, channels).to(shop.device))

@@ -23,9 +23,9 @@ from maxbench.images import read_images, to_bytes
 from maxbench.metrics.distribution import frechet_distance
 from maxbench.metrics.statistics import Interval, bootstrap, bootstrap_mean
 from maxbench.miniature.quality import ARROWS, BOTH, SEED, Look, Measure, compare_maps, grid, observe, told
-from maxbench.runfolder import MARK, digest
+from maxbench.store.runfolder import MARK, digest
 
-FLOOR, CEILING, NONE, ANCHOR = "real", "vae_round_trip", "none", "untrained"
+FLOOR, CEILING, NONE, ANCHOR = "real", "vae_reconstruction", "none", "untrained"
 ENDS = ("shuffled", NONE, "single", CEILING, FLOOR)
 BETTER = {"hed_ssim": "higher", "depth_rmse": "lower", "seg_image_iou": "higher", "canny_f1": "higher"}
 FIDELITY = dict(zip(("hed", "depth", "seg", "canny"), BETTER, strict=True))

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from maxbench.miniature.training import History, Recipe, pick
-from maxbench.miniature.workshop import Workshop
+from maxbench.miniature.context import TrainingContext
 
 TOKENS = 32  # the longest prompt; CLIP's own is 77
 
@@ -44,7 +44,7 @@ def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
 
 
-def tokens_of(shop: Workshop) -> Tensor:
+def tokens_of(shop: TrainingContext) -> Tensor:
     """Every wording of every training scene, (N, captions, TOKENS)."""
 
     def read() -> Any:
@@ -69,7 +69,7 @@ class Contrastive:
     vision: Mapping[str, int]
     projection: int
 
-    def fit(self, shop: Workshop) -> tuple[CLIPModel, History]:
+    def fit(self, shop: TrainingContext) -> tuple[CLIPModel, History]:
         tokenizer = CLIPTokenizer.from_pretrained(shop.weights / "tokenizer")
         words = {
             "vocab_size": len(tokenizer),
@@ -100,7 +100,7 @@ class TextEncoder(Contrastive):
 
     needs = ()
 
-    def train(self, shop: Workshop) -> tuple[CLIPTextModel, History]:
+    def train(self, shop: TrainingContext) -> tuple[CLIPTextModel, History]:
         make_tokenizer([text for captions in shop.corpus.captions for text in captions], shop.weights / "tokenizer")
         model, history = self.fit(shop)
         text_encoder = CLIPTextModel(model.config.text_config)
@@ -113,6 +113,6 @@ class Judge(Contrastive):
 
     needs = ("text_encoder",)  # for its tokenizer alone
 
-    def train(self, shop: Workshop) -> tuple[CLIPModel, History]:
+    def train(self, shop: TrainingContext) -> tuple[CLIPModel, History]:
         CLIPTokenizer.from_pretrained(shop.weights / "tokenizer").save_pretrained(shop.weights / self.subfolder)
         return self.fit(shop)

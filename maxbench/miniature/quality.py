@@ -22,9 +22,9 @@ from maxbench.metrics.statistics import Interval, bootstrap, bootstrap_mean, res
 from maxbench.miniature import world
 from maxbench.miniature.corpus import Corpus
 from maxbench.miniature.language import tokenise
-from maxbench.miniature.observers import HEADS, Annotator, MapScorer
+from maxbench.miniature.annotators import HEADS, Annotator, MapScorer
 from maxbench.progress import track
-from maxbench.suites.observers import DilatedNet
+from maxbench.miniature.readers import DilatedNet
 
 AMONG = 64  # captions among which a picture's own is to be found
 BATCH = 64
@@ -64,7 +64,7 @@ def measure_parts(weights: Path, corpus: Corpus) -> list[Measure]:
     """Measure autoencoder, text-image scorer and both observers of the family in `weights` on a held-out corpus."""
     require(weights)
     images = torch.from_numpy(np.array(corpus.images))
-    decoded = round_trips(weights, images)
+    decoded = reconstructions(weights, images)
     observers, exact = load_observers(weights), exact_maps(corpus)
     measures = [*autoencoder_quality(images, decoded), *retrieval(weights, images, corpus)]
     together: list[Measure] = []
@@ -87,7 +87,7 @@ def require(weights: Path) -> None:
 
 
 @torch.inference_mode()
-def round_trips(weights: Path, images: Tensor) -> Tensor:
+def reconstructions(weights: Path, images: Tensor) -> Tensor:
     """Pictures (N, 3, S, S) uint8 after encoding and decoding, rounded as a file would hold them."""
     vae = AutoencoderKL.from_pretrained(weights / "vae", torch_dtype=torch.float32).eval()
     decoded = [

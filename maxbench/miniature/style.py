@@ -17,7 +17,7 @@ from transformers import CLIPVisionModelWithProjection
 from maxbench.miniature.diffusion import Denoising, plain_attention
 from maxbench.miniature.language import Contrastive
 from maxbench.miniature.training import History, Recipe
-from maxbench.miniature.workshop import Workshop
+from maxbench.miniature.context import TrainingContext
 
 TOKENS = 4  # of a picture; what diffusers takes an IP-Adapter of the plain kind to have
 FILE = "ip_adapter.safetensors"
@@ -28,7 +28,7 @@ class ImageEncoder(Contrastive):
 
     needs = ("text_encoder",)  # for its tokenizer alone
 
-    def train(self, shop: Workshop) -> tuple[CLIPVisionModelWithProjection, History]:
+    def train(self, shop: TrainingContext) -> tuple[CLIPVisionModelWithProjection, History]:
         model, history = self.fit(shop)
         config = model.config.vision_config
         config.projection_dim = self.projection
@@ -55,7 +55,7 @@ class ImagePrompt:
 
     needs = ("unet", "image_encoder")
 
-    def train(self, shop: Workshop) -> tuple[nn.Module, History]:
+    def train(self, shop: TrainingContext) -> tuple[nn.Module, History]:
         task, unet = Denoising.of(shop), plain_attention(shop.load(UNet2DConditionModel, "unet"))
         views = torch.from_numpy(views_of(shop, self.smallest_crop))  # (N, views, D)
         prompt = IPAdapter.from_unet(unet, views.shape[-1]).to(shop.device)
@@ -130,7 +130,7 @@ def _plain(processor: nn.Module, unet: UNet2DConditionModel) -> nn.Module:
     return plain.to(unet.device, unet.dtype)
 
 
-def views_of(shop: Workshop, smallest: float, count: int = 2) -> np.ndarray:
+def views_of(shop: TrainingContext, smallest: float, count: int = 2) -> np.ndarray:
     """Embeddings of `count` flipped crops of every training scene, (N, count, D) float16; made once."""
 
     def embed() -> np.ndarray:

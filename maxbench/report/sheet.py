@@ -73,7 +73,7 @@ def _map(folder: Path, config: dict, condition: str, sample: dict) -> Image.Imag
     path = folder / "conditions" / condition / f"{sample['sources'][condition]:012d}.png"
     palette = config["conditions"][condition].get("palette")
     drawn = _painted(path, palette) if palette else _open(path)
-    shown = folder / "shown" / condition / f"{sample['id']}.png"
+    shown = folder / "control_masks" / condition / f"{sample['id']}.png"
     if shown.exists():
         with Image.open(shown) as mask:
             drawn = Image.composite(drawn, Image.new("RGB", drawn.size, SILENT), mask.convert("L"))

@@ -19,10 +19,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from maxbench.conditions.base import Annotator
-from maxbench.control import Branch, ImagePrompt
+from maxbench.models.control import Branch, ImagePrompt
 from maxbench.errors import UserError
-from maxbench.pipeline import Pipeline
-from maxbench.suites.prompts import install_image_prompt
+from maxbench.models.pipeline import Pipeline
+from maxbench.models.image_prompt import install_image_prompt
 
 PACKAGED = Path(__file__).parent / "weights"
 BASE = ("vae", "unet", "text_encoder")  # subfolders with weights; tokenizer and scheduler have none
@@ -131,9 +131,9 @@ class FolderSuite:
         }
 
     def scorer_names(self, conditions: Sequence[str]) -> dict[str, str]:
-        """What scores, by the name and revision it has in tables: "judge", and each condition with a network."""
+        """What scores, by the name and revision it has in tables: "clip", and each condition with a network."""
         scorers = {**self.annotators, **self.scorers}
-        return self._named(conditions, {"judge": self.text_scorer, **_of(conditions, scorers)})
+        return self._named(conditions, {"clip": self.text_scorer, **_of(conditions, scorers)})
 
     def annotator_names(self, conditions: Sequence[str]) -> dict[str, str]:
         """The same of the annotators that are not the scorers themselves."""
@@ -200,11 +200,11 @@ class FolderSuite:
         """The network that measures a condition in pictures; None where arithmetic does."""
         return self._load(self.scorers.get(condition, self.annotators.get(condition)), device)
 
-    def second_opinion(self, condition: str, device: torch.device) -> Annotator | None:
+    def self_consistency(self, condition: str, device: torch.device) -> Annotator | None:
         """The annotator once more, as a scorer, where the scorer is another network; else None."""
         return self.annotator(condition, device) if condition in self.scorers else None
 
-    def judge(self, device: torch.device) -> Any:
+    def clip_scorer(self, device: torch.device) -> Any:
         """The text-image scorer."""
         return self._load(self.text_scorer, device)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from maxbench.__main__ import main
 from maxbench.conditions.style import Style
-from maxbench.config import CONF
+from maxbench.cli.config import CONF
 from maxbench.images import encode_png, read_maps
 from maxbench.miniature.world import SHAPES
 
@@ -80,7 +80,7 @@ def styled_run(small_run, tmp_path_factory):
 def test_every_row_of_a_styled_run_has_a_likeness(styled_run):
     metrics = pd.read_csv(styled_run / "metrics.csv")
     wide = metrics.pivot(index="method", columns="metric", values="value")
-    assert {"none", "single/style", "average", "maxfusion", "spatial", "real", "vae_round_trip", "shuffled"} < set(
+    assert {"none", "single/style", "average", "maxfusion", "spatial", "real", "vae_reconstruction", "shuffled"} < set(
         wide.index
     )
     assert np.isfinite(wide.style_clip_i).all()

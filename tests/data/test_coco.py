@@ -5,12 +5,12 @@ import pytest
 
 from maxbench.data.coco import CocoImages
 from maxbench.errors import UserError
-from maxbench.miniature.corpus import EDITION
+from maxbench.miniature.corpus import WORLD_VERSION
 
 
 @pytest.fixture
 def copy(data_dir, tmp_path):
-    return shutil.copytree(data_dir / f"miniature-{EDITION}-val-24", tmp_path / "set")
+    return shutil.copytree(data_dir / f"miniature-{WORLD_VERSION}-val-24", tmp_path / "set")
 
 
 def test_pictures_come_with_captions_and_objects(copy):

@@ -66,10 +66,10 @@ def test_halves_do_not_meet_and_sides_alternate():
     plan = HalfSplit(reference=5).plan(shelf, ["hed", "depth"], 8, seed=0)
     sides = []
     for sample in plan.samples:
-        assert len(set(sample.sources.values())) == 1 and sample.shown == sample.scored
-        hed, depth = (sample.shown[name].mask(shelf, 32) for name in ("hed", "depth"))
+        assert len(set(sample.sources.values())) == 1 and sample.control_masks == sample.evaluation_masks
+        hed, depth = (sample.control_masks[name].mask(shelf, 32) for name in ("hed", "depth"))
         assert hed.shape == (32, 32) and np.array_equal(hed, ~depth) and hed.mean() == 0.5
-        sides.append(str(sample.shown["hed"]))
+        sides.append(str(sample.control_masks["hed"]))
     assert sides == ["left half", "right half"] * 4
     assert len({sample.id for sample in plan.samples}) == 8
 
@@ -82,12 +82,12 @@ def test_an_object_stands_on_another_pictures_scene():
     assert len(set(sources)) == 20 and set(sources).isdisjoint(plan.reference)
     for sample in plan.samples:
         assert sample.prompt == f"cow in picture {sample.sources['depth']}"
-        assert set(sample.shown) == {"hed"} and sample.shown["hed"] == sample.scored["hed"]
-        inside, outside = (sample.scored[name].mask(shelf, 32) for name in ("hed", "depth"))
+        assert set(sample.control_masks) == {"hed"} and sample.control_masks["hed"] == sample.evaluation_masks["hed"]
+        inside, outside = (sample.evaluation_masks[name].mask(shelf, 32) for name in ("hed", "depth"))
         assert inside.mean() == 0.25 and np.array_equal(outside, ~inside)
-        assert isinstance(sample.scored["depth"], Object) and str(sample.scored["depth"]).startswith("outside object 1")
+        assert isinstance(sample.evaluation_masks["depth"], Object) and str(sample.evaluation_masks["depth"]).startswith("outside object 1")
     turned = ObjectOnScene(reference=10, object="depth").plan(shelf, ["hed", "depth"], 10, seed=0)
-    assert set(turned.samples[0].shown) == {"depth"}
+    assert set(turned.samples[0].control_masks) == {"depth"}
     assert turned.samples[0].sources["depth"] == plan.samples[0].sources["hed"]
 
 
@@ -108,7 +108,7 @@ def test_the_style_comes_from_another_picture_and_none_from_the_reference():
     for sample in plan.samples:
         assert sample.sources["hed"] == sample.sources["depth"] != sample.sources["style"]
         assert sample.id == f"{sample.sources['hed']:012d}-{sample.sources['style']:012d}"
-        assert not sample.shown and not sample.scored
+        assert not sample.control_masks and not sample.evaluation_masks
 
 
 def test_a_styled_plan_depends_on_the_seed_alone():

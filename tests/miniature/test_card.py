@@ -10,7 +10,7 @@ RECIPE = {"steps": 250, "batch": 16, "lr": 0.002}
 PARTS = {
     "vae": {"subfolder": "vae", "channels": [8, 8, 8]},
     "decoder": {"subfolder": "vae", "noise": 0.25},
-    "scorer": {"subfolder": "scorers/maps", "round_trips": 77},
+    "scorer": {"subfolder": "scorers/maps", "reconstructions": 77},
     "unet": {"subfolder": "unet"},
     "controlnet_hed": {"subfolder": "controlnet_hed", "condition": "hed", "copied_lr": 0.125},
     "controlnet_canny": {"subfolder": "controlnet_canny", "condition": "canny", "copied_lr": 0.125},

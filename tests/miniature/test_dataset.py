@@ -5,13 +5,13 @@ from pycocotools.coco import COCO
 from maxbench.errors import UserError
 from maxbench.images import read_png
 from maxbench.miniature import world
-from maxbench.miniature.corpus import EDITION, VALIDATION_SEED, scene_generator
+from maxbench.miniature.corpus import WORLD_VERSION, VALIDATION_SEED, scene_generator
 from maxbench.miniature.dataset import miniature_images, write_dataset
 from maxbench.miniature.render import render
 
 
 def test_the_data_set_is_cocos_own_format(data_dir):
-    root = data_dir / f"miniature-{EDITION}-val-24"
+    root = data_dir / f"miniature-{WORLD_VERSION}-val-24"
     instances = COCO(str(root / "annotations" / "instances_val.json"))
     captions = COCO(str(root / "annotations" / "captions_val.json"))
     assert len(instances.imgs) == len(captions.imgs) == 24
@@ -39,7 +39,7 @@ def test_a_longer_data_set_begins_with_the_shorter_one(data_dir, tmp_path):
     write_dataset(tmp_path / "short", "val", 3)
     for name in sorted(path.name for path in (tmp_path / "short" / "val").iterdir()):
         first = (tmp_path / "short" / "val" / name).read_bytes()
-        assert first == (data_dir / f"miniature-{EDITION}-val-24" / "val" / name).read_bytes()
+        assert first == (data_dir / f"miniature-{WORLD_VERSION}-val-24" / "val" / name).read_bytes()
 
 
 def test_mistakes_are_sentences(tmp_path):

@@ -23,18 +23,18 @@ from maxbench.miniature.generated import (
     share_closed,
     write_untrained,
 )
-from maxbench.runfolder import digest
+from maxbench.store.runfolder import digest
 
 SAMPLES, REFERENCE, WIDTH = 24, 12, 4
 METHODS = ("none", "single/hed", "single/depth")
-OBEYED = {"shuffled": 0.1, "none": 0.2, "single/hed": 0.5, "single/depth": 0.3, "vae_round_trip": 0.8, "real": 0.9}
+OBEYED = {"shuffled": 0.1, "none": 0.2, "single/hed": 0.5, "single/depth": 0.3, "vae_reconstruction": 0.8, "real": 0.9}
 
 
 def write_run(folder, weights, shift=0.0, scorer="clip@1", seed=0):
     """A finished run: features of `none` lie `shift` from real ones, those of every control half as far."""
     generator = np.random.default_rng(seed)
     real = generator.normal(size=(SAMPLES + REFERENCE, WIDTH))
-    rows = {"real": real[:SAMPLES], "vae_round_trip": real[:SAMPLES] + 0.1}
+    rows = {"real": real[:SAMPLES], "vae_reconstruction": real[:SAMPLES] + 0.1}
     rows |= {name: generator.normal(size=(SAMPLES, WIDTH)) + shift / (1 + (name != "none")) for name in METHODS}
     for name, features in {**rows, "reference": real[SAMPLES:]}.items():
         path = folder / "features" / f"{name}.npy"
@@ -91,7 +91,7 @@ def test_pictures_stand_between_the_floor_and_the_anchor(trained, untrained):
     assert way["real"] == 1 and way["untrained"] == 0 and 0 < way["none"] < way["single/hed"] < 1
     assert {each.interval.value for each in measures if each.measure == "FID of the run"} == {7.0}
     alone = {each.part for each in quality_of_pictures(read_run(trained), draws=2)}
-    assert alone == {"real", "vae_round_trip", *METHODS}
+    assert alone == {"real", "vae_reconstruction", *METHODS}
 
 
 def test_a_picture_is_never_held_against_its_own_source():
@@ -127,9 +127,9 @@ def test_obedience_is_told_by_the_scorer_and_then_by_the_annotator(trained):
         ("hed", "maps@2"), ("hed", "annotators@3"), ("depth", "maps@2"), ("depth", "annotators@3"),
     ]  # fmt: skip
     hed, _, depth, _ = found
-    assert list(hed.ends) == ["shuffled", "none", "single", "vae_round_trip", "real"]
+    assert list(hed.ends) == ["shuffled", "none", "single", "vae_reconstruction", "real"]
     assert hed.closed.value == pytest.approx(0.5) and depth.closed.value == pytest.approx(1 / 6)
-    assert depth.ends["single"].value > depth.ends["vae_round_trip"].value  # an error
+    assert depth.ends["single"].value > depth.ends["vae_reconstruction"].value  # an error
     measures = [each for control in found for each in control.measures()]
     assert ("single/depth", "depth_rmse", "by maps@2", "lower") in {
         (each.part, each.measure, each.on, each.better) for each in measures

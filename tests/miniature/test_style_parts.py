@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from maxbench.miniature.corpus import render_corpus
 from maxbench.miniature.style import FILE, TOKENS, ImagePrompt, IPAdapter, _view, text_attention, views_of
 from maxbench.miniature.training import Recipe
-from maxbench.miniature.workshop import Workshop
-from maxbench.suites.prompts import install_image_prompt
+from maxbench.miniature.context import TrainingContext
+from maxbench.models.image_prompt import install_image_prompt
 
 SCENES, WIDTH = 5, 8  # of the small suite's image encoder
 
@@ -24,7 +24,7 @@ def shop(small_suite, tmp_path_factory):
     for part in ("vae", "image_encoder"):
         (folder / f"{part}.history.json").write_text(json.dumps({"key": "known"}))
     corpus = render_corpus(SCENES, 3, 64, folder)
-    return Workshop(corpus, folder, small_suite, torch.device("cpu"), "style", "key")
+    return TrainingContext(corpus, folder, small_suite, torch.device("cpu"), "style", "key")
 
 
 def small_unet(small_suite):
@@ -55,7 +55,7 @@ def test_views_are_drawn_once_and_always_the_same(shop, small_suite, tmp_path):
     assert not np.array_equal(views[:, 0], views[:, 1])  # two crops of a picture
     assert np.array_equal(views_of(shop, 0.6), views)
     (tmp_path / "image_encoder.history.json").write_text(json.dumps({"key": "known"}))
-    elsewhere = Workshop(shop.corpus, tmp_path, small_suite, torch.device("cpu"), "style", "key")
+    elsewhere = TrainingContext(shop.corpus, tmp_path, small_suite, torch.device("cpu"), "style", "key")
     assert np.array_equal(views_of(elsewhere, 0.6), views)
     assert not np.array_equal(views_of(elsewhere, 0.9), views)
     assert len(list((tmp_path / "arrays").iterdir())) == 2

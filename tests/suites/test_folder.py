@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from maxbench.config import CONF
+from maxbench.cli.config import CONF
 from maxbench.errors import UserError
 
 
@@ -51,7 +51,7 @@ def test_networks_come_frozen_and_in_the_dtype_asked_for(small_suite):
 def test_scorers_are_named_with_their_revision(small_suite):
     suite = suite_at(small_suite)
     names, annotators = suite.scorer_names(["hed", "canny"]), suite.annotator_names(["hed", "canny"])
-    assert set(names) == {"judge", "hed"} and set(annotators) == {"hed"}  # canny is arithmetic
+    assert set(names) == {"clip", "hed"} and set(annotators) == {"hed"}  # canny is arithmetic
     assert names["hed"].startswith("miniature/scorers/maps@")
     assert annotators["hed"].startswith("miniature/annotators@")
 
@@ -63,7 +63,7 @@ def test_the_scorer_is_not_the_annotator(small_suite):
         measured = suite.scorer(condition, torch.device("cpu"))(images)
         assert drawn.shape == measured.shape == (2, channels, 64, 64)
         assert not torch.allclose(drawn, measured)
-        again = suite.second_opinion(condition, torch.device("cpu"))(images)
+        again = suite.self_consistency(condition, torch.device("cpu"))(images)
         torch.testing.assert_close(again, drawn)
     assert suite.scorer("canny", torch.device("cpu")) is None
 

@@ -10,8 +10,8 @@ from hydra.utils import instantiate
 from transformers import CLIPTokenizer
 
 from maxbench import images as im
-from maxbench.config import CONF
-from maxbench.control import Fusion
+from maxbench.cli.config import CONF
+from maxbench.models.control import Fusion
 from maxbench.fusion import Sum
 from maxbench.images import read_images
 from maxbench.miniature.dataset import miniature_images
@@ -99,7 +99,7 @@ def test_every_control_is_followed(name, config, suite, scenes):
 
 def test_the_judge_prefers_the_right_caption(suite, scenes):
     prompts, pictures = scenes
-    judge = suite.judge(torch.device("cpu"))
+    judge = suite.clip_scorer(torch.device("cpu"))
     seen = torch.nn.functional.normalize(judge.images(pictures))
     read = torch.nn.functional.normalize(judge.texts(prompts))
     scores = seen @ read.T

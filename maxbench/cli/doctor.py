@@ -1,0 +1,105 @@
+"""What this machine can run, as a table."""
+
+from __future__ import annotations
+
+import importlib.util
+import netrc
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from maxbench import __version__
+from maxbench.cli import data
+from maxbench.cli.config import CONF
+from maxbench.report.tables import plain_table
+from maxbench.store.stamp import PACKAGES, package_version
+from maxbench.suites.folder import FolderSuite, weight_files
+
+GIB = 2**30
+
+
+def report(output_dir: str, data_dir: str) -> int:
+    """`maxbench doctor`: print what is there and what is missing; 0 if the default experiment can run, else 1."""
+    suites = dict(_suites())
+    rows = [
+        ["maxbench", __version__],
+        ["python", platform.python_version()],
+        *([name, package_version(name) or "missing: pip install -e ."] for name in PACKAGES),
+        ["processor", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {_memory()}"],
+        *_accelerators(),
+        *([f"suite {name}", _weights(suite)] for name, suite in suites.items()),
+        *([f"data {path.name}", f"{data.count_images(path)} images"] for path in data.prepared(data_dir)),
+        ["data miniature", "rendered on first use, about 4 MB"],
+        [f"disk for {output_dir}/", _disk(output_dir)],
+        ["W&B", _wandb()],
+    ]
+    print(plain_table(["what", "found"], rows))
+    ready = [name for name, suite in suites.items() if not suite.missing(list(suite.controls))]
+    missing = [name for name in PACKAGES if package_version(name) is None]
+    if ready and not missing:
+        print("\nready: python -m maxbench run experiment=hed_depth")
+        return 0
+    print("\nnot ready: see 'missing' above")
+    return 1
+
+
+def _suites() -> Iterator[tuple[str, FolderSuite]]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for path in sorted((CONF / "suite").glob("*.yaml")):
+            cfg = compose("main", [f"suite={path.stem}", "experiment=hed_depth"])
+            yield path.stem, instantiate(cfg.suite, _convert_="all")
+
+
+def _weights(suite: FolderSuite) -> str:
+    missing = suite.missing(list(suite.controls))
+    if missing:
+        names = ", ".join(str(path.relative_to(suite.folder)) for path in missing)
+        return f"missing under {suite.folder}: {names} ({suite.megabytes} MB in all)"
+    parts = set(suite.parts(list(suite.controls)))
+    size = sum(file.stat().st_size for part in parts for file in weight_files(suite.folder, part))
+    return f"weights present, {size / 1e6:.0f} MB, controls {', '.join(suite.controls)}"
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / GIB:.0f} GiB memory"
+    except (ValueError, OSError):
+        return "memory unknown"
+
+
+def _accelerators() -> Iterator[list[str]]:
+    if not torch.cuda.is_available():
+        yield ["CUDA", "none visible; the miniature suite runs on the processor"]
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        yield [
+            f"cuda:{number}",
+            f"{torch.cuda.get_device_name(number)}, {free / GIB:.0f} of {total / GIB:.0f} GiB free",
+        ]
+
+
+def _disk(output_dir: str) -> str:
+    place = Path(output_dir).absolute()
+    while not place.exists():
+        place = place.parent
+    writable = "" if os.access(place, os.W_OK) else ", not writable: set output_dir="
+    return f"{shutil.disk_usage(place).free / GIB:.0f} GiB free{writable}"
+
+
+def _wandb() -> str:
+    """Whether Weights & Biases could be used; nothing is sent and no network is touched."""
+    if importlib.util.find_spec("wandb") is None:
+        return "not installed (optional)"
+    if os.environ.get("WANDB_API_KEY"):
+        return "logged in by WANDB_API_KEY"
+    try:
+        hosts = netrc.netrc().hosts
+    except (FileNotFoundError, netrc.NetrcParseError):
+        hosts = {}
+    return "logged in" if any("wandb" in host for host in hosts) else "not logged in (optional): wandb login"

@@ -1,0 +1,183 @@
+"""Looks over a fusion rule's shoulder: who wins where, how much is merged, how alike the branches are.
+
+Nothing here changes a picture: a watched rule gives what its own rule gives. A run that does not watch pays nothing,
+since nothing of this is then in its way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from maxbench.fusion import Feature, MaxFusion, Rule
+
+BINS = 20  # of the histogram of rho over [-1, 1]
+UNMERGE, OUTPUT, UNET = "unmerge", "output", "unet"
+
+
+@dataclass
+class Watch:
+    """What a method does with the first samples of a run.
+
+    branches: the names of all that the method sees; a winner's number is its place among them.
+    size: samples in a batch, not counting the second guidance half.
+    keep: how many of them maps are kept of, from the prompted half.
+    steps: those of which maps are kept (0 is the first); summaries are kept of all.
+    regions: branch -> mask (B, 1, H, W) of where its condition speaks and the other does not, if there are any.
+
+    rows: a summary of every site and step. maps: "<kind>/<place>/<step>/<what>" -> array over the kept samples. A
+    place counts the calls within a step, in the order of the forward pass; what is `saliency` (branch, sample, h, w),
+    `winner` or `merged` (sample, h, w).
+    """
+
+    branches: Sequence[str]
+    size: int
+    keep: int
+    steps: Collection[int]
+    regions: Mapping[str, Tensor] | None = None
+    rows: list[dict] = field(default_factory=list)
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
+    step: int = 0
+    places: dict[str, int] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def over(self, unet: UNet2DConditionModel) -> Iterator[None]:
+        """Count steps by the U-Net's calls, and keep the saliency of its blocks."""
+
+        def finished(module, arguments, output):
+            self.step, self.places = self.step + 1, {}
+
+        def block(module, arguments, output):
+            hidden = output[0] if isinstance(output, tuple) else output
+            self._keep(UNET, self._place(UNET), "saliency", _channel_std(hidden)[None])
+
+        blocks = [*unet.down_blocks, *unet.up_blocks]
+        hooks = [each.register_forward_hook(block) for each in blocks] + [unet.register_forward_hook(finished)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def look(self, kind: str, names: Sequence[str], features: Sequence[Feature], rule: Rule) -> None:
+        """Note what a rule decides about features of the branches `names`, which meet at the next place of a kind.
+
+        A rule that decides nothing is seen as MaxFusion would decide in its place.
+        """
+        place = self._place(kind)
+        if len(features) == 1:  # nobody to compare with
+            self._keep(kind, place, "saliency", torch.stack([_channel_std(features[0])]))
+            return
+        judge = rule if hasattr(rule, "decide") else MaxFusion()
+        sigma, rho, winner, cluster = judge.decide(features)
+        count = len(features)
+        lost = torch.stack([winner != branch for branch in range(count)])
+        merged = cluster.all(0)
+        of_losers = rho[lost]
+        histogram = torch.histc(of_losers.float().cpu(), BINS, -1, 1) / max(of_losers.numel(), 1)
+        known = torch.tensor([self.branches.index(name) for name in names], device=winner.device)
+        self.rows.append(
+            {
+                "step": self.step, "kind": kind, "place": place, "size": features[0].shape[-1],
+                "rule": type(rule).__name__, "clip": type(judge).__name__,
+                "merged": float(merged.float().mean()),
+                "rho": float(of_losers.mean()) if of_losers.numel() else 1.0,
+                "own": self._own(names, winner),
+                **{f"wins/{name}": float((winner == i).float().mean()) for i, name in enumerate(names)},
+                **{f"saliency/{name}": float(sigma[i].mean()) for i, name in enumerate(names)},
+                **{f"rho/{-1 + 2 * i / BINS:+.1f}": float(share) for i, share in enumerate(histogram)},
+            }
+        )  # fmt: skip
+        self._keep(kind, place, "saliency", sigma[:, :, 0])
+        self._keep(kind, place, "winner", known[winner[:, 0]])
+        self._keep(kind, place, "merged", merged[:, 0])
+
+    def _place(self, kind: str) -> int:
+        self.places[kind] = self.places.get(kind, -1) + 1
+        return self.places[kind]
+
+    def _keep(self, kind: str, place: int, what: str, maps: Tensor) -> None:
+        """Of the batch axis the prompted half, which is the last: saliency in half precision, the rest in bytes."""
+        if self.step not in self.steps:
+            return
+        half = maps[..., -self.size :, :, :][..., : self.keep, :, :]
+        dtype = torch.float16 if what == "saliency" else torch.uint8
+        self.maps[f"{kind}/{place}/{self.step}/{what}"] = half.to(dtype).cpu().numpy()
+
+    def _own(self, names: Sequence[str], winner: Tensor) -> float:
+        """Share of locations won by the branch whose region it is; NaN where regions are not known."""
+        if self.regions is None:
+            return float("nan")
+        hits, size = [], winner.shape[-2:]
+        for branch, name in enumerate(names):
+            mask = torch.nn.functional.interpolate(self.regions[name].float(), size, mode="area") > 0.5
+            mask = mask.repeat(len(winner) // len(mask), 1, 1, 1).to(winner.device)
+            hits.append((winner == branch)[mask].float())
+        return float(torch.cat(hits).mean())
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)
+
+    def packed(self) -> bytes:
+        """All maps as one compressed NumPy archive."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **self.maps)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A rule under watch. names: of the branches that it is given, see :meth:`among`."""
+
+    rule: Rule
+    watch: Watch
+    names: Sequence[str] | None = None  # None: all that the method sees
+
+    def among(self, names: Sequence[str]) -> Watched:
+        """The same where these branches meet."""
+        return Watched(self.rule, self.watch, tuple(names))
+
+    def _look(self, kind: str, features: Sequence[Feature]) -> None:
+        names = self.watch.branches if self.names is None else self.names
+        self.watch.look(kind, names, features, self.rule)
+
+    @property
+    def guided(self) -> bool:
+        return getattr(self.rule, "guided", False)
+
+    @property
+    def for_images(self) -> Watched:
+        return Watched(getattr(self.rule, "for_images", self.rule), self.watch, self.names)
+
+    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
+        self._look(UNMERGE, features)
+        return self.rule.unmerge(features)
+
+    def merge(self, features: Sequence[Feature]) -> Feature:
+        self._look(OUTPUT, features)
+        return self.rule.merge(features)
+
+    def merge_mid(self, features: Sequence[Feature]) -> Feature:
+        self._look(OUTPUT, features)
+        return getattr(self.rule, "merge_mid", self.rule.merge)(features)
+
+
+def _channel_std(feature: Feature) -> Tensor:
+    """sigma, (B, h, w)."""
+    return feature.float().std(dim=1, correction=0)
+
+
+def drift(branch: torch.nn.Module, base: torch.nn.Module) -> float:
+    """How far a control's copied weights have moved from the U-Net's: |branch - base| / |base| over shared names."""
+    own, other = branch.state_dict(), base.state_dict()
+    shared = [name for name in own if name in other and own[name].shape == other[name].shape]
+    moved = torch.cat([(own[name] - other[name]).float().flatten() for name in shared])
+    return float(moved.norm() / torch.cat([other[name].float().flatten() for name in shared]).norm())

@@ -1,0 +1,166 @@
+"""Text to picture: encode the prompt, denoise under control, decode. The loop in plain sight.
+
+Tensors in, tensors out; no files. Networks are diffusers' and transformers' own, in evaluation mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from maxbench.models.control import Branch, Control, Fusion, ImagePrompt, evaluations
+from maxbench.errors import UserError
+from maxbench.fusion import NotFinite, RuleError
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How noise becomes a picture.
+
+    scheduler: makes a diffusers scheduler from the base model's scheduler config.
+    guidance_scale: classifier-free guidance (Ho & Salimans 2022); 1 runs the conditional half alone.
+    """
+
+    scheduler: Callable[[dict], Any]
+    steps: int
+    guidance_scale: float
+    negative_prompt: str = ""
+
+    @property
+    def halves(self) -> int:
+        """Evaluations of the U-Net per step."""
+        return 1 if self.guidance_scale == 1 else 2
+
+
+class Evaluations(NamedTuple):
+    """Of networks, for one picture."""
+
+    unet: int
+    control: int
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The parts of one latent diffusion model and its controls by condition."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler_config: dict
+    controls: dict[str, Branch]
+
+    def __post_init__(self):
+        prompts = [name for name, net in self.controls.items() if isinstance(net, ImagePrompt)]
+        if len(prompts) > 1:  # the second one's attention has taken the place of the first's
+            raise UserError(f"{' and '.join(prompts)} are image prompts; a U-Net takes one of them at a time.")
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        side = resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.vae.config.latent_channels, side, side
+
+    @torch.inference_mode()
+    def encode_text(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
+        """Text states; a prompt longer than the model's context is cut, as everywhere with CLIP."""
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
+        return self.text_encoder(tokens.to(self.device)).last_hidden_state
+
+    @torch.inference_mode()
+    def control(self, hints: dict[str, Float[Tensor, "batch 3 height width"]], fusion: Fusion) -> Control:
+        """The branches of `hints` (condition -> map in [0, 1]), acting together as `fusion` says."""
+        branches = {name: self.controls[name] for name in hints}
+        prompts = {name: net for name, net in self.controls.items() if isinstance(net, ImagePrompt)}
+        shown = {
+            name: hint.to(self.device, torch.float32 if name in prompts else self.dtype) for name, hint in hints.items()
+        }
+        return Control(fusion, branches, shown, next(iter(prompts.values()), None))
+
+    def cost(self, branches: Sequence[str], fusion: Fusion, sampler: Sampler) -> Evaluations:
+        """How often networks run for one picture."""
+        steps = len(self.schedule(sampler).timesteps)  # some samplers evaluate a step twice
+        nets = {name: self.controls[name] for name in branches}
+        return Evaluations(steps * sampler.halves, evaluations(nets, fusion, steps, sampler.halves))
+
+    def schedule(self, sampler: Sampler) -> Any:
+        """The sampler's scheduler, at its steps."""
+        scheduler = sampler.scheduler(self.scheduler_config)
+        scheduler.set_timesteps(sampler.steps, device=self.device)
+        return scheduler
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        noise: Float[Tensor, "batch channel height width"],
+        text: Float[Tensor, "batch tokens width"],
+        negative: Float[Tensor, "batch tokens width"],
+        control: Control,
+        sampler: Sampler,
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Latents of the pictures, float32: `sampler.steps` of denoising from `noise`.
+
+        Networks compute in their own dtype; what is added up from step to step does not lose its low bits.
+        """
+        scheduler, guided = self.schedule(sampler), sampler.halves == 2
+        if control.branches and not guided and control.fusion.guided:
+            raise UserError(
+                f"{type(control.fusion.guided).__name__} runs only under classifier-free guidance; "
+                "set sampler.guidance_scale to another value than 1."
+            )
+        text = torch.cat([negative, text]) if guided else text
+        latents = noise.to(self.device, torch.float32) * scheduler.init_noise_sigma
+        for step, timestep in enumerate(scheduler.timesteps):
+            sample = torch.cat([latents, latents]) if guided else latents  # (2B, C, h, w)
+            sample = scheduler.scale_model_input(sample, timestep).to(self.dtype)
+            added = self._added(control, sample, timestep, text, step, len(scheduler.timesteps))
+            prediction = self.unet(sample, timestep, encoder_hidden_states=text, return_dict=False, **added)[0].float()
+            if guided:
+                without, prompted = prediction.chunk(2)
+                prediction = without + sampler.guidance_scale * (prompted - without)
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        return latents
+
+    def _added(self, control: Control, *moment: Any) -> dict[str, Any]:
+        try:
+            return control(*moment)
+        except RuleError as error:
+            said = f"{type(control.fusion.rule).__name__} on {', '.join(control.branches)}: {error}"
+            half = isinstance(error, NotFinite) and self.dtype != torch.float32
+            raise UserError(f"{said}; set runtime.dtype=float32." if half else f"{said}.") from error
+
+    @torch.inference_mode()
+    def decode(self, latents: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 3 H W"]:
+        """Pictures, float32, about [0, 1], not clipped: a NaN is there to be found."""
+        latents = latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
+        decoded = self.vae.decode(latents, return_dict=False)[0]
+        return decoded.float() / 2 + 0.5
+
+    @torch.inference_mode()
+    def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch channel height width"]:
+        """Scaled latent means of pictures in [0, 1], float32."""
+        images = images.to(self.device, self.vae.dtype) * 2 - 1
+        return self.vae.encode(images).latent_dist.mode().float() * self.vae.config.scaling_factor
+
+    def reconstruct(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch 3 H W"]:
+        """Pictures encoded and decoded: the best that any latent of this autoencoder can look."""
+        return self.decode(self.encode(images))

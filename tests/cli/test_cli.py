@@ -1,0 +1,165 @@
+"""Manners: help at once, and a sentence instead of a traceback."""
+
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from maxbench.__main__ import main
+from maxbench.cli.config import CONF
+from maxbench.miniature.corpus import WORLD_VERSION
+
+MISTAKES = [
+    (["experiment=hed_dept"], "no experiment 'hed_dept'; did you mean 'hed_depth'"),
+    (["suite=minature"], "no suite 'minature'; did you mean 'miniature'"),
+    (["samplr=paper"], "did you mean 'sampler'"),
+    (["sampels=4"], "did you mean 'samples'"),
+    (["methods.maxfusion.rule.dleta=0.3"], "did you mean 'methods.maxfusion.rule.delta'"),
+    (["~methods.summ"], "did you mean 'methods.sum'"),
+    (["sampler=euler"], "ddim, paper, unipc"),
+    (["foo"], "write key=value"),
+    (["samples=0"], "samples is 0; it must be a whole number, 2 or more"),
+    (["samples=many"], "samples is 'many'"),
+    (["samples=23"], "lower samples to at most 12"),
+    (["sampler.steps=0"], "sampler.steps is 0"),
+    (["sampler.guidance_scale=-2"], "sampler.guidance_scale is -2"),
+    (["metrics.level=95"], "from 0.5 to 0.999"),
+    (["runtime.batch_size=2.5"], "runtime.batch_size is 2.5"),
+    (["runtime.dtype=fp16"], "one of float32, float16, bfloat16"),
+    (["runtime.device=gpu"], "take auto, cpu, cuda"),
+    (["runtime.device=cuda:99"], "CUDA devices are visible"),
+    (["methods.maxfusion.rule.delta=nan"], "delta is a similarity"),
+    (["methods.maxfusion.rule.delta=high"], "delta is a similarity"),
+    (["methods.maxfusion.scale=strong"], "scale is strong"),
+    (["methods.maxfusion.sites=[top]"], "sites are conv_in, hint, down, mid"),
+    (["methods.maxfusion.branches=depth"], r"write \[depth\]"),
+    (["methods.maxfusion.rule._target_=maxbench.fusion.Maxfusion"], "methods.maxfusion: .*Maxfusion"),
+    (["baseline=avrage"], "take one of none, single/hed"),
+    (["suite.root=/nowhere/at/all"], r"lacks the weights of vae, .*/nowhere/at/all.*MB"),
+    (["data.split=test"], "no split 'test'; take one of train, val"),
+    (["output_dir=/proc/nothing"], "Cannot write to .*; set output_dir="),
+]
+
+
+def said(arguments, capsys) -> tuple[int, str]:
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("mistake", "sentence"), MISTAKES, ids=lambda value: str(value)[:40])
+def test_a_mistake_is_one_sentence_and_code_2(mistake, sentence, small_run, tmp_path, capsys):
+    replaced = {each.split("=")[0] for each in mistake}
+    rest = [each for each in [*small_run, f"output_dir={tmp_path}/runs"] if each.split("=")[0] not in replaced]
+    code, error = said(["run", *rest, *mistake], capsys)
+    assert code == 2
+    assert re.search(sentence, error), error
+    assert len(error.strip().splitlines()) == 1, error
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_no_experiment_lists_them(capsys):
+    code, error = said(["run"], capsys)
+    assert code == 2 and "hed_depth" in error and len(error.splitlines()) == 1
+
+
+def test_damaged_files_are_named_and_nothing_is_lost(small_run, small_suite, data_dir, tmp_path, capsys):
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    for path in data.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:40])
+    rest = [each for each in small_run if not each.startswith(("data_dir", "suite.root"))]
+    code, error = said(
+        ["run", *rest, f"suite.root={small_suite}", f"data_dir={data}", f"output_dir={tmp_path}/a"], capsys
+    )
+    assert code == 2 and re.search(r"image .*\.png cannot be read", error)
+
+    suite = shutil.copytree(small_suite, tmp_path / "suite")
+    weights = next((suite / "controlnet_depth").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, error = said(
+        ["run", *rest, f"suite.root={suite}", f"data_dir={data_dir}", f"output_dir={tmp_path}/b"], capsys
+    )
+    assert code == 2 and re.search(r"controlnet_depth cannot be loaded", error)
+
+
+def test_debug_brings_the_traceback_back(small_run, capsys):
+    from maxbench.errors import UserError
+
+    with pytest.raises(UserError):
+        main(["run", *small_run, "samples=0", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["tables", "nowhere"], "no finished run"),
+        (["tables", "--output-dir", "nowhere"], "no finished run"),
+        (["data", "coco"], "no data set 'coco'"),
+    ],
+)
+def test_other_verbs_have_manners_too(arguments, sentence, capsys):
+    code, error = said(arguments, capsys)
+    assert code == 2 and sentence in error and "Traceback" not in error
+
+
+def test_help_needs_nothing_heavy():
+    code = (
+        "import sys; from maxbench.__main__ import main; main(['run', '--help']); main([]); "
+        "assert not {'torch', 'hydra', 'diffusers', 'pandas'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "experiment=hed_depth" in done.stdout and "doctor" in done.stdout
+
+
+def test_help_names_every_group_a_run_can_choose(capsys):
+    main(["run", "--help"])
+    text = capsys.readouterr().out
+    for key in ("experiment=", "suite=", "samples=", "seed=", "output_dir=", "sampler="):
+        assert key in text
+
+
+def test_doctor_says_what_is_there(data_dir, capsys, tmp_path):
+    code = main(["doctor", "--data-dir", str(data_dir), "--output-dir", str(tmp_path / "not" / "yet")])
+    text = capsys.readouterr().out
+    for word in ("python", "torch", "suite miniature", "disk", "W&B", "CUDA" if code else "data"):
+        assert word in text
+
+
+def test_data_prepares_and_lists(tmp_path, capsys):
+    assert main(["data", "--data-dir", str(tmp_path)]) == 0
+    assert "No data set" in capsys.readouterr().out
+    assert main(["data", "miniature", "--count", "2", "--data-dir", str(tmp_path)]) == 0
+    assert main(["data", "--data-dir", str(tmp_path)]) == 0
+    assert f"miniature-{WORLD_VERSION}-val-2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+def test_every_experiment_runs(experiment, small_run, tmp_path):
+    rest = [each for each in small_run if not each.startswith(("experiment", "samples"))]
+    assert main(["run", f"experiment={experiment}", "samples=4", *rest, f"output_dir={tmp_path}"]) == 0
+    text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    assert f"python -m maxbench run experiment={experiment}" in text
+
+
+def test_the_readmes_rule_is_tested_and_ranked_with_the_others(small_run, tmp_path, monkeypatch):
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", (CONF.parent / "README.md").read_text(), re.DOTALL)
+    assert [name for name, _ in blocks] == ["mine.py", "myconf/fusion/norm_weighted.yaml", "test_mine.py"]
+    for name, text in blocks:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    tests = runpy.run_path(str(tmp_path / "test_mine.py"))
+    tests["test_it_lies_between_the_average_and_the_loudest"]()
+    chosen = ["--config-dir", str(tmp_path / "myconf"), "+fusion@methods.norm_weighted=norm_weighted"]
+    assert main(["run", *chosen, *small_run, f"output_dir={tmp_path}/runs"]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert "norm_weighted" in set(metrics[metrics.metric == "joint_mean"].method)

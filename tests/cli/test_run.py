@@ -1,0 +1,250 @@
+"""The main command on small random models: what it leaves, resumes, mends and refuses."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from maxbench.__main__ import main
+
+METHODS = ["none", "single/hed", "single/depth", "average", "sum", "outputs_only", "maxfusion", "maxfusion_published"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.png"))
+        if path.name != "contact_sheet.png"
+    }
+
+
+def run(arguments, output, *more) -> Path:
+    assert main(["run", *arguments, f"output_dir={output}", *more]) == 0
+    return next(path for path in Path(output).iterdir() if path.is_dir())
+
+
+def test_a_run_leaves_what_the_contract_names(finished_run):
+    for name in (
+        "metrics.csv", "samples.parquet", "differences.csv", "table.md", "contact_sheet.png", "config.yaml",
+        "stamp.json", "manifest.json",
+    ):  # fmt: skip
+        assert (finished_run / name).stat().st_size > 0, name
+    for method in METHODS:
+        assert len(list((finished_run / "images" / method).glob("*.png"))) == 6
+    stamp = json.loads((finished_run / "stamp.json").read_text())[-1]
+    assert {"git", "packages", "device", "date"} <= set(stamp)
+    assert not list(finished_run.rglob("*.partial"))
+
+
+def test_metrics_are_tidy_and_complete(finished_run):
+    metrics = pd.read_csv(finished_run / "metrics.csv")
+    assert {"experiment", "method", "metric", "protocol", "value", "low", "high", "n", "scorer", "seed"} <= set(metrics)
+    assert not metrics.duplicated(["method", "metric", "protocol"]).any()
+    wide = metrics.pivot(index="method", columns="metric", values="value")
+    assert {*METHODS, "real", "vae_reconstruction", "shuffled"} == set(wide.index)
+    assert wide.loc[METHODS, ["fid", "kid", "clip_score", "hed_ssim", "depth_rmse", "seconds"]].notna().all(axis=None)
+    by_annotator = wide.loc["real", ["hed_ssim_by_annotator", "depth_rmse_by_annotator"]]
+    assert by_annotator.iloc[0] == pytest.approx(1) and by_annotator.iloc[1] == 0  # it drew these maps from these
+    assert wide.loc["real", "depth_rmse"] > 0  # the scorer is another network
+    assert wide.loc["shuffled", ["hed_ssim", "depth_rmse"]].notna().all()
+    assert wide.loc["none", "control_evaluations"] == 0
+    assert wide.loc["single/hed", "control_evaluations"] == wide.loc["none", "unet_evaluations"] == 4
+    assert wide.loc["maxfusion", "control_evaluations"] == 8
+    assert (wide.defects == 0)[METHODS].all()
+
+
+def test_sample_rows_add_up_to_the_table(finished_run):
+    samples = pd.read_parquet(finished_run / "samples.parquet")
+    metrics = pd.read_csv(finished_run / "metrics.csv")
+    assert not samples.duplicated(["sample", "replicate", "method", "metric"]).any()
+    for metric in ("depth_rmse", "clip_score", "hed_ssim"):
+        means = samples[samples.metric == metric].groupby("method").value.mean()
+        table = metrics[metrics.metric == metric].set_index("method").value
+        pd.testing.assert_series_equal(means, table, check_like=True, check_names=False, check_index_type=False)
+    inside = metrics.dropna(subset=["low"])
+    assert ((inside.low <= inside.value + 1e-9) & (inside.value <= inside.high + 1e-9)).all()
+
+
+def test_differences_are_paired_with_the_baseline(finished_run):
+    differences = pd.read_csv(finished_run / "differences.csv").set_index(["metric", "method"])
+    metrics = pd.read_csv(finished_run / "metrics.csv").set_index(["metric", "method"])
+    for method in METHODS:
+        if method != "average":
+            expected = metrics.value["depth_rmse", method] - metrics.value["depth_rmse", "average"]
+            assert differences.value["depth_rmse", method] == pytest.approx(expected)
+    assert set(differences.comparisons) == {3 * (len(METHODS) - 1)}
+
+
+def test_all_methods_saw_the_same_maps_and_the_maps_are_lossless(finished_run):
+    maps = sorted((finished_run / "conditions" / "depth").glob("*.png"))
+    assert len(maps) == 6
+    with Image.open(maps[0]) as image:
+        assert image.mode == "L" and image.size == (64, 64)
+
+
+def test_a_finished_run_is_left_as_it_is(finished_run, small_run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*.png") if path.name != "contact_sheet.png"}
+    assert main(["run", *small_run, f"output_dir={finished_run.parent}"]) == 0
+    said = capsys.readouterr()
+    assert "nothing to do" in said.err and "generating" not in said.err
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    assert len(list(finished_run.parent.iterdir())) == 1
+
+
+def test_damaged_and_lost_files_are_made_again(finished_run, small_run, tmp_path):
+    output = tmp_path / "runs"
+    copy = shutil.copytree(finished_run, output / finished_run.name)
+    before = digests(copy)
+    broken = sorted((copy / "images" / "maxfusion").glob("*.png"))[2]
+    broken.write_bytes(broken.read_bytes()[:100])
+    sorted((copy / "conditions" / "hed").glob("*.png"))[0].unlink()
+    sorted((copy / "images" / "sum").glob("*.png"))[0].unlink()
+    (copy / "metrics.csv").unlink()
+    assert run(small_run, output) == copy
+    assert digests(copy) == before
+    assert (copy / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+def test_a_killed_run_ends_with_the_bytes_of_an_unbroken_one(finished_run, small_run, tmp_path, seconds):
+    command = [sys.executable, "-m", "maxbench", "run", *small_run, f"output_dir={tmp_path}"]
+    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while process.poll() is None and not list(tmp_path.glob("*/images/none/*.png")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = run(small_run, tmp_path)
+    assert digests(resumed) == digests(finished_run)
+
+
+def test_where_and_how_fast_do_not_change_the_name_but_what_does(finished_run, small_run, tmp_path, monkeypatch):
+    from hydra import compose, initialize_config_dir
+
+    from maxbench.cli.run import open_folder
+    from maxbench.cli.config import CONF, build
+
+    def name(*more):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("main", [*small_run, f"output_dir={tmp_path}", *more])
+        return open_folder(build(cfg)).path.name
+
+    assert name() == name("runtime.threads=1") == finished_run.name
+    others = ["seed=1", "samples=5", "sampler.steps=3", "methods.maxfusion.rule.delta=0.5", "conditions.depth=null"][:4]
+    assert len({name(), *(name(other) for other in others)}) == 5
+
+
+def test_noise_is_the_same_at_another_batch_size(finished_run, small_run, tmp_path):
+    other = run(small_run, tmp_path, "runtime.batch_size=3", "~methods.sum", "~methods.outputs_only")
+    for path in sorted((finished_run / "images" / "maxfusion").glob("*.png")):
+        with Image.open(path) as one, Image.open(other / "images" / "maxfusion" / path.name) as two:
+            assert np.abs(np.asarray(one, int) - np.asarray(two, int)).max() <= 1
+
+
+def test_replicates_differ_and_are_averaged_before_intervals(small_run, tmp_path):
+    folder = run(small_run, tmp_path, "replicates=2", "samples=4", "~methods.sum")
+    files = sorted((folder / "images" / "average").glob("*.png"))
+    assert len(files) == 8 and files[0].read_bytes() != files[1].read_bytes()
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert set(metrics[metrics.metric == "clip_score"].n) == {4}
+    assert len(pd.read_parquet(folder / "samples.parquet").query("metric == 'clip_score' and method == 'none'")) == 8
+
+
+def test_evaluation_refuses_a_run_with_a_doubled_image(finished_run, small_run, tmp_path):
+    from maxbench.errors import UserError
+    from maxbench.evaluation.scoring import Evaluation
+
+    copy = shutil.copytree(finished_run, tmp_path / "run")
+    record = copy / "records" / "images" / "sum" / "00001.json"
+    rows = json.loads(record.read_text())
+    record.write_text(json.dumps([*rows[1:], *rows[1:]]))
+    from hydra import compose, initialize_config_dir
+
+    from maxbench.cli.run import evaluation
+    from maxbench.cli.config import CONF, build
+    from maxbench.store.runfolder import RunFolder
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        job = build(compose("main", small_run))
+    checked: Evaluation = evaluation(job, RunFolder(copy))
+    with pytest.raises(UserError, match=r"images of 'sum'.*1 missing.*twice"):
+        checked.run()
+
+
+def test_a_sweep_makes_one_run_each(small_run, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cheap = ["samples=2", *(f"~methods.{name}" for name in ("sum", "outputs_only", "none", "single"))]
+    assert main(["run", "-m", *small_run, *cheap, f"output_dir={tmp_path}/runs", "seed=0,1"]) == 0
+    assert len(list(tmp_path.glob("runs/*/metrics.csv"))) == 2
+    assert not list((tmp_path / "elsewhere").iterdir())  # nothing is left where the user stands
+
+
+def test_tables_prints_a_finished_run(finished_run, capsys):
+    assert main(["tables", str(finished_run)]) == 0
+    said = capsys.readouterr().out
+    assert "maxfusion" in said and "HED SSIM" in said
+    assert main(["tables", "--output-dir", str(finished_run.parent)]) == 0
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_same_pictures_as_the_processor(finished_run, small_run, tmp_path):
+    rest = [each for each in small_run if not each.startswith("runtime.device")]
+    other = run(rest, tmp_path, "runtime.device=cuda")
+    for path in sorted((finished_run / "images" / "maxfusion").glob("*.png")):
+        with Image.open(path) as one, Image.open(other / "images" / "maxfusion" / path.name) as two:
+            assert np.abs(np.asarray(one, int) - np.asarray(two, int)).mean() < 2
+    assert "peak_memory" in set(pd.read_csv(other / "metrics.csv").metric)
+
+
+@pytest.mark.parametrize("pairing", ["half_split", "object_on_scene"])
+def test_pairs_that_contradict_are_given_and_scored_by_region(small_run, tmp_path, pairing):
+    settings = [f"pairing={pairing}", "samples=3", "pairing.reference=8"]
+    low = ["pairing.low=0.02"] if pairing == "object_on_scene" else []
+    folder = run(small_run, tmp_path, *settings, *low)
+    manifest = json.loads((folder / "manifest.json").read_text())["samples"]
+    metrics = pd.read_csv(folder / "metrics.csv")
+    wide = metrics.pivot(index="method", columns="metric", values="value")
+    assert wide.loc[["real", "vae_reconstruction", "shuffled", *METHODS], ["hed_ssim", "depth_rmse"]].notna().all(axis=None)
+    assert metrics.query("metric == 'depth_rmse'").protocol.str.endswith("in its own region").all()
+    one_source = pairing == "half_split"
+    assert wide.loc["real", "fid":"fid"].notna().all() == one_source  # two sources have no one real picture
+    for sample in manifest:
+        masks = {
+            name: np.asarray(Image.open(folder / "evaluation_masks" / name / f"{sample['id']}.png")) > 0
+            for name in ("hed", "depth")
+        }
+        assert np.array_equal(masks["hed"], ~masks["depth"])
+    assert set(manifest[0]["control_masks"]) == ({"hed", "depth"} if one_source else {"hed"})
+    before = digests(folder)
+    assert digests(run(small_run, tmp_path, *settings, *low)) == before
+
+
+def test_an_adapter_takes_the_place_of_a_controlnet(small_run, finished_run, tmp_path):
+    mixed = run(small_run, tmp_path, "suite.controls.hed=t2iadapter_hed")
+    metrics = pd.read_csv(mixed / "metrics.csv").pivot(index="method", columns="metric", values="value")
+    assert metrics.loc["single/hed", "control_evaluations"] == 1  # once per image
+    assert metrics.loc["single/depth", "control_evaluations"] == 4
+    assert metrics.loc["sum", "control_evaluations"] == 5
+    same, other = (digests(mixed / "images" / name) for name in ("single/depth", "single/hed"))
+    assert same == digests(finished_run / "images" / "single/depth")
+    assert other != digests(finished_run / "images" / "single/hed")
+
+
+def test_a_single_method_has_a_table_without_differences(small_run, tmp_path):
+    only = [f"~methods.{name}" for name in METHODS if "/" not in name and name != "average"]
+    folder = run(small_run, tmp_path, *only, "~methods.single", "samples=2")
+    table = (folder / "table.md").read_text()
+    assert "| average |" in table and "Paired differences" not in table
