@@ -130,7 +130,7 @@ def _check_regions(experiment: Experiment) -> None:
 
 def _check_guidance(methods: Sequence[Method], sampler: Sampler) -> None:
     for method in methods:
-        if sampler.halves == 1 and method.guided and len(method.branches) > 0:
+        if sampler.halves == 1 and method.needs_guidance and len(method.branches) > 0:
             raise UserError(
                 f"methods.{method.name} runs only under classifier-free guidance, and sampler.guidance_scale is 1; "
                 f"set another or leave the method out with ~methods.{method.name}."

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from diffusers import ControlNetModel
 
 from maxbench.data.pairing import Sample
-from maxbench.fusion.trace import Watch, Watched, drift
+from maxbench.fusion.trace import Trace, Traced, drift
 from maxbench.experiments.method import Method
 from maxbench.generation.inputs import region
 from maxbench.progress import track
@@ -46,18 +46,18 @@ class Watching:
             contents = [watch.table().to_csv(index=False).encode(), watch.packed()]
             folder.commit(f"{FOLDER}/{method.name}", 0, dict(zip(files[method.name], contents, strict=True)))
 
-    def watch(self, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> Watch:
+    def watch(self, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> Trace:
         """One method's decisions on samples, all in one batch."""
         scored = {name: region(sampling.given.folder, "evaluation_masks", name, samples) for name in method.branches}
         regional = bool(scored) and all(each is not None for each in scored.values())
-        watch = Watch(
+        watch = Trace(
             branches=method.branches,
             size=len(samples),
             keep=self.maps,
             steps=self._at(sampling.sampler.steps),
             regions={name: each[:, None] for name, each in scored.items()} if regional else None,
         )
-        watched = replace(method, rule=Watched(method.rule, watch), otherwise=Watched(method.otherwise, watch))
+        watched = replace(method, rule=Traced(method.rule, watch), otherwise=Traced(method.otherwise, watch))
         with watch.over(sampling.pipeline.unet):
             sampling.latents(watched, samples, [0] * len(samples))
         return watch

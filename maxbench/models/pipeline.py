@@ -122,9 +122,9 @@ class Pipeline:
         Networks compute in their own dtype; what is added up from step to step does not lose its low bits.
         """
         scheduler, guided = self.schedule(sampler), sampler.halves == 2
-        if control.branches and not guided and control.fusion.guided:
+        if control.branches and not guided and control.fusion.needs_guidance:
             raise UserError(
-                f"{type(control.fusion.guided).__name__} runs only under classifier-free guidance; "
+                f"{type(control.fusion.needs_guidance).__name__} runs only under classifier-free guidance; "
                 "set sampler.guidance_scale to another value than 1."
             )
         text = torch.cat([negative, text]) if guided else text

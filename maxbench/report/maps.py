@@ -148,7 +148,7 @@ def _curves(folder: Path, config: dict) -> Figure | None:
     axes = figure.subplots(4, len(tables), squeeze=False)
     for column, (method, table) in enumerate(tables.items()):
         wins = [name for name in table if name.startswith("wins/")]
-        seen = "" if (table.judge == table.rule).all() else f"\n(as {table.judge.iloc[0]} would decide)"
+        seen = "" if (table.decided_by == table.rule).all() else f"\n(as {table.decided_by.iloc[0]} would decide)"
         axes[0, column].set_title(f"{method}{seen}", fontsize=8)
         for row, along in enumerate(("step", "place")):
             for kind, style in (("unmerge", "--"), ("output", "-")):
