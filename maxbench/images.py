@@ -61,6 +61,13 @@ def read_png(path: Path, mode: str | None = "RGB") -> np.ndarray:
         ) from error
 
 
+def existing(path: Path) -> Path:
+    """The path itself if it is a file; UserError if it is none."""
+    if not path.is_file():
+        raise UserError(f"There is no image {path}; restore it, or make the data set anew.")
+    return path
+
+
 def read_images(paths: Sequence[Path], size: int) -> Float[Tensor, "batch 3 size size"]:
     """Read pictures as squares of `size` pixels; see :func:`square`."""
     return from_bytes(np.stack([square(read_png(path), size) for path in paths]))

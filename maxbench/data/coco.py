@@ -89,6 +89,11 @@ class CocoImages:
             ),
         )
 
+    def size(self, image: int) -> list[int]:
+        """Height and width in pixels, as the annotations have them."""
+        entry = self._captions.imgs[image]
+        return [entry["height"], entry["width"]]
+
     def mask(self, instance: Instance) -> np.ndarray:
         """The mask of an object, (H, W) bool."""
         return self._instances.annToMask(instance.annotation).astype(bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,10 @@ class Region(Protocol):
         """(size, size) bool, of the square that a picture is cut to."""
         ...
 
+    def identity(self, images: CocoImages) -> Any:
+        """What the mask depends on besides its size, as plain data."""
+        ...
+
 
 @dataclass(frozen=True)
 class Half:
@@ -28,6 +32,9 @@ class Half:
     def mask(self, images: CocoImages, size: int) -> np.ndarray:
         left = np.broadcast_to(np.arange(size) < size // 2, (size, size))
         return left.copy() if self.side == "left" else ~left
+
+    def identity(self, images: CocoImages) -> Any:
+        return {"half": self.side}
 
     def __str__(self) -> str:
         return f"{self.side} half"
@@ -48,6 +55,11 @@ class Object:
         instance = images.picture(self.image).instances[self.number]
         covered = square(images.mask(instance).astype(np.uint8), size, smooth=False) > 0
         return covered != self.outside
+
+    def identity(self, images: CocoImages) -> Any:
+        picture = images.picture(self.image)
+        outline = picture.instances[self.number].annotation["segmentation"]
+        return {"outline": outline, "size": images.size(self.image), "outside": self.outside}
 
     def __str__(self) -> str:
         return f"{'outside ' if self.outside else ''}object {self.number} of image {self.image}"

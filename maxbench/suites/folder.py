@@ -23,6 +23,7 @@ from maxbench.models.control import Branch, ImagePrompt
 from maxbench.errors import UserError
 from maxbench.models.pipeline import Pipeline
 from maxbench.models.image_prompt import install_image_prompt
+from maxbench.store.identity import identity
 
 PACKAGED = Path(__file__).parent / "weights"
 BASE = ("vae", "unet", "text_encoder")  # subfolders with weights; tokenizer and scheduler have none
@@ -129,6 +130,45 @@ class FolderSuite:
             str(file.relative_to(self.folder)): _sha256(file, file.stat().st_mtime_ns, file.stat().st_size)
             for file in files
         }
+
+    def digest(self, part: str) -> str:
+        """SHA-256 of every file of a part that its loader can read, by name and content."""
+        path = self.folder / part
+        files = [path] if path.is_file() else sorted(
+            file for file in path.rglob("*")
+            if file.is_file() and file.suffix not in (".md", ".png") and not file.name.startswith(".")
+        )
+        named = [(str(file.relative_to(self.folder)), _sha256(file, file.stat().st_mtime_ns, file.stat().st_size)) for file in files]
+        return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+    def base_identity(self) -> dict[str, str]:
+        """Part -> digest, of all that every picture depends on."""
+        return {part: self.digest(part) for part in (*BASE, "tokenizer", "scheduler")}
+
+    def control_identity(self, condition: str) -> dict[str, Any]:
+        """What a condition's control is: its digest, and of an image prompt the encoder's."""
+        part = self.controls[condition]
+        control: dict[str, Any] = {"weights": self.digest(part)}
+        if is_image_prompt(part):
+            control["encoder"] = self.network_identity(self.image_encoder)
+        return control
+
+    def network_identity(self, network: Weights) -> dict[str, Any]:
+        """What an annotator or a scorer is: the digest of its weights, and how it is loaded."""
+        return {"weights": self.digest(network.folder), "load": identity(network.load)}
+
+    def annotator_identity(self, condition: str) -> dict[str, Any] | None:
+        """What draws a condition's maps; None where arithmetic does."""
+        network = self.annotators.get(condition)
+        return None if network is None else self.network_identity(network)
+
+    def scorer_identity(self, kind: str, condition: str) -> dict[str, Any] | None:
+        """What measures: kind is "clip", or "scorer" or "annotator" of a condition; None where arithmetic does."""
+        if kind == "clip":
+            return self.network_identity(self.text_scorer)
+        if kind == "annotator" or condition not in self.scorers:
+            return self.annotator_identity(condition)
+        return self.network_identity(self.scorers[condition])
 
     def scorer_names(self, conditions: Sequence[str]) -> dict[str, str]:
         """What scores, by the name and revision it has in tables: "clip", and each condition with a network."""
