@@ -203,7 +203,7 @@ def _read_summary(folder: Path) -> dict:
     path = folder / "evaluation.json"
     try:
         said = json.loads(path.read_text())
-        return said["value"] if "value" in said else said
+        return said.get("value", said)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged; run the experiment again.") from error
 

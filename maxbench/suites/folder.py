@@ -19,10 +19,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from maxbench.conditions.base import Annotator
-from maxbench.models.control import Branch, ImagePrompt
 from maxbench.errors import UserError
-from maxbench.models.pipeline import Pipeline
+from maxbench.models.control import Branch, ImagePrompt
 from maxbench.models.image_prompt import install_image_prompt
+from maxbench.models.pipeline import Pipeline
 from maxbench.store.identity import identity
 
 PACKAGED = Path(__file__).parent / "weights"
@@ -134,11 +134,19 @@ class FolderSuite:
     def digest(self, part: str) -> str:
         """SHA-256 of every file of a part that its loader can read, by name and content."""
         path = self.folder / part
-        files = [path] if path.is_file() else sorted(
-            file for file in path.rglob("*")
-            if file.is_file() and file.suffix not in (".md", ".png") and not file.name.startswith(".")
+        files = (
+            [path]
+            if path.is_file()
+            else sorted(
+                file
+                for file in path.rglob("*")
+                if file.is_file() and file.suffix not in (".md", ".png") and not file.name.startswith(".")
+            )
         )
-        named = [(str(file.relative_to(self.folder)), _sha256(file, file.stat().st_mtime_ns, file.stat().st_size)) for file in files]
+        named = [
+            (str(file.relative_to(self.folder)), _sha256(file, file.stat().st_mtime_ns, file.stat().st_size))
+            for file in files
+        ]
         return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
     def base_identity(self) -> dict[str, str]:
