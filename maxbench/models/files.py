@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from maxbench.errors import UserError
+from maxbench.names import leaves_folder
 
 BESIDE = {".md", ".png"}  # what people read
 CONFIG = "config.json"
@@ -65,18 +67,18 @@ def _sha256(path: Path, modified: int, size: int) -> str:
 
 
 def faults(part: Path, needed: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """Files of a part that are not there or not whole, with what is wrong: `needed` ones, and all JSON and safetensors.
+    """What is missing or damaged in a part, with what is wrong: its `needed` files, all JSON and all safetensors.
 
     Of safetensors only the header is read, which knows how long the file must be.
     """
     for name in needed:
         if not (part / name).is_file():
             yield part / name, "is missing"
-    checks = {".json": _json_fault, ".safetensors": _safetensors_fault}
     for path in readable_files(part):
-        said = checks[path.suffix](path) if path.suffix in checks else None
-        if said:
+        if path.suffix == ".json" and (said := _json_fault(path)):
             yield path, f"cannot be loaded ({said})"
+        if path.suffix == ".safetensors" and (said := _safetensors_fault(path)):
+            yield part, f"cannot be loaded ({path.name}: {said})"
 
 
 def _json_fault(path: Path) -> str | None:
@@ -84,8 +86,20 @@ def _json_fault(path: Path) -> str | None:
         parsed = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         return f"{type(error).__name__}: {_line(error)}"
-    no_mapping = path.name in (CONFIG, SCHEDULER_CONFIG, TOKENIZER_CONFIG) and not isinstance(parsed, dict)
-    return "it holds no mapping" if no_mapping else None
+    if path.name in (CONFIG, SCHEDULER_CONFIG, TOKENIZER_CONFIG) and not isinstance(parsed, dict):
+        return "it holds no mapping"
+    return _index_fault(path.parent, parsed) if path.name.endswith(".index.json") else None
+
+
+def _index_fault(folder: Path, index: Any) -> str | None:
+    """Of the index of a state dict in several files."""
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        return "it holds no weight_map"
+    for name in sorted(set(files.values())):
+        if leaves_folder(name) or not (folder / name).is_file():
+            return f"its file {name} is not there"
+    return None
 
 
 def _safetensors_fault(path: Path) -> str | None:

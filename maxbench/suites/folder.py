@@ -141,7 +141,7 @@ class FolderSuite:
         return needs
 
     def missing(self, conditions: Sequence[str]) -> list[Path]:
-        """Parts without weights, and files that are not there or not whole."""
+        """Parts without weights or with damaged ones, and files that are not there or not whole."""
         return [*self._absent(conditions), *dict(self._faults(conditions))]
 
     def _absent(self, conditions: Sequence[str]) -> list[Path]:
@@ -164,7 +164,7 @@ class FolderSuite:
                 "`python scripts/train_miniature.py`."
             )
         for path, said in self._faults(conditions):
-            raise UserError(f"{path} {said}, and the suite '{self.name}' needs it; restore that file.")
+            raise UserError(f"{path} {said}, and the suite '{self.name}' needs it; restore it.")
 
     def digest(self, part: str) -> str:
         """SHA-256 of everything in a part that its loader could read; changes with it and with nothing else."""

@@ -108,7 +108,8 @@ FAULTS = [
     ("scorers/clip/tokenizer.json", None, "is missing"),
     ("scorers/maps/config.json", None, "is missing"),
     ("annotators/config.json", b"{]", "cannot be loaded"),
-    ("scorers/clip/model.safetensors", b"\0" * 100, r"cannot be loaded \(SafetensorError"),
+    ("unet/x.safetensors.index.json", b"{}", r"cannot be loaded \(it holds no weight_map"),
+    ("unet/x.safetensors.index.json", b'{"weight_map": {"a": "../vae/x"}}', r"\(its file \.\./vae/x is not there"),
 ]
 
 
@@ -118,9 +119,21 @@ def test_a_missing_or_damaged_file_is_named_before_anything_is_loaded(small_suit
     (root / file).unlink() if content is None else (root / file).write_bytes(content)
     suite = suite_at(root)
     assert suite.missing(["hed", "depth"]) == [root / file]
-    with pytest.raises(UserError, match=f"{file} {sentence}.*; restore that file") as caught:
+    with pytest.raises(UserError, match=f"{file} .*{sentence}.*; restore it") as caught:
         suite.require(["hed", "depth"])
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_cut_off_are_named_before_anything_is_loaded(small_suite, tmp_path):
+    root = shutil.copytree(small_suite, tmp_path / "suite")
+    for part, name in (("scorers/clip", "model"), ("ip_adapter", "ip_adapter")):
+        file = root / part / f"{name}.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+    suite = suite_at(root)
+    damaged = {root / "scorers/clip", root / "ip_adapter/ip_adapter.safetensors"}
+    assert set(suite.missing(["hed", "style"])) == damaged
+    with pytest.raises(UserError, match=r"cannot be loaded \(.*\.safetensors: SafetensorError.*; restore it"):
+        suite.require(["hed", "style"])
 
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "a/../../x", "..\\x", "C:\\x"])
