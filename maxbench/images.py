@@ -124,5 +124,11 @@ def square(array: np.ndarray, size: int, smooth: bool = True) -> np.ndarray:
 
 
 def read_maps(paths: Sequence[Path]) -> UInt8[Tensor, "batch height width *colours"]:
-    """Maps as they were stored; a style's are pictures."""
-    return torch.from_numpy(np.stack([read_png(path, None) for path in paths]))
+    """Maps as they were stored, all of one size; a style's are pictures."""
+    maps = [read_png(path, None) for path in paths]
+    for path, each in zip(paths, maps, strict=True):
+        if each.shape != maps[0].shape:
+            raise UserError(
+                f"The map {path} is of shape {each.shape}, but {paths[0]} {maps[0].shape}; delete it and make it anew."
+            )
+    return torch.from_numpy(np.stack(maps))

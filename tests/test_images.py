@@ -1,3 +1,7 @@
+import struct
+import zlib
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -56,6 +60,8 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path):
     three = np.stack([GREY] * 3, axis=-1)
     assert np.array_equal(im.read_png(save(tmp_path / "grey.png", GREY)), three)
     assert np.array_equal(im.read_png(save(tmp_path / "deep.png", GREY.astype(np.uint16) * 256 + 7)), three)
+    cv2.imwrite(str(tmp_path / "deep_colours.png"), COLOURS[..., ::-1].astype(np.uint16) * 256 + 7)
+    assert np.array_equal(im.read_png(tmp_path / "deep_colours.png"), COLOURS)
     alpha = np.dstack([COLOURS, GREY])
     assert np.array_equal(im.read_png(save(tmp_path / "alpha.png", alpha)), COLOURS)  # colours as stored
     palette = Image.fromarray(COLOURS).quantize(16)
@@ -79,7 +85,7 @@ def test_a_photograph_is_read_as_stored_and_not_turned(tmp_path):
     assert im.read_png(path).shape == (4, 8, 3) and im.read_size(path) == (8, 4)
 
 
-def test_pictures_that_cannot_be_used_are_named(tmp_path, monkeypatch):
+def test_pictures_that_cannot_be_used_are_named(tmp_path, recwarn):
     def refused(path, sentence):
         with pytest.raises(UserError, match=sentence) as caught:
             im.read_png(path)
@@ -94,10 +100,25 @@ def test_pictures_that_cannot_be_used_are_named(tmp_path, monkeypatch):
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) * 3 // 4])
     refused(tmp_path / "half.jpg", "cannot be read.*[Tt]runcated")
     refused(save(tmp_path / "float.tif", GREY.astype(np.float32)), "32-bit levels")
-    monkeypatch.setattr(im, "MOST_PIXELS", 100)
-    refused(save(tmp_path / "large.png", np.zeros((11, 10), np.uint8)), "has 10 x 11 pixels; make it smaller")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    refused(tmp_path / "large.png", "too many pixels; make it smaller")
+    (tmp_path / "large.png").write_bytes(empty_png(10_000, 9_000))
+    refused(tmp_path / "large.png", "has 10000 x 9000 pixels; make it smaller, 89,478,485 pixels are the most")
+    (tmp_path / "bomb.png").write_bytes(empty_png(60_000, 60_000))
+    refused(tmp_path / "bomb.png", "far too many pixels; make it smaller, 89,478,485 pixels are the most")
+    assert not recwarn.list
+
+
+def empty_png(width, height):
+    """A PNG of a few bytes that says how large it is."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    chunks = (struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in (header, data))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_maps_of_two_sizes_are_named(tmp_path):
+    paths = [save(tmp_path / "a.png", GREY), save(tmp_path / "b.png", GREY[:2])]
+    with pytest.raises(UserError, match=r"b\.png is of shape \(2, 4\), but .*a\.png \(4, 4\)"):
+        im.read_maps(paths)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "gif", "bmp"])

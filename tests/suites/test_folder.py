@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
-from functools import partial
+from functools import lru_cache, partial
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from maxbench.cli.config import CONF
 from maxbench.errors import UserError
@@ -18,10 +19,17 @@ from maxbench.models.files import digest_of
 from maxbench.suites.folder import Weights
 
 
-def suite_at(root, *overrides):
+@lru_cache
+def configuration():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("main", ["experiment=hed_depth", f"suite.root={root}", *overrides])
-    return instantiate(cfg.suite, _convert_="all")
+        return compose("main", ["experiment=hed_depth"]).suite
+
+
+def suite_at(root, **settings):
+    config = configuration().copy()
+    for key, value in {"root": str(root), **settings}.items():
+        OmegaConf.update(config, key, value)
+    return instantiate(config, _convert_="all")
 
 
 def test_only_what_an_experiment_needs_is_asked_for(small_suite, tmp_path):
@@ -140,7 +148,7 @@ def test_weights_that_are_cut_off_are_named_before_anything_is_loaded(small_suit
 def test_a_part_that_leads_out_of_the_suite_is_refused(small_suite, name):
     for key in ("controls.hed", "adapters.hed", "annotators.hed.folder", "text_scorer.folder", "image_encoder.folder"):
         with pytest.raises(InstantiationException) as caught:
-            suite_at(small_suite, f"suite.{key}='{name}'")
+            suite_at(small_suite, **{key: name})
         assert isinstance(caught.value.__cause__, UserError)
         assert f"suite.{key} is '{name}', which leads out of the suite's folder" in str(caught.value.__cause__)
     with pytest.raises(UserError, match=r"has no '\.\./x'"):
@@ -149,7 +157,7 @@ def test_a_part_that_leads_out_of_the_suite_is_refused(small_suite, name):
 
 def test_a_part_without_a_name_is_refused(small_suite):
     with pytest.raises(InstantiationException, match=r"suite\.controls\.hed is None"):
-        suite_at(small_suite, "suite.controls.hed=null")
+        suite_at(small_suite, **{"controls.hed": None})
 
 
 # --- what it is -------------------------------------------------------------------------------------------
