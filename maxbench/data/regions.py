@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from maxbench.data.coco import CocoImages
+from maxbench.errors import UserError
 from maxbench.images import square
 
 
@@ -52,7 +53,13 @@ class Object:
     outside: bool = False
 
     def mask(self, images: CocoImages, size: int) -> np.ndarray:
-        instance = images.picture(self.image).instances[self.number]
+        instances = images.picture(self.image).instances
+        if self.number >= len(instances):
+            raise UserError(
+                f"Image {self.image} of '{images.name}' has {len(instances)} objects and no number {self.number}; "
+                "its annotations have changed: restore them, or start the run anew."
+            )
+        instance = instances[self.number]
         covered = square(images.mask(instance).astype(np.uint8), size, smooth=False) > 0
         return covered != self.outside
 
