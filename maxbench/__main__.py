@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 RUN_HELP = """\
 usage: maxbench run experiment=NAME [key=value ...] [-m] [--debug]
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if {"--help", "-h"} & set(words):
             print(RUN_HELP, end="")
             return 0
-        return _guarded(debug, lambda: _cli().run(words[1:], debug))
+        return _guarded(debug, lambda: _run(words[1:], debug))
     options = parser().parse_args(words)
     if options.version:
         from maxbench import __version__
@@ -84,15 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _guarded(debug, lambda: _verb(options))
 
 
-def _cli():
-    from maxbench.cli import run
+def _run(words: Sequence[str], debug: bool) -> int:
+    from maxbench.cli.run import run
 
-    return run
+    return run(words, debug)
 
 
 def _verb(options: argparse.Namespace) -> int:
     if options.verb == "tables":
-        return _cli().tables(options.folder, options.output_dir)
+        from maxbench.cli.tables import tables
+
+        return tables(options.folder, options.output_dir)
     if options.verb == "doctor":
         from maxbench.cli import doctor
 
@@ -102,19 +105,41 @@ def _verb(options: argparse.Namespace) -> int:
     return data.report(options.name, options.split, options.count, options.data_dir)
 
 
-def _guarded(debug: bool, verb) -> int:
-    from maxbench.errors import UserError
-
+def _guarded(debug: bool, verb: Callable[[], int]) -> int:
+    """The exit code of a verb; whatever goes wrong in it becomes one sentence."""
     try:
-        return verb()
-    except UserError as error:
-        if debug:
-            raise
-        print(f"maxbench: {error}", file=sys.stderr)
-        return 2
+        code = verb()
+        sys.stdout.flush()  # here, where a full disk or a reader that has gone away can still be told
+        return code
     except KeyboardInterrupt:
         print("maxbench: stopped; the same command continues where it was.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        _drop_output()
+        return 141  # as a program that the system ends for it
+    except Exception as error:
+        if debug:
+            raise
+        from maxbench.cli.failures import say_failure
+
+        if isinstance(error, OSError) and not _output_is_sound():
+            print(f"maxbench: the output cannot be written ({error.strerror}); send it elsewhere.", file=sys.stderr)
+            return 2
+        return say_failure(error)
+
+
+def _output_is_sound() -> bool:
+    """Whether an empty line can be printed; if not, the output is dropped, so that Python does not try at its end."""
+    try:
+        print(flush=True)
+    except OSError:
+        _drop_output()
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
