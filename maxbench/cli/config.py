@@ -82,7 +82,12 @@ def _explain(error: Exception, hydra: Hydra, overrides: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException):
         return _explain_missing(error)
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' is no setting; write key=value, for example samples=64."
+        if "=" not in error.override:
+            return f"'{error.override}' is no setting; write key=value, for example samples=64."
+        return (
+            f"'{error.override}' cannot be read: a key is names with dots between them, and a text with brackets, "
+            "commas or braces is quoted, 'key=\"text\"'."
+        )
     if isinstance(error, ConfigCompositionException):
         return _explain_composition(error, hydra, overrides)
     key = getattr(error, "full_key", None)

@@ -40,11 +40,17 @@ VARYING = (*NUMBERS, "rule.<parameter>")
 # --- words ------------------------------------------------------------------------------------------------
 
 
+MOST = 40  # choices in a sentence
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The end of a sentence: "did you mean 'x'?" where something is close, else what there is."""
     choices = list(choices)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(choices) or 'none'}."
+    if close:
+        return f"did you mean '{close[0]}'?"
+    more = ", ..." if len(choices) > MOST else ""
+    return f"there are {', '.join(choices[:MOST])}{more}." if choices else "there is none to choose."
 
 
 def shown(value: Any) -> str:
@@ -167,13 +173,13 @@ class Component(Settings):
     model_config = ConfigDict(extra="allow")
     wanted: ClassVar[str] = "a component, {_target_: the dotted path of its class, parameter: value}"
     instructions: ClassVar[tuple[str, ...]] = ()  # of Hydra's, those that this kind of component may use
-    known: ClassVar[bool] = False  # whether the fields are all that this package's own classes take
+    known: ClassVar[tuple[str, ...]] = ()  # classes of this package that take the fields and nothing else
 
     target: Path_ = Field(alias="_target_")
 
     @classmethod
     def _closed(cls, values: Mapping[str, Any]) -> bool:
-        return cls.known and str(values.get("_target_")).startswith("maxbench.")
+        return values.get("_target_") in cls.known
 
     @model_validator(mode="before")
     @classmethod
@@ -208,7 +214,7 @@ class Method(Settings):
         Text, "a list of conditions, such as [hed], or each, pairs, or null for all", Literal[EACH, PAIRS] | None
     ) = None
     scale: Scale = 1.0
-    layer_scale: listed(Scale, "a list of numbers, one for each residual, or null") = None
+    layer_scale: listed(Scale, "a list of numbers, one for each residual, or null", list | None) = None
     branch_scale: dict[str, Scale] = {}
     control_start: by_branch(Share) = 0.0
     control_end: by_branch(Share) = 1.0
@@ -216,28 +222,30 @@ class Method(Settings):
     fusion_end: Share = 1.0
     otherwise: Component | None = None
     match: Annotated[Text | None, must("the name of another method, or null")] = None
-    vary: dict[str, listed(Finite, "a list of numbers")] = {}
+    vary: dict[str, listed(Finite, "a list of numbers, as in {rule.delta: [0, 0.7]}")] = {}
 
     @model_validator(mode="after")
     def _varies(self) -> Method:
         """One number of the method varies, over values that it can take, each of them once."""
         if len(self.vary) > 1:
-            raise UserError(f"vary has {', '.join(self.vary)}; one number of a method can vary at a time")
+            raise UserError(f"vary has {', '.join(self.vary)}; one number of a method can vary at a time.")
         for number, values in self.vary.items():
             owner, _, name = number.rpartition(".")
             if number not in NUMBERS and (owner != "rule" or not name):
-                raise UserError(f"vary has '{number}', which is no number of a method; {nearest(number, VARYING)[:-1]}")
+                raise UserError(f"vary has '{number}', which is no number of a method; {nearest(number, VARYING)}")
             if not values or len({f"{value:g}" for value in values}) < len(values):
-                raise UserError(f"vary.{number} is {values}; give it values, none of them twice to six digits")
+                raise UserError(f"vary.{number} is {values}; give it values, none of them twice to six digits.")
             for value in values if owner == "" else ():
                 self._take(number, value)
         return self
 
     def _take(self, number: str, value: float) -> None:
         try:
-            type(self).model_validate({**self.model_dump(by_alias=True, exclude={"vary"}), number: value})
+            type(self).model_validate(
+                {**self.model_dump(by_alias=True, exclude={"vary"}, exclude_unset=True), number: value}
+            )
         except ValidationError as error:
-            raise UserError(f"vary.{number} has {value:g}; it must be {error.errors()[0]['msg']}") from error
+            raise UserError(f"vary.{number} has {value:g}; it must be {error.errors()[0]['msg']}.") from error
 
     def rows(self, entry: str, conditions: Sequence[str]) -> list[Row]:
         """The methods that an entry of an experiment stands for, as they are named in tables."""
@@ -260,7 +268,7 @@ class Method(Settings):
 class Pairing(Component):
     """Which picture gives which condition: :mod:`maxbench.data.pairing`."""
 
-    known = True
+    known = tuple(f"maxbench.data.pairing.{name}" for name in ("Complementary", "HalfSplit", "ObjectOnScene", "Styled"))
 
     reference: whole(2) = 512
     object: Annotated[Text | None, must("the name of a condition, or null for the first")] = None
@@ -272,6 +280,8 @@ class Pairing(Component):
 
 class Data(Component):
     """An image set."""
+
+    known = ("maxbench.miniature.dataset.miniature_images",)
 
     root: Text = "data"
     split: Text = "val"
@@ -287,7 +297,7 @@ class Scheduler(Component):
 class Sampler(Component):
     """How noise becomes a picture: :class:`maxbench.models.pipeline.Sampler`."""
 
-    known = True
+    known = ("maxbench.models.pipeline.Sampler",)
 
     scheduler: Scheduler
     steps: whole(1, 1000)
@@ -296,7 +306,9 @@ class Sampler(Component):
 
 
 class Suite(Component):
-    """What has weights: :class:`maxbench.suites.folder.FolderSuite`, or another class with at least these fields."""
+    """What has weights: :class:`maxbench.suites.folder.FolderSuite`, or another class with some of these fields."""
+
+    known = ("maxbench.suites.folder.FolderSuite",)
 
     name: Name
     resolution: Annotated[int, Field(gt=0, le=8192, multiple_of=8), must("a positive multiple of 8")]
@@ -304,6 +316,14 @@ class Suite(Component):
     guidance_scale: number(0)
     control_scale: Scale
     controls: dict[str, Any]
+    root: Text = "."
+    adapters: dict[str, Any] = {}
+    annotators: dict[str, Any] = {}
+    scorers: dict[str, Any] = {}
+    text_scorer: Any = None
+    image_encoder: Any = None
+    megabytes: Any = None
+    palette: Any = None
 
 
 class Runtime(Settings):
@@ -368,10 +388,8 @@ class Configuration(Settings):
 
 def check(config: Mapping[str, Any]) -> Configuration:
     """The checked configuration; the first mistake in it is a UserError of one sentence."""
-    try:
-        checked = Configuration.model_validate(config)
-    except ValidationError as error:
-        raise UserError(_sentence(error, config)) from None
+    checked = _validated(Configuration, config)
+    _validated(Data, {**config["data"], **config["calibration"]["data"]}, ("calibration", "data"))
     if not checked.conditions or not checked.methods:
         raise UserError(
             "An experiment needs at least one condition and one method; see conf/experiment/hed_depth.yaml."
@@ -456,10 +474,18 @@ def _check_references(config: Configuration, rows: Sequence[Row]) -> None:
 WORDS = {"list_type": "a list", "dict_type": "settings, {key: value}", "string_type": "a text"}
 
 
-def _sentence(error: ValidationError, config: Mapping[str, Any]) -> str:
+def _validated(kind: type[Settings], config: Mapping[str, Any], under: Sequence[str] = ()) -> Any:
+    """Some settings, checked; `under` is where in the configuration they lie."""
+    try:
+        return kind.model_validate(config)
+    except ValidationError as error:
+        raise UserError(_sentence(error, config, under)) from None
+
+
+def _sentence(error: ValidationError, config: Mapping[str, Any], under: Sequence[str]) -> str:
     """The first of pydantic's errors as a sentence."""
     first = error.errors()[0]
-    place = _place(first["loc"], config)
+    place = [*under, *_place(first["loc"], config)]
     key, context = dotted(place), first.get("ctx", {})
     if first["type"] == "unknown":
         keys = [dotted([*place, each]) for each in context["keys"]]
@@ -470,11 +496,21 @@ def _sentence(error: ValidationError, config: Mapping[str, Any]) -> str:
     if first["type"] == "missing":
         return _missing([*place, first["loc"][-1]], config)
     if first["type"] == "value_error":
-        return f"{key}.{context['error']}."
+        return f"{key}.{context['error']}"
     if first["loc"][-1] == "[key]":
         return f"{dotted(place[:-1])} has '{place[-1]}'; its name must be {context['wanted']}."
     wanted = context.get("wanted") or WORDS.get(first["type"], "another: " + first["msg"])
-    return f"{key} is {shown(first['input'])}; it must be {wanted}."
+    return f"{key} is {shown(first['input'])}; it must be {wanted}{_hint(place, first['input'])}."
+
+
+def _hint(place: Sequence[str | int], value: Any) -> str:
+    """How the command chooses methods and conditions, where that seems to have been meant."""
+    group = {"methods": "fusion", "conditions": "condition"}.get(str(place[0]))
+    if group and len(place) == 1:
+        return f"; +{group}@{place[0]}.NAME=FILE adds one of conf/{group}/"
+    if group and len(place) == 2 and value is None:
+        return f"; ~{dotted(place)} leaves it out"
+    return ""
 
 
 def _place(location: Sequence[str | int], config: Any) -> list[str | int]:
