@@ -24,16 +24,18 @@ keys:
   samples=      things to generate, per method         replicates=  images of each, with different noise
   seed=         of noise and choice of samples         baseline=    method that differences are to
   output_dir=   where run folders go                   data_dir=    where data sets lie
+  store_dir=    where everything expensive lies that runs share
   sampler=      one of conf/sampler/; sampler.steps=, sampler.guidance_scale=
   runtime.device= auto, cpu, cuda                      runtime.batch_size=, runtime.dtype=, runtime.threads=
-  methods.NAME. rule, sites, branches, scale of a method; +fusion@methods.NAME=FILE adds, ~methods.NAME removes
-                also, with a + in front, branch_scale, layer_scale, control_start, control_end, match, vary (see README)
+  methods.NAME. rule, sites, branches, scale, branch_scale, layer_scale, control_start, control_end, fusion_start,
+                fusion_end, otherwise, match, vary of a method; +fusion@methods.NAME=FILE adds one of conf/fusion/,
+                ~methods.NAME removes one
   diagnostics.samples= record and draw what the rules decide on the first samples; changes no number
 
-options:
-  -m            sweep over comma-separated values (Hydra multirun)
+options, anywhere between them:
+  -m            run every combination of comma-separated values, range(0,3), glob(*); one that fails stops no other
   --config-dir  a folder with configuration of your own, laid out like conf/
-  --cfg job     print the composed configuration and stop
+  --cfg job     print the composed configuration and stop; with --resolve, --package methods
   --debug       show the traceback of an error
 """
 
@@ -64,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, or 2 for a mistake of the user's."""
+    """Run one verb; returns the exit code: 0, 2 for what a user can correct, 1 for a mistake of the program."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     words = [each for each in arguments if each != "--debug"]

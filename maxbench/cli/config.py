@@ -12,6 +12,7 @@ from typing import Any
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -35,7 +36,7 @@ def hydra_on(folder: Path | None = None) -> Iterator[Hydra]:
     version.setbase("1.3")
     search_path = create_config_search_path(str(CONF))
     if folder is not None:
-        search_path.append("command-line", f"file://{folder}")
+        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()  # of a composition that failed
     try:
         yield Hydra.create_main_hydra2(task_name="maxbench", config_search_path=search_path)

@@ -50,7 +50,7 @@ def _sweep(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
     """Every member in turn, in this process; one that fails says why and does not stop the others."""
     failed = []
     for number, overrides in enumerate(members, start=1):
-        name = f"job {number} of {len(members)}: {' '.join(overrides)}"
+        name = f"job {number} of {len(members)}: {' '.join(each.removeprefix('++') for each in overrides)}"
         print(name, flush=True)
         try:
             _perform(compose(hydra, overrides))
