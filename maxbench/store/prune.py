@@ -35,7 +35,7 @@ def runs_of(store: Store) -> list[Path]:
 
 
 def stored(store: Store) -> Iterator[Stored]:
-    """Every file of a store. UserError where a run does not say what it needs, since then nothing can be called unused."""
+    """Every file of a store; UserError where a run does not say what it needs: nothing can be called unused then."""
     artefacts, scored = _needed(store)
     for kind, key, path in store.files():
         if kind == RUNS:

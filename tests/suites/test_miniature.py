@@ -15,7 +15,6 @@ from maxbench.fusion import Fusion, Sum
 from maxbench.images import read_images
 from maxbench.miniature.dataset import miniature_images
 from maxbench.miniature.world import CLASSES, PALETTE
-from maxbench.models.control import Fusion
 from maxbench.seeds import noise_for
 
 CONDITIONS = ["depth", "seg", "hed", "canny"]
