@@ -39,8 +39,8 @@ class Generation:
     tracing: Tracing
     made_by: Mapping[str, Any]  # of this invocation, in the record of everything that it makes
 
-    def run(self, references: Sequence[tuple[str, str]] = (), scored: Sequence[str] = ()) -> None:
-        """Have every file. references, scored: of whatever else the run needs, see :meth:`RunFolder.refer`."""
+    def run(self, scored: Sequence[str] = ()) -> None:
+        """Have every file. scored: digests of further pictures that the run scores, see :meth:`RunFolder.refer`."""
         self.sampling.inputs.make()
         self.sampling.inputs.place()
         methods = [self.norms.matched(method) for method in self.experiment.methods]
@@ -48,7 +48,7 @@ class Generation:
         reconstructions = self._reconstruction_keys()
         images = [("image", key) for own in keys.values() for key in own]
         needed = [*images, *(("reconstruction", key) for key in reconstructions.values())]
-        self.folder.refer([*self.sampling.inputs.artefacts, *needed, *references], scored)
+        self.folder.refer([*self.sampling.inputs.artefacts, *self.norms.artefacts, *needed], scored)
         self._reconstruct(reconstructions)
         self._generate(methods, keys)
         if self.tracing.samples:

@@ -61,6 +61,11 @@ class ResidualNorms:
         self.folder.write(FILE, seal(self.used))
         return matched
 
+    @property
+    def artefacts(self) -> list[tuple[str, str]]:
+        """(kind, key) of the training scenes that were measured on."""
+        return [] if self.training is None else self.training.inputs.artefacts
+
     def of(self, method: Method) -> float:
         """A method's mean residual norm at scale 1 on the training scenes."""
         unit, training = replace(method, scale=1.0, match=None), self.training
