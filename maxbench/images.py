@@ -108,6 +108,13 @@ def _levels(image: Image.Image, path: Path, mode: str | None) -> np.ndarray:
     return np.asarray(image.convert(mode or ("L" if image.mode in ("1", "L", "LA") else "RGB")))
 
 
+def existing(path: Path) -> Path:
+    """The path itself if it is a file; UserError if it is none."""
+    if not path.is_file():
+        raise UserError(f"There is no image {path}; restore it, or make the data set anew.")
+    return path
+
+
 def read_images(paths: Sequence[Path], size: int) -> Float[Tensor, "batch 3 size size"]:
     """Read pictures as squares of `size` pixels; see :func:`square`."""
     return from_bytes(np.stack([square(read_png(path), size) for path in paths]))

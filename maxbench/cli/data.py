@@ -6,7 +6,7 @@ from pathlib import Path
 
 from maxbench.cli.config import nearest
 from maxbench.errors import UserError
-from maxbench.miniature.dataset import WORLD_VERSION, SEEDS, miniature_images
+from maxbench.miniature.dataset import SEEDS, WORLD_VERSION, miniature_images
 from maxbench.report.tables import plain_table
 
 

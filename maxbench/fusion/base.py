@@ -8,8 +8,9 @@ them with one weight per branch and location (`mix`). Written so, the large tens
 scripts/measure_cost.py.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,19 +37,46 @@ class Decision(NamedTuple):
     cluster: Bool[Tensor, "branch batch 1 height width"]
 
 
-class Rule(Protocol):
+class Rule(ABC):
     """What to do where N branches meet; N >= 1 features of one shape, none of them ever written to.
 
-    `unmerge` and `merge` raise ValueError for features of different shape, and NotFinite.
+    A rule says `unmerge` and `merge`; everything else has a default. Both return float tensors of the shape and dtype
+    that came in, and raise ValueError for features of different shape, and NotFinite. A rule is best a frozen
+    dataclass: its fields are what images made by it are known by, see :mod:`maxbench.store.identity`.
+
+    version: of the arithmetic, in the keys of images. Raise it with every change that changes a number.
     """
 
+    version: ClassVar[int] = 1
+
+    @abstractmethod
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
         """N features for N branches to go on with."""
-        ...
 
+    @abstractmethod
     def merge(self, features: Sequence[Feature]) -> Feature:
-        """One feature for all."""
-        ...
+        """One feature for all, of the down blocks' residuals."""
+
+    def merge_mid(self, features: Sequence[Feature]) -> Feature:
+        """One feature for all, of the mid block's residual; as of the others unless a rule says otherwise."""
+        return self.merge(features)
+
+    @property
+    def needs_guidance(self) -> bool:
+        """Whether the batch must hold both halves of classifier-free guidance."""
+        return False
+
+    def for_images(self) -> "Rule":
+        """The rule where a batch holds images and not guidance halves: the features of T2I-Adapters."""
+        return self
+
+    def for_branches(self, names: Sequence[str]) -> "Rule":
+        """The rule for the features of these branches, in this order; for a rule that keeps a record by name."""
+        return self
+
+    def decide(self, features: Sequence[Feature]) -> Decision | None:
+        """What the rule sees and decides at every location, for pictures and logs; None where it decides nothing."""
+        return None
 
 
 class RuleError(ValueError):

@@ -29,12 +29,13 @@ from maxbench.fusion.base import (
     Decision,
     Feature,
     Maps,
+    Rule,
+    channel_std_and_norm,
     dot,
     mix,
     pick,
     ratio,
     require_features,
-    channel_std_and_norm,
     tiny,
     upcast,
     won_by,
@@ -42,7 +43,7 @@ from maxbench.fusion.base import (
 
 
 @dataclass(frozen=True)
-class MaxFusion:
+class MaxFusion(Rule):
     """The mean where branches agree, the relatively most salient branch where they do not.
 
     delta: similarity above which a branch joins the winner; equality is not above. Finite, else ValueError.

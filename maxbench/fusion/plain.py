@@ -6,19 +6,23 @@ from functools import reduce
 
 import torch
 
-from maxbench.fusion.base import Feature, RuleError, require_features, upcast
+from maxbench.fusion.base import Feature, Rule, RuleError, require_features, upcast
 
 
-@dataclass(frozen=True)
-class Sum:
-    """Branches run independently and their outputs are added, as diffusers' MultiControlNetModel does.
-
-    Added in the order of the branches and in their own dtype, hence equal to diffusers to the last bit.
-    """
+class Independent(Rule):
+    """A rule whose branches know nothing of each other until their outputs meet."""
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
         require_features(features)
         return list(features)
+
+
+@dataclass(frozen=True)
+class Sum(Independent):
+    """Branches run independently and their outputs are added, as diffusers' MultiControlNetModel does.
+
+    Added in the order of the branches and in their own dtype, hence equal to diffusers to the last bit.
+    """
 
     def merge(self, features: Sequence[Feature]) -> Feature:
         require_features(features)
@@ -26,12 +30,8 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Average:
+class Average(Independent):
     """Branches run independently and their outputs are averaged (the paper's naive baseline, f_avg)."""
-
-    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        require_features(features)
-        return list(features)
 
     def merge(self, features: Sequence[Feature]) -> Feature:
         require_features(features)
@@ -39,7 +39,7 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(Independent):
     """Branches run independently and their outputs are added with a fixed weight each.
 
     What users of several ControlNets do by hand (diffusers' `controlnet_conditioning_scale` as a list).
@@ -48,10 +48,6 @@ class Weighted:
     """
 
     weights: Sequence[float]
-
-    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        require_features(features)
-        return list(features)
 
     def merge(self, features: Sequence[Feature]) -> Feature:
         require_features(features)

@@ -14,6 +14,7 @@ from torch import Tensor
 from maxbench.fusion.base import (
     Decision,
     Feature,
+    Rule,
     RuleError,
     dot,
     mean_and_variance,
@@ -28,7 +29,7 @@ from maxbench.fusion.base import (
 
 
 @dataclass(frozen=True)
-class PublishedMaxFusion:
+class PublishedMaxFusion(Rule):
     """The released rule for two branches under classifier-free guidance.
 
     The batch is [unconditional half, conditional half], prompts in the same order in both; several prompts at once
@@ -58,11 +59,10 @@ class PublishedMaxFusion:
                 raise ValueError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
 
     @property
-    def guided(self) -> bool:
+    def needs_guidance(self) -> bool:
         """Whether the batch must hold both guidance halves."""
         return self.halves or self.normaliser == "pair"
 
-    @property
     def for_images(self) -> "PublishedMaxFusion":
         """The rule where there are no halves: an adapter's features belong to the image, not to a prompt."""
         return replace(self, halves=False, normaliser="sample")
@@ -126,7 +126,7 @@ class PublishedMaxFusion:
         require_features(features)
         if len(features) > 2:
             raise RuleError(f"the released rule is for two branches, not {len(features)}; take MaxFusion")
-        if self.guided and len(features[0]) % 2:
+        if self.needs_guidance and len(features[0]) % 2:
             raise RuleError(
                 f"a batch of {len(features[0])} has no two guidance halves, which the released rule needs; "
                 "set a guidance scale other than 1"

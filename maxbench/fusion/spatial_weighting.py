@@ -4,17 +4,30 @@ In lockstep every branch goes on with what was chosen, at its own saliency, as M
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from maxbench.fusion.base import Feature, Maps, dot, mix, narrow, ratio, require_features, channel_std, tiny, upcast, won_by
+from maxbench.fusion.base import (
+    Feature,
+    Maps,
+    Rule,
+    channel_std,
+    dot,
+    mix,
+    narrow,
+    ratio,
+    require_features,
+    tiny,
+    upcast,
+    won_by,
+)
 
 
-class SpatialWeighting(ABC):
+class SpatialWeighting(Rule):
     """A rule that makes one feature of N at every location, by its own `weigh`."""
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:

@@ -1,7 +1,6 @@
-"""Looks over a fusion rule's shoulder: who wins where, how much is merged, how alike the branches are.
+"""Records what a fusion rule decides: who wins where, how much is merged, how alike the branches are.
 
-Nothing here changes a picture: a watched rule gives what its own rule gives. A run that does not watch pays nothing,
-since nothing of this is then in its way.
+A traced rule returns what its own rule returns, so that no picture changes; without a trace none of this runs.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ UNMERGE, OUTPUT, UNET = "unmerge", "output", "unet"
 
 
 @dataclass
-class Watch:
+class Trace:
     """What a method does with the first samples of a run.
 
     branches: the names of all that the method sees; a winner's number is its place among them.
@@ -67,7 +66,7 @@ class Watch:
             for hook in hooks:
                 hook.remove()
 
-    def look(self, kind: str, names: Sequence[str], features: Sequence[Feature], rule: Rule) -> None:
+    def record(self, kind: str, names: Sequence[str], features: Sequence[Feature], rule: Rule) -> None:
         """Note what a rule decides about features of the branches `names`, which meet at the next place of a kind.
 
         A rule that decides nothing is seen as MaxFusion would decide in its place.
@@ -76,8 +75,11 @@ class Watch:
         if len(features) == 1:  # nobody to compare with
             self._keep(kind, place, "saliency", torch.stack([_channel_std(features[0])]))
             return
-        judge = rule if hasattr(rule, "decide") else MaxFusion()
-        sigma, rho, winner, cluster = judge.decide(features)
+        decision, by = rule.decide(features), rule
+        if decision is None:
+            by = MaxFusion()
+            decision = by.decide(features)
+        sigma, rho, winner, cluster = decision
         count = len(features)
         lost = torch.stack([winner != branch for branch in range(count)])
         merged = cluster.all(0)
@@ -87,7 +89,7 @@ class Watch:
         self.rows.append(
             {
                 "step": self.step, "kind": kind, "place": place, "size": features[0].shape[-1],
-                "rule": type(rule).__name__, "clip": type(judge).__name__,
+                "rule": type(rule).__name__, "decided_by": type(by).__name__,
                 "merged": float(merged.float().mean()),
                 "rho": float(of_losers.mean()) if of_losers.numel() else 1.0,
                 "own": self._own(names, winner),
@@ -134,40 +136,38 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A rule under watch. names: of the branches that it is given, see :meth:`among`."""
+class Traced(Rule):
+    """A rule whose decisions are recorded. names: of the branches that it is given; None for all of the trace's."""
 
     rule: Rule
-    watch: Watch
-    names: Sequence[str] | None = None  # None: all that the method sees
+    trace: Trace
+    names: Sequence[str] | None = None
 
-    def among(self, names: Sequence[str]) -> Watched:
-        """The same where these branches meet."""
-        return Watched(self.rule, self.watch, tuple(names))
+    def for_branches(self, names: Sequence[str]) -> Traced:
+        return Traced(self.rule, self.trace, tuple(names))
 
-    def _look(self, kind: str, features: Sequence[Feature]) -> None:
-        names = self.watch.branches if self.names is None else self.names
-        self.watch.look(kind, names, features, self.rule)
-
-    @property
-    def guided(self) -> bool:
-        return getattr(self.rule, "guided", False)
+    def _record(self, kind: str, features: Sequence[Feature]) -> None:
+        names = self.trace.branches if self.names is None else self.names
+        self.trace.record(kind, names, features, self.rule)
 
     @property
-    def for_images(self) -> Watched:
-        return Watched(getattr(self.rule, "for_images", self.rule), self.watch, self.names)
+    def needs_guidance(self) -> bool:
+        return self.rule.needs_guidance
+
+    def for_images(self) -> Traced:
+        return Traced(self.rule.for_images(), self.trace, self.names)
 
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        self._look(UNMERGE, features)
+        self._record(UNMERGE, features)
         return self.rule.unmerge(features)
 
     def merge(self, features: Sequence[Feature]) -> Feature:
-        self._look(OUTPUT, features)
+        self._record(OUTPUT, features)
         return self.rule.merge(features)
 
     def merge_mid(self, features: Sequence[Feature]) -> Feature:
-        self._look(OUTPUT, features)
-        return getattr(self.rule, "merge_mid", self.rule.merge)(features)
+        self._record(OUTPUT, features)
+        return self.rule.merge_mid(features)
 
 
 def _channel_std(feature: Feature) -> Tensor:

@@ -63,9 +63,9 @@ class Fusion:
         return (self.rule, self.sites) if fused else (self.otherwise, ())
 
     @property
-    def guided(self) -> Rule | None:
+    def needs_guidance(self) -> Rule | None:
         """A rule of it that needs both halves of classifier-free guidance; None if none does."""
-        return next((rule for rule in (self.rule, self.otherwise) if getattr(rule, "guided", False)), None)
+        return next((rule for rule in (self.rule, self.otherwise) if rule.needs_guidance), None)
 
     @property
     def strengths(self) -> float | list[float]:
@@ -176,7 +176,7 @@ class Control:
         weights = [self.fusion.weight(name) for name in names]
         return lockstep_controlnets(
             nets,
-            _among(names, rule),
+            rule.for_branches(names),
             sample,
             timestep,
             text,
@@ -206,15 +206,10 @@ class Control:
 
         def run() -> list[Tensor]:
             return lockstep_adapters(
-                nets, _among(names, rule), hints, self.fusion.strengths, sites=sites, weights=weights
+                nets, rule.for_branches(names), hints, self.fusion.strengths, sites=sites, weights=weights
             )
 
         return self._once(self.fusion.pyramid(names, rule, sites), run)
-
-
-def _among(names: Sequence[str], rule: Rule) -> Rule:
-    """Tell a rule that wants to know which branches it is given."""
-    return rule.among(names) if hasattr(rule, "among") else rule
 
 
 def is_spatial(branch: Branch) -> bool:

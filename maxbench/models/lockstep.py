@@ -24,7 +24,7 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from maxbench.errors import UserError
-from maxbench.fusion import Feature, Rule
+from maxbench.fusion import Feature, Rule, RuleError
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, T2IAdapter
@@ -76,10 +76,7 @@ def lockstep_controlnets(
     times = [_embed_time(net, timestep, sample) for net in nets]
 
     def unmerge(site: str, features: Sequence[Feature]) -> Sequence[Feature]:
-        fused = rule.unmerge(features) if site in sites else features
-        if len(fused) != len(nets):
-            raise UserError(f"{rule} unmerges {len(nets)} features into {len(fused)}, not one per branch")
-        return fused
+        return _unmerged(rule, site, features) if site in sites else features
 
     def run(block: nn.Module, hidden: Feature, time: Tensor):
         has_cross_attention = getattr(block, "has_cross_attention", False)
@@ -101,12 +98,13 @@ def lockstep_controlnets(
         return _weighted([conv(feature) for conv, feature in zip(zero_convs, features, strict=True)], weights)
 
     down_convs = zip(*(net.controlnet_down_blocks for net in nets), strict=True)
-    merge_mid = getattr(rule, "merge_mid", rule.merge)  # for a rule that treats the middle otherwise
     *down_scales, mid_scale = scales_of(scale, len(residuals) + 1)
-    merged = [rule.merge(each) for each in _each(outputs, down_convs, residuals)]
+    spoken = _each(outputs, down_convs, residuals)
+    merged = [_merged(rule, rule.merge, f"output {place}", each) for place, each in enumerate(spoken)]
+    mid = outputs([net.controlnet_mid_block for net in nets], hidden)
     return Residuals(
         down=_each(torch.mul, merged, down_scales),
-        mid=merge_mid(outputs([net.controlnet_mid_block for net in nets], hidden)) * mid_scale,
+        mid=_merged(rule, rule.merge_mid, "the mid block's output", mid) * mid_scale,
     )
 
 
@@ -129,10 +127,10 @@ def lockstep_adapters(
     Raises UserError, a ValueError, for branches of different architecture and inputs of different shape.
     """
     _require_adapters(nets, hints, sites, weights)
-    rule = getattr(rule, "for_images", rule)  # here is no batch of guidance halves
+    rule = rule.for_images()  # here is no batch of guidance halves
 
     def unmerge(site: str, features: Sequence[Feature]) -> Sequence[Feature]:
-        return rule.unmerge(features) if site in sites else features
+        return _unmerged(rule, site, features) if site in sites else features
 
     bodies = [net.adapter for net in nets]
     hidden = [body.unshuffle(hint) for body, hint in zip(bodies, hints, strict=True)]
@@ -142,7 +140,7 @@ def lockstep_adapters(
     levels = list(zip(*(body.body for body in bodies), strict=True))
     for number, (blocks, level_scale) in enumerate(zip(levels, scales_of(scale, len(levels)), strict=True)):
         hidden = [block(each) for block, each in zip(blocks, hidden, strict=True)]
-        pyramid.append(rule.merge(_weighted(hidden, weights)) * level_scale)
+        pyramid.append(_merged(rule, rule.merge, f"level {number}", _weighted(hidden, weights)) * level_scale)
         hidden = unmerge("down" if "down" in sites else f"down.{number}", hidden)
     return pyramid
 
@@ -187,6 +185,53 @@ def scales_of(scale: float | Sequence[float], count: int) -> Sequence[float]:
     if len(scale) != count:
         raise UserError(f"{len(scale)} scales for {count} residuals: give one number, or one for each of them")
     return scale
+
+
+def _unmerged(rule: Rule, site: str, features: Sequence[Feature]) -> Sequence[Feature]:
+    """What a rule makes of the features at a site, after checking that every branch can go on with it."""
+    fused = _ask(rule, rule.unmerge, site, features)
+    if not isinstance(fused, list | tuple) or len(fused) != len(features):
+        count = len(fused) if isinstance(fused, list | tuple) else type(fused).__name__
+        raise RuleError(
+            f"{type(rule).__name__}.unmerge at {site} gives {count} for {len(features)} features: "
+            "it returns a list, one feature for each branch"
+        )
+    for feature in fused:
+        _require_like(rule, "unmerge", site, feature, features[0])
+    return fused
+
+
+def _merged(rule: Rule, merge: Callable, place: str, features: Sequence[Feature]) -> Feature:
+    """The one feature that a rule makes of several, after checking that the U-Net can take it."""
+    merged = _ask(rule, merge, place, features)
+    _require_like(rule, merge.__name__, place, merged, features[0])
+    return merged
+
+
+def _ask(rule: Rule, method: Callable, place: str, features: Sequence[Feature]):
+    """Call a rule; whatever it raises becomes a RuleError that names the rule and the place."""
+    if torch.compiler.is_compiling():  # a graph that is being traced takes no detours
+        return method(features)
+    try:
+        return method(features)
+    except RuleError:
+        raise
+    except Exception as error:
+        raise RuleError(
+            f"{type(rule).__name__}.{method.__name__} at {place}, on features of shape {tuple(features[0].shape)}, "
+            f"raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def _require_like(rule: Rule, method: str, place: str, result: object, feature: Feature) -> None:
+    """A result that is no tensor of the features' shape and dtype would be broadcast, or refused far from here."""
+    if isinstance(result, Tensor) and result.shape == feature.shape and result.dtype == feature.dtype:
+        return
+    was = f"{tuple(result.shape)} in {result.dtype}" if isinstance(result, Tensor) else type(result).__name__
+    raise RuleError(
+        f"{type(rule).__name__}.{method} at {place} gives {was}; "
+        f"the features are {tuple(feature.shape)} in {feature.dtype}, and so must the result be"
+    )
 
 
 def _each(call: Callable, *arguments: Iterable) -> list:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from maxbench.errors import UserError
 
@@ -22,8 +23,8 @@ class Column:
 
 
 COLUMNS = {
-    "fid": Column("FID", 2, "lower"),
-    "kid": Column("KID x1000", 2, "lower"),
+    "fd_clip": Column("FD-CLIP", 2, "lower"),
+    "kd_clip": Column("KD-CLIP x1000", 2, "lower"),
     "clip_score": Column("CLIP", 2, "higher"),
     "hed_ssim": Column("HED SSIM", 3, "higher"),
     "depth_rmse": Column("depth RMSE", 2, "lower"),
@@ -169,7 +170,7 @@ def _cell(row, metric: str, intervals: bool) -> str:
 
 
 def _about(folder: Path, metrics: pd.DataFrame) -> str:
-    settings = json.loads((folder / "maxbench-run.json").read_text())["config"]
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
     sampler = settings["sampler"]
     world = (
         " These are numbers about the rendered miniature world, not about photographs."
@@ -185,7 +186,7 @@ def _about(folder: Path, metrics: pd.DataFrame) -> str:
 
 def _joint_notes(folder: Path) -> str:
     """What q means here, which condition was left out of it, and which one each method favours."""
-    joint = json.loads((folder / "evaluation.json").read_text())["joint"]
+    joint = _read_summary(folder)["joint"]
     lines = ["q: 0 = condition ignored, 1 = followed as well as by its single control alone; joint = mean and minimum."]
     if joint["note"]:
         lines.append(f"Joint score {joint['note']}.")
@@ -195,6 +196,16 @@ def _joint_notes(folder: Path) -> str:
         )
         lines.append(f"Condition with the larger q (share of samples): {', '.join(favours)}.")
     return "\n".join(lines)
+
+
+def _read_summary(folder: Path) -> dict:
+    """`evaluation.json`, whose value lies beside its digest."""
+    path = folder / "evaluation.json"
+    try:
+        said = json.loads(path.read_text())
+        return said["value"] if "value" in said else said
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is missing or damaged; run the experiment again.") from error
 
 
 def _protocols(metrics: pd.DataFrame) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from maxbench.models.image_prompt import ImageEncoder, embedding_width, install_
 from maxbench.models.loading import load_network, load_tokenizer, readable
 from maxbench.models.pipeline import Pipeline
 from maxbench.names import leaves_folder
+from maxbench.store.identity import identity
 
 PACKAGED = Path(__file__).parent / "weights"
 BASE = ("vae", "unet", "text_encoder")
@@ -177,9 +177,34 @@ class FolderSuite:
         self.require(conditions)
         return {part: self.digest(part) for part in self.parts(conditions)}
 
+    def base_identity(self) -> dict[str, str]:
+        """Part -> digest, of all that every picture depends on."""
+        return {part: self.digest(part) for part in (*BASE, TOKENIZER, SCHEDULER)}
+
+    def control_identity(self, condition: str) -> dict[str, Any]:
+        """What a condition's control is: its digest, and of an image prompt the encoder's."""
+        part = self.controls[condition]
+        control: dict[str, Any] = {"weights": self.digest(part)}
+        if is_image_prompt(part):
+            control["encoder"] = self.network_identity(self.image_encoder)
+        return control
+
     def network_identity(self, network: Weights) -> dict[str, Any]:
-        """What an annotator or scorer is, as plain JSON: the digest of its files and how they are read."""
-        return {"weights": self.digest(network.folder), "load": _plain(network.load, network.folder)}
+        """What an annotator or a scorer is, as plain JSON: the digest of its files, and how they are loaded."""
+        return {"weights": self.digest(network.folder), "load": identity(network.load)}
+
+    def annotator_identity(self, condition: str) -> dict[str, Any] | None:
+        """What draws a condition's maps; None where arithmetic does."""
+        network = self.annotators.get(condition)
+        return None if network is None else self.network_identity(network)
+
+    def scorer_identity(self, kind: str, condition: str) -> dict[str, Any] | None:
+        """What measures: kind is "clip", or "scorer" or "annotator" of a condition; None where arithmetic does."""
+        if kind == "clip":
+            return self.network_identity(self.text_scorer)
+        if kind == "annotator" or condition not in self.scorers:
+            return self.annotator_identity(condition)
+        return self.network_identity(self.scorers[condition])
 
     def scorer_names(self, conditions: Sequence[str]) -> dict[str, str]:
         """What scores, by the name and revision it has in tables: "clip", and each condition with a network."""
@@ -275,22 +300,3 @@ def _scheduler_config(folder: Path) -> dict:
     with readable(folder):
         # any scheduler's config: every sampler starts from it
         return dict(DDPMScheduler.load_config(folder, local_files_only=True))
-
-
-def _plain(value: Any, owner: str) -> Any:
-    """A loader, or one of its settings, as plain JSON: functions and classes by name, with what they are given."""
-    if isinstance(value, partial):
-        given = {"arguments": [_plain(each, owner) for each in value.args]} if value.args else {}
-        settings = {name: _plain(each, owner) for name, each in sorted(value.keywords.items())}
-        return {**_plain(value.func, owner), **given, **settings}
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each, owner) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each, owner) for each in value]
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if callable(value) and hasattr(value, "__qualname__"):
-        return {"call": f"{value.__module__}.{value.__qualname__}"}
-    raise UserError(
-        f"The loader of {owner} is given a {type(value).__name__}; give it numbers, texts, lists, mappings, functions."
-    )

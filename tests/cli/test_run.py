@@ -133,8 +133,9 @@ def test_a_killed_run_ends_with_the_bytes_of_an_unbroken_one(finished_run, small
 def test_where_and_how_fast_do_not_change_the_name_but_what_does(finished_run, small_run, tmp_path, monkeypatch):
     from hydra import compose, initialize_config_dir
 
-    from maxbench.cli.run import open_folder
-    from maxbench.cli.config import CONF, build
+    from maxbench.cli.build import build
+    from maxbench.cli.config import CONF
+    from maxbench.cli.perform import open_folder
 
     def name(*more):
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -172,8 +173,9 @@ def test_evaluation_refuses_a_run_with_a_doubled_image(finished_run, small_run, 
     record.write_text(json.dumps([*rows[1:], *rows[1:]]))
     from hydra import compose, initialize_config_dir
 
-    from maxbench.cli.run import evaluation
-    from maxbench.cli.config import CONF, build
+    from maxbench.cli.build import build
+    from maxbench.cli.config import CONF
+    from maxbench.cli.perform import evaluation
     from maxbench.store.runfolder import RunFolder
 
     with initialize_config_dir(str(CONF), version_base="1.3"):

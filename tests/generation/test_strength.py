@@ -14,15 +14,16 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from maxbench.__main__ import main
-from maxbench.cli.run import generation
+from maxbench.cli.build import build
+from maxbench.cli.config import CONF
+from maxbench.cli.perform import generation
 from maxbench.conditions.hed import HED
-from maxbench.cli.config import CONF, build
-from maxbench.models.control import Fusion
 from maxbench.errors import UserError
 from maxbench.experiments.method import Experiment, Method
 from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, Sum
-from maxbench.store.runfolder import RunFolder
 from maxbench.generation.strength import FILE, residual_norm
+from maxbench.models.control import Fusion
+from maxbench.store.runfolder import RunFolder
 
 MATCHED = [
     "fusion@methods=strength_matched", "samples=3", "pairing.reference=8",

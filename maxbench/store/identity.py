@@ -1,0 +1,173 @@
+"""What a configured object is, as plain data: the part of an artefact's key that its behaviour depends on.
+
+A class of this package is known by its name and its `version`, which a person raises when its arithmetic changes, as
+evaluation harnesses version their tasks: a refactoring loses nothing. A user's class is known by its source, and by the
+source of every module of theirs that it imports; comments, docstrings and layout do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import math
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import lru_cache, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from maxbench.errors import UserError
+from maxbench.store.files import digest
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def identity(thing: Any) -> Any:
+    """A JSON-like description of a value, function, class or configured object, equal for equal behaviour.
+
+    Raises UserError for an object whose settings are no plain values.
+    """
+    if thing is None or isinstance(thing, bool | int | str):
+        return thing
+    if isinstance(thing, float):
+        return thing if math.isfinite(thing) else repr(thing)
+    if isinstance(thing, Enum):
+        return [name_of(type(thing)), thing.name]
+    if isinstance(thing, Mapping):
+        return {str(key): identity(value) for key, value in thing.items()}
+    if isinstance(thing, Sequence | set | frozenset):
+        return [identity(each) for each in (sorted(thing) if isinstance(thing, set | frozenset) else thing)]
+    if isinstance(thing, partial):
+        return {
+            "call": identity(thing.func),
+            "arguments": identity(thing.args),
+            "keywords": identity({key: thing.keywords[key] for key in sorted(thing.keywords)}),
+        }
+    bound = getattr(thing, "__self__", None)
+    if inspect.ismethod(thing) and isinstance(bound, type):  # a class method: its class decides
+        return {"name": f"{name_of(bound)}.{thing.__name__}", **_code(bound)}
+    if isinstance(thing, type) or inspect.isroutine(thing):
+        return {"name": name_of(thing), **_code(thing)}
+    return {"class": name_of(type(thing)), **_code(type(thing)), "settings": identity(_settings(thing))}
+
+
+def name_of(thing: Any) -> str:
+    """A class or function by name; of ours without its module, so that moving it loses nothing."""
+    package = thing.__module__.split(".")[0]
+    return f"{package if package == PACKAGE.name else thing.__module__}.{thing.__qualname__}"
+
+
+def _settings(thing: Any) -> dict[str, Any]:
+    if is_dataclass(thing):
+        return {field.name: getattr(thing, field.name) for field in fields(thing)}
+    settings = getattr(thing, "__dict__", {})
+    for name, value in settings.items():
+        if not isinstance(value, None | bool | int | float | str | list | tuple | dict):
+            raise UserError(
+                f"{name_of(type(thing))} keeps a {type(value).__name__} in '{name}', by which images cannot be known; "
+                "keep plain values there (numbers, texts, lists), best as the fields of a dataclass."
+            )
+    return {key: settings[key] for key in sorted(settings)}
+
+
+def _code(thing: Any) -> dict[str, Any]:
+    """Versions of the classes of ours that a thing is or extends, and a user's source; nothing of a library's."""
+    module = sys.modules.get(thing.__module__)
+    bases = thing.__mro__ if isinstance(thing, type) else ()
+    versions = {name_of(base): vars(base)["version"] for base in bases if _is_versioned(base)}
+    code: dict[str, Any] = {"versions": versions} if versions else {}
+    if module is not None and _is_users(module):
+        code["source"] = source_digest(module)
+    return code
+
+
+def _is_versioned(base: type) -> bool:
+    return base.__module__.split(".")[0] == PACKAGE.name and "version" in vars(base)
+
+
+def source_digest(module: ModuleType) -> str:
+    """SHA-256 of what a user's module does, and every module of theirs that it imports, directly or not."""
+    found: dict[str, Path] = {}
+    waiting = {module.__name__: Path(module.__file__)}
+    while waiting:
+        name, path = waiting.popitem()
+        found[name] = path
+        for other in _imported(name, path):
+            if other not in found and (place := _user_file(other)) is not None:
+                waiting[other] = place
+    return digest("".join(f"{name}\n{_meaning(path)}" for name, path in sorted(found.items())))
+
+
+def _imported(module: str, path: Path) -> Iterator[str]:
+    """Names of the modules that a module may import; of `from a import b` both a and a.b."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                try:
+                    base = importlib.util.resolve_name("." * node.level + base, package)
+                except ImportError:
+                    continue
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _user_file(name: str) -> Path | None:
+    """The file of a user's module, imported yet or not; None for a library's, for ours and for no module at all."""
+    module = sys.modules.get(name)
+    if module is not None:
+        return Path(module.__file__) if _is_users(module) else None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return Path(spec.origin) if spec is not None and _is_users_file(spec.origin) else None
+
+
+def _is_users(module: ModuleType) -> bool:
+    return _is_users_file(getattr(module, "__file__", None))
+
+
+def _is_users_file(file: str | None) -> bool:
+    if file is None or not file.endswith(".py"):
+        return False
+    parents = Path(file).resolve().parents
+    return PACKAGE not in parents and not any(folder in parents for folder in _library_folders())
+
+
+@lru_cache
+def _library_folders() -> tuple[Path, ...]:
+    places = [*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("stdlib", "platstdlib"))]
+    return tuple(Path(place).resolve() for place in places if place)
+
+
+def _tree(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"The source {path} cannot be read any more ({error}); restore it.") from error
+
+
+def _meaning(path: Path) -> str:
+    """A module's code without comments, docstrings and layout."""
+    tree = _tree(path)
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def code_fingerprint(*folders: Path) -> str:
+    """SHA-256 of what all Python files in folders do: of results so cheap that no version is kept of their code."""
+    paths = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    return digest("".join(f"{path.name}\n{_meaning(path)}" for path in paths))
