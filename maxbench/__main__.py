@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 RUN_HELP = """\
 usage: maxbench run experiment=NAME [key=value ...] [-m] [--debug]
@@ -23,16 +24,18 @@ keys:
   samples=      things to generate, per method         replicates=  images of each, with different noise
   seed=         of noise and choice of samples         baseline=    method that differences are to
   output_dir=   where run folders go                   data_dir=    where data sets lie
+  store_dir=    where everything expensive lies that runs share
   sampler=      one of conf/sampler/; sampler.steps=, sampler.guidance_scale=
   runtime.device= auto, cpu, cuda                      runtime.batch_size=, runtime.dtype=, runtime.threads=
-  methods.NAME. rule, sites, branches, scale of a method; +fusion@methods.NAME=FILE adds, ~methods.NAME removes
-                also, with a + in front, branch_scale, layer_scale, control_start, control_end, match, vary (see README)
+  methods.NAME. rule, sites, branches, scale, branch_scale, layer_scale, control_start, control_end, fusion_start,
+                fusion_end, otherwise, match, vary of a method; +fusion@methods.NAME=FILE adds one of conf/fusion/,
+                ~methods.NAME removes one
   diagnostics.samples= record and draw what the rules decide on the first samples; changes no number
 
-options:
-  -m            sweep over comma-separated values (Hydra multirun)
+options, anywhere between them:
+  -m            run every combination of comma-separated values, range(0,3), glob(*); one that fails stops no other
   --config-dir  a folder with configuration of your own, laid out like conf/
-  --cfg job     print the composed configuration and stop
+  --cfg job     print the composed configuration and stop; with --resolve, --package methods
   --debug       show the traceback of an error
 """
 
@@ -63,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, or 2 for a mistake of the user's."""
+    """Run one verb; returns the exit code: 0, 2 for what a user can correct, 1 for a mistake of the program."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     words = [each for each in arguments if each != "--debug"]
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if {"--help", "-h"} & set(words):
             print(RUN_HELP, end="")
             return 0
-        return _guarded(debug, lambda: _cli().run(words[1:], debug))
+        return _guarded(debug, lambda: _run(words[1:], debug))
     options = parser().parse_args(words)
     if options.version:
         from maxbench import __version__
@@ -84,15 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _guarded(debug, lambda: _verb(options))
 
 
-def _cli():
-    from maxbench.cli import run
+def _run(words: Sequence[str], debug: bool) -> int:
+    from maxbench.cli.run import run
 
-    return run
+    return run(words, debug)
 
 
 def _verb(options: argparse.Namespace) -> int:
     if options.verb == "tables":
-        return _cli().tables(options.folder, options.output_dir)
+        from maxbench.cli.tables import tables
+
+        return tables(options.folder, options.output_dir)
     if options.verb == "doctor":
         from maxbench.cli import doctor
 
@@ -102,19 +107,41 @@ def _verb(options: argparse.Namespace) -> int:
     return data.report(options.name, options.split, options.count, options.data_dir)
 
 
-def _guarded(debug: bool, verb) -> int:
-    from maxbench.errors import UserError
-
+def _guarded(debug: bool, verb: Callable[[], int]) -> int:
+    """The exit code of a verb; whatever goes wrong in it becomes one sentence."""
     try:
-        return verb()
-    except UserError as error:
-        if debug:
-            raise
-        print(f"maxbench: {error}", file=sys.stderr)
-        return 2
+        code = verb()
+        sys.stdout.flush()  # here, where a full disk or a reader that has gone away can still be told
+        return code
     except KeyboardInterrupt:
         print("maxbench: stopped; the same command continues where it was.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        _drop_output()
+        return 141  # as a program that the system ends for it
+    except Exception as error:
+        if debug:
+            raise
+        from maxbench.cli.failures import say_failure
+
+        if isinstance(error, OSError) and not _output_is_sound():
+            print(f"maxbench: the output cannot be written ({error.strerror}); send it elsewhere.", file=sys.stderr)
+            return 2
+        return say_failure(error)
+
+
+def _output_is_sound() -> bool:
+    """Whether an empty line can be printed; if not, the output is dropped, so that Python does not try at its end."""
+    try:
+        print(flush=True)
+    except OSError:
+        _drop_output()
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

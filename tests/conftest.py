@@ -18,13 +18,13 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from maxbench.miniature.annotators import OUTPUTS
 from maxbench.miniature.corpus import WORLD_VERSION
 from maxbench.miniature.dataset import write_dataset
 from maxbench.miniature.diffusion import make_scheduler
 from maxbench.miniature.language import TOKENS, make_tokenizer
-from maxbench.miniature.annotators import OUTPUTS
-from maxbench.miniature.style import IPAdapter
 from maxbench.miniature.readers import DilatedNet
+from maxbench.miniature.style import IPAdapter
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 WORDS = ["a red sphere on grass under a clear sky", "a striped blue box on sand at sunset with hills"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from maxbench.cli.config import check_values
+from maxbench.cli.component import CONDITION, PAIRING, RULE, SAMPLER, component
+from maxbench.cli.config import plain
+from maxbench.cli.schema import check
 from maxbench.data.pairing import ImageSet, Plan
 from maxbench.errors import UserError
 from maxbench.experiments.method import Experiment, Method
@@ -48,24 +47,22 @@ class Run:
 
 def build(cfg: DictConfig) -> Run:
     """Check every value of a composed configuration and make its objects; a mistake is a UserError."""
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    check_values(config)
-    suite = _make(cfg.suite, "suite")
-    if not config["conditions"] or not config["methods"]:
-        raise UserError(
-            "An experiment needs at least one condition and one method; see conf/experiment/hed_depth.yaml."
-        )
-    conditions = {name: _make(entry, f"conditions.{name}") for name, entry in cfg.conditions.items()}
+    config = plain(cfg)
+    check(config)
+    suite = component(config["suite"], "suite")
+    conditions = {
+        name: component(entry, f"conditions.{name}", CONDITION) for name, entry in config["conditions"].items()
+    }
     suite.require(list(conditions))
     methods = tuple(
-        method
-        for name, entry in cfg.methods.items()
-        for method in _make(entry, f"methods.{name}").expand(name, list(conditions))
+        each
+        for name, entry in config["methods"].items()
+        for each in _method(entry, f"methods.{name}").expand(name, list(conditions))
     )
-    sampler = _make(cfg.sampler, "sampler")
+    sampler = component(config["sampler"], "sampler", SAMPLER)
     _check_guidance(methods, sampler)
-    image_set = _make(cfg.data, "data")
-    pairing = _make(cfg.pairing, "pairing")
+    image_set = component(config["data"], "data")
+    pairing = component(config["pairing"], "pairing", PAIRING)
     plan: Plan = pairing.plan(image_set, list(conditions), config["samples"], config["seed"])
     experiment = Experiment(
         name=config["name"],
@@ -94,16 +91,16 @@ def build(cfg: DictConfig) -> Run:
         output_dir=Path(config["output_dir"]),
         store_dir=Path(config["store_dir"]),
         tracing=Tracing(**config["diagnostics"]),
-        calibration=_calibration(cfg, config, experiment),
+        calibration=_calibration(config, experiment),
     )
 
 
-def _calibration(cfg: DictConfig, config: dict[str, Any], experiment: Experiment) -> Calibration | None:
+def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration | None:
     """The experiment's own pairing over training scenes, if a strength is to be measured."""
     if all(method.match is None for method in experiment.methods):
         return None
-    image_set = _make(OmegaConf.merge(cfg.data, cfg.calibration.data), "calibration.data")
-    pairing = _make(OmegaConf.merge(cfg.pairing, {"reference": 2}), "pairing")
+    image_set = component({**config["data"], **config["calibration"]["data"]}, "calibration.data")
+    pairing = component({**config["pairing"], "reference": 2}, "pairing", PAIRING)
     plan: Plan = pairing.plan(
         image_set, list(experiment.conditions), config["calibration"]["samples"], config["calibration"]["seed"]
     )
@@ -132,8 +129,6 @@ def pick_device(name: str) -> torch.device:
     """The device of a name; "auto" is CUDA where it is visible, else the processor."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(name)):
-        raise UserError(f"runtime.device is '{name}'; take auto, cpu, cuda or cuda:<number>.")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
@@ -143,13 +138,8 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _make(entry: DictConfig, key: str) -> Any:
-    """Instantiate one entry; what its class says against its values becomes a sentence that names the key."""
-    try:
-        return instantiate(entry, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from error
-        said = " ".join(str(cause or error).split())
-        raise UserError(f"{key}: {said}; mend it in the command or in conf/.") from error
+def _method(entry: Mapping[str, Any], key: str) -> Method:
+    """A method from its settings, of which its rules alone are components."""
+    rules = {name: component(entry[name], f"{key}.{name}", RULE) for name in ("rule", "otherwise") if entry.get(name)}
+    settings = {name: value for name, value in entry.items() if name not in ("_target_", "rule", "otherwise")}
+    return Method(**settings, **rules)

@@ -1,119 +1,109 @@
-"""From Hydra's configuration to objects, and from Hydra's errors to sentences."""
+"""From overrides to a composed and checked configuration, and from Hydra's errors to sentences; without torch."""
 
 from __future__ import annotations
 
 import difflib
-import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import MarkedYAMLError
 
+from maxbench.cli.schema import check, nearest
 from maxbench.errors import UserError
 
 CONF = next(
     folder for folder in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if folder.is_dir()
 )
-DTYPES = ("float32", "float16", "bfloat16")
+MAIN = "main"  # the file in conf/ that every composition begins with
 
 
-# --- values -----------------------------------------------------------------------------------------------
+@contextmanager
+def hydra_on(folder: Path | None = None) -> Iterator[Hydra]:
+    """Hydra on conf/ and, behind it, a user's folder of the same layout; `hydra.main` without its sys.argv."""
+    version.setbase("1.3")
+    search_path = create_config_search_path(str(CONF))
+    if folder is not None:
+        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()  # of a composition that failed
+    try:
+        yield Hydra.create_main_hydra2(task_name="maxbench", config_search_path=search_path)
+    finally:
+        GlobalHydra.instance().clear()
 
 
-def _whole(low: int) -> Callable[[Any], str | None]:
-    def check(value: Any) -> str | None:
-        good = isinstance(value, int) and not isinstance(value, bool) and value >= low
-        return None if good else f"a whole number, {low} or more"
-
-    return check
-
-
-def _number(low: float, high: float = math.inf, within: str = "") -> Callable[[Any], str | None]:
-    def check(value: Any) -> str | None:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-        return None if good and math.isfinite(value) else within or f"a number, {low:g} or more"
-
-    return check
+@contextmanager
+def sentences(hydra: Hydra, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Every mistake in the command or the configuration leaves as a UserError."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, MarkedYAMLError, UnicodeDecodeError) as error:
+        raise UserError(_explain(error, hydra, overrides)) from error
 
 
-def _text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value.strip() else "a text"
+def compose(hydra: Hydra, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of one run, checked; a mistake is a UserError."""
+    with sentences(hydra, overrides):
+        cfg = hydra.compose_config(MAIN, list(overrides), RunMode.RUN, from_shell=False, with_log_configuration=False)
+        HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in a user's file
+        with open_dict(cfg):
+            del cfg["hydra"]
+        check(plain(cfg))
+    return cfg
 
 
-def _one_of(*choices: str) -> Callable[[Any], str | None]:
-    return lambda value: None if value in choices else f"one of {', '.join(choices)}"
-
-
-CHECKS: dict[str, Callable[[Any], str | None]] = {
-    "name": _text,
-    "samples": _whole(2),
-    "replicates": _whole(1),
-    "seed": _whole(0),
-    "baseline": _text,
-    "output_dir": _text,
-    "data_dir": _text,
-    "sampler.steps": _whole(1),
-    "sampler.guidance_scale": _number(0),
-    "sampler.negative_prompt": lambda value: None if isinstance(value, str) else "a text",
-    "pairing.reference": _whole(2),
-    "calibration.samples": _whole(1),
-    "diagnostics.samples": _whole(0),
-    "diagnostics.maps": _whole(1),
-    "diagnostics.steps": _whole(1),
-    "metrics.resamples": _whole(100),
-    "metrics.level": _number(0.5, 0.999, "a number from 0.5 to 0.999"),
-    "runtime.batch_size": _whole(1),
-    "runtime.dtype": _one_of(*DTYPES),
-    "runtime.threads": lambda value: None if value is None else _whole(1)(value),
-}
-"""What a value must be; a check gives None, or what would have been good."""
-
-
-def check_values(config: dict[str, Any]) -> None:
-    for key, check in CHECKS.items():
-        value: Any = config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        wanted = check(value)
-        if wanted:
-            raise UserError(f"{key} is {value!r}; it must be {wanted}.")
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration as dicts, lists and values, everything resolved."""
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
 # --- errors -----------------------------------------------------------------------------------------------
 
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """ "; did you mean 'x'?" where something is close, else the choices."""
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(sorted(choices))}."
+FIX = "correct it in the command or in conf/."
 
 
-def explain(error: Exception, overrides: Sequence[str]) -> str | None:
-    """One sentence for a mistake in the command line or the configuration; None for any other error."""
-    if isinstance(error, UserError):
-        return str(error)
+def _explain(error: Exception, hydra: Hydra, overrides: Sequence[str]) -> str:
+    """One sentence for an error of Hydra's, of OmegaConf's or of a YAML file."""
+    if isinstance(error, MarkedYAMLError):
+        return _explain_yaml(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"A configuration file is not text in UTF-8 ({error.reason}); save it as such."
     if isinstance(error, MissingConfigException):
         return _explain_missing(error)
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' is no setting; write key=value, for example samples=64."
+        if "=" not in error.override:
+            return f"'{error.override}' is no setting; write key=value, for example samples=64."
+        return (
+            f"'{error.override}' cannot be read: a key is names with dots between them, and a text with brackets, "
+            "commas or braces is quoted, 'key=\"text\"'."
+        )
     if isinstance(error, ConfigCompositionException):
-        return _explain_composition(error, overrides)
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        key = getattr(error, "full_key", None)
-        return f"{f'{key}: ' if key else ''}{str(error).splitlines()[0]}; mend it in the command or in conf/."
-    return None
+        return _explain_composition(error, hydra, overrides)
+    key = getattr(error, "full_key", None)
+    if isinstance(error, MissingMandatoryValue) and key:
+        return f"{key} has no value; set it in the command or in conf/."
+    said = str(error).splitlines()[0]
+    if isinstance(error, InterpolationKeyError) and key:
+        return f"{key} refers to what is not there ({said}); {FIX}"
+    return f"{f'{key}: ' if key else ''}{said}; {FIX}"
+
+
+def _explain_yaml(error: MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    place = f"{mark.name}, line {mark.line + 1}" if mark else "a configuration file"
+    return f"{place} is not YAML: {error.problem or error.context}; correct that line or the one above it."
 
 
 def _explain_missing(error: MissingConfigException) -> str:
@@ -124,50 +114,40 @@ def _explain_missing(error: MissingConfigException) -> str:
     return f"There is no {group or 'configuration'} '{choice}'; {nearest(choice, options)}"
 
 
-def _explain_composition(error: ConfigCompositionException, overrides: Sequence[str]) -> str:
-    from maxbench.experiments.method import Method
-
+def _explain_composition(error: ConfigCompositionException, hydra: Hydra, overrides: Sequence[str]) -> str:
     message = str(error)
     if found := re.search(r"You must specify '(\w+)'", message):
-        group = found[1]
-        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"Say which {group} to run: {group}= one of {', '.join(options)}."
-    found = re.search(r"Could not override '([\w.@/]+)'", message)
-    found = found or re.search(r"Could not delete from config. '([\w.@/]+)'", message)
-    settings = "|".join(each.name for each in fields(Method))
-    inner = "branch_scale|control_start|control_end"
-    if found and "override" in found[0] and re.fullmatch(rf"methods\.[^.]+\.(({settings})|({inner})\.\w+)", found[1]):
-        return f"'{found[1]}' is at its default and not in the file; write +{found[1]}= to set it."
+        options = hydra.config_loader.get_group_options(found[1])
+        return f"Say which {found[1]} to run: {found[1]}= one of {', '.join(options)}."
+    found = re.search(r"Could not override '([\w.@/+-]+)'", message)
+    found = found or re.search(r"Could not delete from config. '([\w.@/+-]+)'", message)
     if found:
-        return f"There is no setting '{found[1]}'; {_nearest_key(found[1], overrides)}"
-    return f"{message.splitlines()[0]}; mend it in the command or in conf/."
+        return f"There is no setting '{found[1]}'; {_nearest_key(found[1], hydra, overrides)}"
+    return f"{message.splitlines()[0]}; {FIX}"
 
 
-def _nearest_key(key: str, overrides: Sequence[str]) -> str:
-    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-    keys = sorted({*known_keys(overrides), *groups})
+def _nearest_key(key: str, hydra: Hydra, overrides: Sequence[str]) -> str:
+    groups = hydra.config_loader.list_groups("")
+    keys = sorted({*_known_keys(hydra, groups, overrides), *groups})
     tails = {each.rsplit(".", 1)[-1]: each for each in keys}
     close = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     close = close or [tails[tail] for tail in difflib.get_close_matches(key, list(tails), n=1, cutoff=0.6)]
     return f"did you mean '{close[0]}'?" if close else "see `python -m maxbench run --help` for the keys."
 
 
-def known_keys(overrides: Sequence[str]) -> list[str]:
-    """Dotted keys of the configuration, of the chosen experiment where the overrides name one that exists."""
-    chosen = [each for each in overrides if each.startswith("experiment=")] or ["experiment=hed_depth"]
-    GlobalHydra.instance().clear()  # of the composition that failed
+def _known_keys(hydra: Hydra, groups: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Dotted keys of the configuration with the same choices of files and none of the command's values."""
+    chosen = [each for each in overrides if re.split(r"[@=]", each.lstrip("+"))[0] in groups]
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = OmegaConf.to_container(compose("main", chosen[:1]))
+        cfg = hydra.compose_config(MAIN, chosen, RunMode.RUN, from_shell=False, with_log_configuration=False)
     except HydraException:
         return []
-    keys: list[str] = []
-
-    def walk(value: Any, prefix: str) -> None:
-        for name, inner in value.items():
-            keys.append(prefix + name)
-            if isinstance(inner, dict):
-                walk(inner, f"{prefix}{name}.")
-
-    walk(config, "")
+    keys = [key for key in _keys(OmegaConf.to_container(cfg), "") if not key.startswith("hydra")]
     return [key for key in keys if not key.endswith(("_target_", "_partial_"))]
+
+
+def _keys(value: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name, inner in value.items():
+        yield prefix + name
+        if isinstance(inner, dict):
+            yield from _keys(inner, f"{prefix}{name}.")

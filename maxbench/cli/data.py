@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from maxbench.cli.config import nearest
+from maxbench.cli.schema import nearest
 from maxbench.errors import UserError
 from maxbench.miniature.dataset import SEEDS, WORLD_VERSION, miniature_images
 from maxbench.report.tables import plain_table
@@ -18,7 +19,7 @@ def report(name: str | None, split: str, count: int, data_dir: str) -> int:
         images = miniature_images(data_dir, split, count)
         print(f"{len(images)} images in {images.root}")
         return 0
-    rows = [[path.name, str(count_images(path)), megabytes(path), str(path)] for path in prepared(data_dir)]
+    rows = [[path.name, state(path), megabytes(path), str(path)] for path in prepared(data_dir)]
     if rows:
         print(plain_table(["data set", "images", "size", "folder"], rows))
     else:
@@ -32,9 +33,19 @@ def prepared(data_dir: str) -> list[Path]:
     return sorted(path.parent for path in Path(data_dir).glob(f"miniature-{WORLD_VERSION}-*/annotations"))
 
 
-def count_images(folder: Path) -> int:
-    return sum(1 for _ in folder.glob("*/*.png"))
+def state(folder: Path) -> str:
+    """How many images a data set has, or that it is damaged and what to do about it."""
+    images = sum(1 for _ in folder.glob("*/*.png"))
+    annotations = [path for kind in ("instances", "captions") for path in folder.glob(f"annotations/{kind}_*.json")]
+    if images == 0 or len(annotations) < 2:
+        missing = "images" if images == 0 else "annotations"
+        return f"damaged, it has no {missing}: delete the folder, a run prepares it anew"
+    return f"{images} images"
 
 
 def megabytes(folder: Path) -> str:
-    return f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB"
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # gone since, or not ours to look at
+            total += path.stat().st_size if path.is_file() else 0
+    return f"{total / 1e6:.1f} MB"

@@ -32,9 +32,10 @@ def report(output_dir: str, data_dir: str) -> int:
         ["python", platform.python_version()],
         *([name, package_version(name) or "missing: pip install -e ."] for name in PACKAGES),
         ["processor", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {_memory()}"],
+        ["bfloat16", slow_dtype("bfloat16", "cpu") or "no obstacle known on this processor"],
         *_accelerators(),
         *([f"suite {name}", _weights(suite)] for name, suite in suites.items()),
-        *([f"data {path.name}", f"{data.count_images(path)} images"] for path in data.prepared(data_dir)),
+        *([f"data {path.name}", data.state(path)] for path in data.prepared(data_dir)),
         ["data miniature", "rendered on first use, about 4 MB"],
         [f"disk for {output_dir}/", _disk(output_dir)],
         ["W&B", _wandb()],
@@ -47,6 +48,29 @@ def report(output_dir: str, data_dir: str) -> int:
         return 0
     print("\nnot ready: see 'missing' above")
     return 1
+
+
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}  # as Linux names them, on x86 and on Arm
+
+
+def slow_dtype(dtype: str, device: str) -> str | None:
+    """A sentence where a run's dtype is slow on its device; None where it is not, or where that cannot be known.
+
+    bfloat16 on a processor without instructions for it is converted number by number: about fifty times slower than
+    float32 here.
+    """
+    if dtype != "bfloat16" or not device.startswith("cpu"):
+        return None
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return None
+    if flags & BFLOAT16_FLAGS:
+        return None
+    return (
+        "this processor has no instructions for bfloat16, which is about fifty times slower on it than float32; "
+        "set runtime.dtype=float32"
+    )
 
 
 def _suites() -> Iterator[tuple[str, FolderSuite]]:
@@ -86,10 +110,15 @@ def _accelerators() -> Iterator[list[str]]:
 
 def _disk(output_dir: str) -> str:
     place = Path(output_dir).absolute()
-    while not place.exists():
-        place = place.parent
-    writable = "" if os.access(place, os.W_OK) else ", not writable: set output_dir="
-    return f"{shutil.disk_usage(place).free / GIB:.0f} GiB free{writable}"
+    try:
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            return f"{place} is a file: set output_dir="
+        writable = "" if os.access(place, os.W_OK) else ", not writable: set output_dir="
+        return f"{shutil.disk_usage(place).free / GIB:.0f} GiB free{writable}"
+    except OSError as error:
+        return f"{place} cannot be read ({error.strerror}): set output_dir="
 
 
 def _wandb() -> str:
@@ -100,7 +129,7 @@ def _wandb() -> str:
         return "logged in by WANDB_API_KEY"
     try:
         hosts = netrc.netrc().hosts
-    except (FileNotFoundError, netrc.NetrcParseError):
+    except (OSError, netrc.NetrcParseError):
         hosts = {}
     return "logged in" if any("wandb" in host for host in hosts) else "not logged in (optional): wandb login"
 

@@ -35,7 +35,8 @@ from maxbench.store.stamp import made_by, write_stamp
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
 # run's identity by their digests.
 INDIFFERENT = {
-    "calibration", "data", "data_dir", "device", "diagnostics", "megabytes", "output_dir", "root", "store_dir", "threads",
+    "calibration", "data", "data_dir", "device", "diagnostics", "megabytes", "output_dir", "root", "store_dir",
+    "threads",
 }  # fmt: skip
 
 

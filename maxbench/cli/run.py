@@ -1,60 +1,77 @@
-"""The verbs `run` and `tables`."""
+"""The verb `run`: one run, or a sweep of runs, from the command to their results."""
 
 from __future__ import annotations
 
-import os
 import sys
+import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig
 
-from maxbench.cli.config import CONF, explain
-from maxbench.errors import UserError
-from maxbench.report.tables import write_tables
+from maxbench.cli.command import Command, jobs, parse, read_overrides, write
+from maxbench.cli.config import MAIN, compose, hydra_on, plain, sentences
+from maxbench.cli.failures import say_failure
+from maxbench.cli.schema import check
 
 
 def run(arguments: Sequence[str], debug: bool) -> int:
-    """`maxbench run`: one run, or with -m a Hydra sweep of runs; returns the exit code."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; we say them in a sentence
-    finished: list[Path] = []
+    """`maxbench run`: one run, or with -m a sweep of runs; returns the exit code."""
+    command = parse(arguments)
+    with hydra_on(command.config_dir) as hydra:
+        with sentences(hydra, command.overrides):
+            overrides = read_overrides(command, hydra.config_loader)
+        if command.by_hydra and command.multirun:
+            return _hand_over(hydra, [write(each) for each in overrides])
+        members = jobs(overrides)
+        if command.multirun:
+            return _sweep(hydra, members, debug)
+        if command.cfg:
+            return _show(hydra, command, members[0])
+        _perform(compose(hydra, members[0]))
+    return 0
 
-    from maxbench.cli.perform import perform
 
-    def task(cfg: DictConfig) -> None:
+def _show(hydra: Hydra, command: Command, overrides: Sequence[str]) -> int:
+    """Print the composed configuration, also one that cannot run."""
+    with sentences(hydra, overrides):
+        hydra.show_cfg(MAIN, list(overrides), command.cfg, command.package, command.resolve)
+    return 0
+
+
+def _perform(cfg: DictConfig) -> None:
+    """Make what a checked configuration asks for."""
+    from maxbench.cli.perform import perform  # torch and all that is heavy, once there is something to do
+
+    perform(cfg)
+
+
+def _sweep(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
+    """Every member in turn, in this process; one that fails says why and does not stop the others."""
+    failed = []
+    for number, overrides in enumerate(members, start=1):
+        name = f"job {number} of {len(members)}: {' '.join(each.removeprefix('++') for each in overrides)}"
+        print(name, flush=True)
         try:
-            finished.append(perform(cfg))
-        except UserError as error:
+            _perform(compose(hydra, overrides))
+        except Exception as error:
             if debug:
-                raise
-            print(f"maxbench: {error}", file=sys.stderr)
-            raise SystemExit(2) from error
+                traceback.print_exception(error)
+            say_failure(error)
+            failed.append(name)
+    if failed:
+        print(f"maxbench: {len(failed)} of {len(members)} jobs failed:", *failed, sep="\n  ", file=sys.stderr)
+    return 2 if failed else 0
 
-    program = sys.argv
-    sys.argv = ["maxbench run", *arguments]
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="main")(task)()
-    except Exception as error:
-        sentence = None if debug else explain(error, list(arguments))
-        if sentence is None:
-            raise
-        print(f"maxbench: {sentence}", file=sys.stderr)
-        return 2
-    finally:
-        sys.argv = program
-        GlobalHydra.instance().clear()  # a failed run leaves it behind
+
+def _hand_over(hydra: Hydra, overrides: Sequence[str]) -> int:
+    """A sweep by another launcher or sweeper of Hydra's: it decides where runs happen, and what a failure stops."""
+    with sentences(hydra, overrides):
+        hydra.multirun(config_name=MAIN, task_function=_checked, overrides=list(overrides))
     return 0
 
 
-def tables(folders: Sequence[str], output_dir: str = "runs") -> int:
-    """`maxbench tables`: print the tables of finished runs again, from their metrics.csv."""
-    paths = [Path(folder) for folder in folders] or sorted(
-        path.parent for path in Path(output_dir).glob("*/metrics.csv")
-    )
-    if not paths:
-        raise UserError(f"There is no finished run in {output_dir}/; run one, or name its folder.")
-    for path in paths:
-        print(f"{write_tables(path)}\n\n{path / 'table.md'}\n")
-    return 0
+def _checked(cfg: DictConfig) -> None:
+    """The task of another launcher, at the top of its module so that it can be sent to another process."""
+    check(plain(cfg))
+    _perform(cfg)

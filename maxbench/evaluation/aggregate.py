@@ -249,8 +249,7 @@ class Tables:
     def _per_sample(self, condition: Condition) -> dict[str, np.ndarray]:
         """Row -> a condition's score of every sample, (samples,)."""
         return {
-            row: self._clusters(condition.score(what.statistics[condition.name]))
-            for row, what in self.measured.items()
+            row: self._clusters(condition.score(what.statistics[condition.name])) for row, what in self.measured.items()
         }
 
     def _sample_values(self) -> Iterator[Values]:

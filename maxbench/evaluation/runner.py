@@ -18,12 +18,12 @@ from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import NO_JOINT, Features, Row, Tables
 from maxbench.evaluation.scoring import Measuring, Scorers, Scoring, Subject, Target
 from maxbench.experiments.method import REAL, REFERENCE, SHUFFLED, VAE_RECONSTRUCTION, Experiment
-from maxbench.generation.inputs import EVALUATION, ControlInputs, source_file, source_key
-from maxbench.generation.runner import image_file
+from maxbench.generation.inputs import EVALUATION, ControlInputs, source_key
+from maxbench.progress import track
 from maxbench.store.artefacts import Artefact
 from maxbench.store.files import digest, fingerprint, read_sealed, seal
 from maxbench.store.identity import code_fingerprint
-from maxbench.store.runfolder import RunFolder
+from maxbench.store.runfolder import RunFolder, image_file, source_file
 from maxbench.store.scores import Scores
 
 METRICS, SAMPLES, DIFFERENCES = "metrics.csv", "samples.parquet", "differences.csv"
@@ -95,9 +95,7 @@ class Evaluation:
             name: [[each.digest, sorted(scoring.measuring.keys(each).values())] for each in own]
             for name, own in subjects.items()
         }
-        keys["reference"] = [
-            [each.digest, sorted(scoring.measuring.keys(each).values())] for each in self._reference()
-        ]
+        keys["reference"] = [[each.digest, sorted(scoring.measuring.keys(each).values())] for each in self._reference()]
         package = Path(maxbench.__file__).parent
         settings = {
             "rows": [{**row.columns, "details": fingerprint([dict(each) for each in row.details])} for row in rows],
@@ -127,9 +125,7 @@ class Evaluation:
         images, conditions = self.experiment.images, list(self.experiment.conditions)
         rows = []
         for product in (REAL, VAE_RECONSTRUCTION):
-            files = {
-                name: [source_file(product, sample.sources[name]) for sample, _ in images] for name in conditions
-            }
+            files = {name: [source_file(product, sample.sources[name]) for sample, _ in images] for name in conditions}
             same = all(each == files[conditions[0]] for each in files.values())
             rows.append(Row(product, REFERENCE, files=self._artefacts(product, product, files), same=same))
         rows.append(Row(SHUFFLED, REFERENCE))
@@ -196,7 +192,10 @@ class Evaluation:
 
     def _measure(self, rows: Sequence[Row], scoring: Scoring) -> dict[str, Features]:
         real = next(row for row in rows if row.name == REAL)
-        return {row.name: scoring.shuffled(real) if row.name == SHUFFLED else scoring.row(row) for row in rows}
+        return {
+            row.name: scoring.shuffled(real) if row.name == SHUFFLED else scoring.row(row)
+            for row in track(rows, "scoring", len(rows), "rows")
+        }
 
     def _write(self, tables: Tables, measured: Mapping[str, Features], reference: np.ndarray, asked: str) -> None:
         files = {

@@ -1,8 +1,8 @@
 """Pictures -> what every scorer measures in each of them: from the store, else measured now.
 
-Measured of a picture: the CLIP scorer's features and its score with the prompt, and for each condition the statistics of
-its control fidelity, by the scorer and once more by the annotator that drew the map. Tables are made of these values
-alone (:mod:`maxbench.evaluation.aggregate`).
+Measured of a picture: the CLIP scorer's features and its score with the prompt, and for each condition the statistics
+of its control fidelity, by the scorer and once more by the annotator that drew the map. Tables are made of these
+values alone (:mod:`maxbench.evaluation.aggregate`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Target:
 class Subject:
     """A picture to be scored.
 
-    digest: by which its scores are known. read: gives it as (1, 3, S, S). targets: condition -> what it is held against.
+    digest: by which its scores are known. read: gives it as (1, 3, S, S). targets: condition -> what it is held
+        against.
     prompt: what it is compared with; None for no CLIP score. features: whether they are wanted.
     """
 
@@ -115,14 +116,10 @@ class Measuring:
         """Label -> measurement of every subject."""
         keys = [self.keys(subject) for subject in subjects]
         known = [self.book.of(subject.digest) for subject in subjects]
-        missing = [
-            place for place, own in enumerate(keys) if not set(own.values()) <= set(known[place])
-        ]
+        missing = [place for place, own in enumerate(keys) if not set(own.values()) <= set(known[place])]
         self.count.found += sum(len(own) for place, own in enumerate(keys) if place not in set(missing))
-        for batch in track(batches(missing, self.batch_size), what, len(missing), "images", len):
-            wanted = [
-                {label: key for label, key in keys[place].items() if key not in known[place]} for place in batch
-            ]
+        for batch in track(batches(missing, self.batch_size), what, len(missing), "images", len, brief=True):
+            wanted = [{label: key for label, key in keys[place].items() if key not in known[place]} for place in batch]
             measured = self._measure([subjects[place] for place in batch])
             for place, wants, values in zip(batch, wanted, measured, strict=True):
                 new = {key: values[label] for label, key in wants.items()}

@@ -11,11 +11,9 @@ from itertools import combinations
 from typing import Any
 
 from maxbench.conditions.base import Condition
-from maxbench.models.control import Fusion
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
-from maxbench.fusion import Rule
-from maxbench.models.lockstep import ALL_SITES
+from maxbench.fusion import ALL_SITES, Fusion, Rule
 from maxbench.store.identity import identity
 
 EACH, PAIRS = "each", "pairs"
@@ -65,7 +63,9 @@ class Method(Fusion):
         """What its pictures depend on besides their inputs and networks, as plain data; its name is not part of it."""
         if not self.branches:
             return {"branches": []}
-        windows = {key: self._of_branches(getattr(self, key), at) for key, at in (("control_start", 0), ("control_end", 1))}
+        windows = {
+            key: self._of_branches(getattr(self, key), at) for key, at in (("control_start", 0), ("control_end", 1))
+        }
         whole = self.fusion_start <= 0 and self.fusion_end >= 1
         return {
             "branches": list(self.branches),
@@ -80,9 +80,7 @@ class Method(Fusion):
 
     def _of_branches(self, value: float | Mapping[str, float], default: float) -> list[float]:
         """One number for each branch, of one for all of them or of those by name."""
-        return [
-            float(value.get(name, default) if isinstance(value, Mapping) else value) for name in self.branches
-        ]
+        return [float(value.get(name, default) if isinstance(value, Mapping) else value) for name in self.branches]
 
     def expand(self, name: str, conditions: Sequence[str]) -> list[Method]:
         """The methods that an entry `name` of an experiment stands for."""
@@ -91,7 +89,9 @@ class Method(Fusion):
         if isinstance(self.branches, list | tuple) and len(set(self.branches)) < len(self.branches):
             raise UserError(f"methods.{name}.branches names a condition twice: {', '.join(self.branches)}.")
         if not isinstance(self.rule, Rule):
-            raise UserError(f"methods.{name}.rule is a {type(self.rule).__name__}; a rule extends maxbench.fusion.Rule.")
+            raise UserError(
+                f"methods.{name}.rule is a {type(self.rule).__name__}; a rule extends maxbench.fusion.Rule."
+            )
         self._check(name, conditions)
         if self.branches == EACH:
             named = {f"{name}/{each}": (each,) for each in conditions}
@@ -104,7 +104,9 @@ class Method(Fusion):
                 raise UserError(f"methods.{name}.branches has '{branch}'; this experiment has {', '.join(conditions)}.")
         methods = []
         for each, branches in named.items():
-            methods += replace(self, name=each, entry=name, series=each, sites=tuple(self.sites), branches=branches)._varied(name)
+            methods += replace(
+                self, name=each, entry=name, series=each, sites=tuple(self.sites), branches=branches
+            )._varied(name)
         for method in methods:
             method._check(name, conditions)
         return methods

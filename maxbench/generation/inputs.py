@@ -1,4 +1,4 @@
-"""Control inputs: source pictures, the maps drawn from them, and the masks of where those are a control or are scored."""
+"""Control inputs: source pictures, the maps drawn from them, and masks of where those are a control or are scored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maxbench.data.pairing import ImageSet, Sample
 from maxbench.store.artefacts import Artefact, padded
 from maxbench.store.files import file_digest, fingerprint
 from maxbench.store.identity import identity
-from maxbench.store.runfolder import RunFolder
+from maxbench.store.runfolder import RunFolder, mask_file, source_file
 
 READING = 1
 """Version of how a source file becomes a square picture, and a region a mask."""
@@ -24,16 +24,6 @@ DRAWING = 1
 """Version of how maps are drawn, apart from the conditions' own versions."""
 
 CONTROL, EVALUATION = "control_masks", "evaluation_masks"
-
-
-def source_file(product: str, image: int) -> str:
-    """Where what was made of a source image lies: `real`, `vae_reconstruction`, or `conditions/<name>`."""
-    return f"{product}/{image:012d}.png"
-
-
-def mask_file(kind: str, condition: str, sample: str) -> str:
-    """Where a sample's mask lies; kind is CONTROL or EVALUATION."""
-    return f"{kind}/{condition}/{sample}.png"
 
 
 @dataclass(frozen=True)
@@ -155,9 +145,7 @@ class ControlInputs:
 
     def _make_masks(self, kind: str) -> None:
         regions = {
-            (kind, name, sample.id): region
-            for sample in self.samples
-            for name, region in getattr(sample, kind).items()
+            (kind, name, sample.id): region for sample in self.samples for name, region in getattr(sample, kind).items()
         }
         keys = {
             item: fingerprint(

@@ -16,22 +16,16 @@ import torch
 from maxbench import images as im
 from maxbench.errors import UserError
 from maxbench.experiments.method import VAE_RECONSTRUCTION, Experiment, Method
-from maxbench.generation.inputs import source_file
 from maxbench.generation.sampling import Sampling
 from maxbench.generation.strength import ResidualNorms
 from maxbench.generation.trace import Tracing
 from maxbench.progress import track
 from maxbench.store.artefacts import Artefact, batches, padded
 from maxbench.store.files import fingerprint
-from maxbench.store.runfolder import RunFolder
+from maxbench.store.runfolder import RunFolder, image_file, source_file
 
 RECONSTRUCTING = 1
 """Version of how a picture goes through the autoencoder and back."""
-
-
-def image_file(method: str, sample: str, replicate: int) -> str:
-    """Where a picture of a run lies, relative to the run folder."""
-    return f"images/{method}/{sample}-{replicate}.png"
 
 
 @dataclass(frozen=True)
@@ -92,24 +86,29 @@ class Generation:
 
     def _generate(self, methods: Sequence[Method], keys: Mapping[str, Sequence[str]]) -> None:
         """Have every picture of every method; an image is known by its place among the experiment's."""
-        had: dict[str, dict[int, Artefact]] = {}
+        had: dict[str, Artefact] = {}  # by key: two methods may ask for the same picture
         work: list[tuple[Method, list[int]]] = []
+        planned: set[str] = set()
         for method in methods:
-            found = {place: self.folder.find("image", key) for place, key in enumerate(keys[method.name])}
-            had[method.name] = {place: each for place, each in found.items() if each is not None}
-            missing = [place for place, each in found.items() if each is None]
+            missing = []
+            for place, key in enumerate(keys[method.name]):
+                found = had.get(key) or self.folder.find("image", key)
+                if found is not None:
+                    had[key] = found
+                    self.folder.put(self._file(method, place), found)
+                elif key not in planned:
+                    missing.append(place)
+                    planned.add(key)
+            self.folder.count("image").found += len(keys[method.name]) - len(missing)
             work += [(method, batch) for batch in batches(missing, self.sampling.batch_size)]
-            self.folder.count("image").found += len(had[method.name])
-            for place, artefact in had[method.name].items():
-                self.folder.put(self._file(method, place), artefact)
         total = sum(len(batch) for _, batch in work)
         for method, batch in track(work, "generating", total, "images", lambda item: len(item[1])):
             for place, (content, details) in zip(batch, self._pictures(method, batch), strict=True):
-                artefact = self.folder.keep("image", keys[method.name][place], content, details)
-                had[method.name][place] = artefact
-                self.folder.put(self._file(method, place), artefact)
+                key = keys[method.name][place]
+                had[key] = self.folder.keep("image", key, content, details)
+                self.folder.put(self._file(method, place), had[key])
         for method in methods:
-            files = {self._file(method, place): had[method.name][place] for place in range(len(keys[method.name]))}
+            files = {self._file(method, place): had[key] for place, key in enumerate(keys[method.name])}
             self.folder.place(f"images/{method.name}", files, "image")
 
     def _file(self, method: Method, place: int) -> str:

@@ -23,8 +23,8 @@ from maxbench.store.identity import identity
 ENGINE = 1
 """Version of everything between a key and its picture: pipeline, lockstep, control, noise, PNG.
 
-Raise it when a change of the engine changes pictures; tests/generation/test_recorded.py holds recorded pictures of every
-kind of method, so that such a change does not pass unnoticed.
+Raise it when a change of the engine changes pictures; tests/generation/test_recorded.py holds recorded pictures of
+every kind of method, so that such a change does not pass unnoticed.
 """
 
 

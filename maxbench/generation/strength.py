@@ -25,7 +25,6 @@ from maxbench.store.artefacts import batches
 from maxbench.store.files import seal
 from maxbench.store.runfolder import RunFolder
 
-
 MEASURING = 1
 """Version of how a residual norm is measured."""
 

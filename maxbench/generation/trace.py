@@ -10,14 +10,13 @@ from diffusers import ControlNetModel
 
 from maxbench.data.pairing import Sample
 from maxbench.experiments.method import Experiment, Method
-from maxbench.fusion.trace import Trace, Traced, drift
 from maxbench.generation.inputs import EVALUATION
+from maxbench.generation.recording import Trace, Traced, drift
 from maxbench.generation.sampling import Sampling
 from maxbench.progress import track
 from maxbench.store.artefacts import Artefact
 from maxbench.store.files import fingerprint
 from maxbench.store.runfolder import RunFolder
-
 
 FOLDER = "diagnostics"
 TRACING = 1
@@ -58,7 +57,7 @@ class Tracing:
             for (kind, suffix), content in zip(KINDS.items(), contents, strict=True):
                 folder.keep(kind, keys[method.name], content, suffix=suffix)
         for method in methods:
-            for (kind, suffix), artefact in zip(KINDS.items(), _find(folder, keys[method.name]), strict=True):
+            for suffix, artefact in zip(KINDS.values(), _find(folder, keys[method.name]), strict=True):
                 folder.put(f"{FOLDER}/{method.name}{suffix}", artefact)
 
     def trace(self, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> Trace:

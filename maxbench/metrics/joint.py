@@ -63,8 +63,8 @@ def joint_scores(
     the lower bound of its single control's gain (paired bootstrap at `level`) is not above 0: dividing by it
     would make noise look like a score.
 
-    `none` and `singles` (by condition, single/<condition> if left out) name the controls among the methods. A method without some
-    condition, a control that is missing, unequal lengths or a NaN is a ValueError.
+    `none` and `singles` (by condition, single/<condition> if left out) name the controls among the methods. A method
+    without some condition, a control that is missing, unequal lengths or a NaN is a ValueError.
     """
     singles = singles or {condition: f"single/{condition}" for condition in fidelity}
     table = _checked(fidelity, none, singles)

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from maxbench.models.control import Branch, Control, Fusion, ImagePrompt, evaluations
 from maxbench.errors import UserError
 from maxbench.fusion import NotFinite, RuleError
+from maxbench.models.control import Branch, Control, Fusion, ImagePrompt, evaluations
 
 
 @dataclass(frozen=True)

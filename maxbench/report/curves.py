@@ -11,7 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 SHOWN = ("joint_mean", "joint_min", "clip_score", "fd_clip")
-HEADINGS = {"joint_mean": "joint, mean", "joint_min": "joint, minimum", "clip_score": "CLIP score", "fd_clip": "FD-CLIP"}
+HEADINGS = {
+    "joint_mean": "joint, mean",
+    "joint_min": "joint, minimum",
+    "clip_score": "CLIP score",
+    "fd_clip": "FD-CLIP",
+}
 
 
 def write_curves(folder: Path) -> Path | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
@@ -40,31 +40,52 @@ COLUMNS = {
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 BY_ANNOTATOR = "_by_annotator"  # of a metric that the network which drew the maps has measured
+AGAIN = "run the experiment again, which makes it anew."
 PUBLISHED = "published"  # the paper's own number, for a user to fill
+
+
+REQUIRED = {
+    "metrics.csv": ("experiment", "suite", "method", "metric", "protocol", "scorer", "value", "low", "high", "n"),
+    "differences.csv": ("baseline", "method", "metric", "value", "low", "high", "comparisons"),
+}
+NUMBERS = ("value", "low", "high", "n", "comparisons")
+
+
+class Tables(NamedTuple):
+    """The tables of a run, as `table.md` has them and as plain text."""
+
+    markdown: str
+    text: str
 
 
 def write_tables(folder: Path) -> str:
     """Write `table.md` into a run folder from its CSV files; return the same tables as plain text."""
+    tables = read_tables(folder)
+    (folder / "table.md").write_text(tables.markdown)
+    return tables.text
+
+
+def read_tables(folder: Path) -> Tables:
+    """The tables of a run folder, or of results that were kept without its images; nothing is written."""
     metrics = _read(folder, "metrics.csv")
+    about, notes = _about(folder, metrics), _joint_notes(folder)
     markdown = [
         f"# {metrics.experiment.iloc[0]} on {metrics.suite.iloc[0]}",
-        _about(folder, metrics),
+        about,
         markdown_table(*method_table(metrics, intervals=True)),
         *_differences(folder),
         *_second_opinion(metrics),
-        _joint_notes(folder),
+        *notes,
         _protocols(metrics),
     ]
-    (folder / "table.md").write_text("\n\n".join(markdown) + "\n")
-    return "\n\n".join(
-        [_about(folder, metrics), plain_table(*method_table(metrics, intervals=False)), _joint_notes(folder)]
-    )
+    text = [about, plain_table(*method_table(metrics, intervals=False)), *notes]
+    return Tables("\n\n".join(markdown) + "\n", "\n\n".join(text))
 
 
 def _differences(folder: Path) -> list[str]:
-    """Paired differences to the baseline; nothing where it is the only method."""
+    """Paired differences to the baseline; nothing where it is the only method, or where they were not kept."""
     path = folder / "differences.csv"
-    if path.exists() and not path.read_text(errors="replace").strip():
+    if not path.exists() or not path.read_text(errors="replace").strip():
         return []
     differences = _read(folder, path.name)
     return [
@@ -76,13 +97,37 @@ def _differences(folder: Path) -> list[str]:
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
+    """A table of a run, with all columns that are printed; else a UserError."""
     path = folder / name
     try:
-        return pd.read_csv(path)
-    except FileNotFoundError as error:
+        table = pd.read_csv(path)
+        numbers = [name for name in NUMBERS if name in table]
+        table[numbers] = table[numbers].apply(pd.to_numeric)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} has no {name}: it is no finished run; name another or finish it first.") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged; delete it and run the experiment again.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); change that or name another run.") from error
+    except ValueError as error:  # of pandas' parser, of the encoding, of a text where a number should be
+        raise UserError(f"{path} is damaged; {AGAIN}") from error
+    missing = [name for name in REQUIRED[name] if name not in table]
+    if missing or table.empty:
+        wrong = f"has no column {missing[0]}" if missing else "has no rows"
+        raise UserError(f"{path} {wrong}: it is damaged, or of an older version; {AGAIN}")
+    return table
+
+
+def _read_settings(folder: Path, name: str) -> dict[str, Any]:
+    """A YAML or JSON file of a run."""
+    path = folder / name
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged; {AGAIN}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {AGAIN}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} is damaged; {AGAIN}")
+    return settings
 
 
 def method_table(metrics: pd.DataFrame, intervals: bool) -> tuple[list[str], list[list[str]]]:
@@ -170,42 +215,46 @@ def _cell(row, metric: str, intervals: bool) -> str:
 
 
 def _about(folder: Path, metrics: pd.DataFrame) -> str:
-    settings = yaml.safe_load((folder / "config.yaml").read_text())
-    sampler = settings["sampler"]
+    settings = _read_settings(folder, "config.yaml")
     world = (
         " These are numbers about the rendered miniature world, not about photographs."
         if (metrics.suite.iloc[0] == "miniature")
         else ""
     )
-    return (
-        f"{settings['samples']} samples x {settings['replicates']}, seed {settings['seed']}, "
-        f"{sampler['steps']} steps, guidance {sampler['guidance_scale']:g}; "
-        f"{100 * settings['metrics']['level']:g}% intervals over samples.{world}"
-    )
-
-
-def _joint_notes(folder: Path) -> str:
-    """What q means here, which condition was left out of it, and which one each method favours."""
-    joint = _read_summary(folder)["joint"]
-    lines = ["q: 0 = condition ignored, 1 = followed as well as by its single control alone; joint = mean and minimum."]
-    if joint["note"]:
-        lines.append(f"Joint score {joint['note']}.")
-    if joint["dominant"]:
-        favours = (
-            f"{method} {condition} ({100 * share:.0f}%)" for method, (condition, share) in joint["dominant"].items()
-        )
-        lines.append(f"Condition with the larger q (share of samples): {', '.join(favours)}.")
-    return "\n".join(lines)
-
-
-def _read_summary(folder: Path) -> dict:
-    """`evaluation.json`, whose value lies beside its digest."""
-    path = folder / "evaluation.json"
     try:
-        said = json.loads(path.read_text())
-        return said["value"] if "value" in said else said
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is missing or damaged; run the experiment again.") from error
+        sampler = settings["sampler"]
+        return (
+            f"{settings['samples']} samples x {settings['replicates']}, seed {settings['seed']}, "
+            f"{sampler['steps']} steps, guidance {sampler['guidance_scale']:g}; "
+            f"{100 * settings['metrics']['level']:g}% intervals over samples.{world}"
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'config.yaml'} is no configuration of a run; {AGAIN}") from error
+
+
+def _joint_notes(folder: Path) -> list[str]:
+    """What q means here, which condition was left out of it, and which one each method favours; if it is known."""
+    name = "evaluation.json"
+    if not (folder / name).exists():
+        return []
+    lines = ["q: 0 = condition ignored, 1 = followed as well as by its single control alone; joint = mean and minimum."]
+    try:
+        joint = _value(_read_settings(folder, name))["joint"]
+        if joint["note"]:
+            lines.append(f"Joint score {joint['note']}.")
+        favours = [
+            f"{method} {condition} ({100 * share:.0f}%)" for method, (condition, share) in joint["dominant"].items()
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / name} is damaged; {AGAIN}") from error
+    if favours:
+        lines.append(f"Condition with the larger q (share of samples): {', '.join(favours)}.")
+    return ["\n".join(lines)]
+
+
+def _value(said: dict) -> dict:
+    """What a file says whose value lies beside its digest; older runs have it bare."""
+    return said.get("value", said)
 
 
 def _protocols(metrics: pd.DataFrame) -> str:

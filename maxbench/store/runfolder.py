@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,21 @@ MARK = "maxbench-run.json"
 
 SUMMARY = "run.json"
 REFERENCES = "references.json"
+
+
+def image_file(method: str, sample: str, replicate: int) -> str:
+    """Where a method's picture lies, relative to the run folder."""
+    return f"images/{method}/{sample}-{replicate}.png"
+
+
+def source_file(product: str, image: int) -> str:
+    """Where what was made of a source image lies: `real`, `vae_reconstruction`, or `conditions/<name>`."""
+    return f"{product}/{image:012d}.png"
+
+
+def mask_file(kind: str, condition: str, sample: str) -> str:
+    """Where a sample's mask lies; kind is `control_masks` or `evaluation_masks`."""
+    return f"{kind}/{condition}/{sample}.png"
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,9 @@ class RunFolder:
                 raise UserError(f"{path} is a file; set output_dir= to another folder.")
             if not _is_marked(mark, identity):
                 if path.exists() and any(not each.name.endswith(".partial") for each in path.iterdir()):
-                    raise UserError(f"{path} is not a run folder of maxbench; move it away or set output_dir= elsewhere.")
+                    raise UserError(
+                        f"{path} is not a run folder of maxbench; move it away or set output_dir= elsewhere."
+                    )
                 path.mkdir(parents=True, exist_ok=True)
             if not os.access(path, os.W_OK):
                 raise PermissionError(13, "Permission denied")

@@ -17,8 +17,8 @@ from maxbench.store.runfolder import RunFolder
 
 STAMP = "stamp.json"
 PACKAGES = (
-    "torch", "torchvision", "diffusers", "transformers", "safetensors", "hydra-core", "torchmetrics", "clean-fid", "pycocotools",
-    "opencv-python-headless", "numpy", "scipy", "pandas", "pillow",
+    "torch", "torchvision", "diffusers", "transformers", "safetensors", "hydra-core", "torchmetrics", "clean-fid",
+    "pycocotools", "opencv-python-headless", "numpy", "scipy", "pandas", "pillow",
 )  # fmt: skip
 
 

@@ -20,9 +20,8 @@ from maxbench.cli.perform import generation
 from maxbench.conditions.hed import HED
 from maxbench.errors import UserError
 from maxbench.experiments.method import Experiment, Method
-from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, Sum
+from maxbench.fusion import Average, Fusion, MaxFusion, PublishedMaxFusion, Sum
 from maxbench.generation.strength import FILE, residual_norm
-from maxbench.models.control import Fusion
 from maxbench.store.runfolder import RunFolder
 
 MATCHED = [

@@ -11,11 +11,10 @@ from transformers import CLIPTokenizer
 
 from maxbench import images as im
 from maxbench.cli.config import CONF
-from maxbench.fusion import Sum
+from maxbench.fusion import Fusion, Sum
 from maxbench.images import read_images
 from maxbench.miniature.dataset import miniature_images
 from maxbench.miniature.world import CLASSES, PALETTE
-from maxbench.models.control import Fusion
 from maxbench.seeds import noise_for
 
 CONDITIONS = ["depth", "seg", "hed", "canny"]

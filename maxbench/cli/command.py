@@ -1,0 +1,121 @@
+"""What is written after `maxbench run`: Hydra's options and overrides, in any order, and the runs they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from maxbench.cli.schema import nearest
+from maxbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """Options and overrides, apart.
+
+    multirun: whether the overrides stand for several runs. config_dir: a user's folder, laid out like conf/.
+    cfg: the part of the configuration to print instead of running it, "job", "hydra" or "all"; package and resolve
+        say what of it and how, as in Hydra.
+    """
+
+    overrides: tuple[str, ...]
+    multirun: bool = False
+    config_dir: Path | None = None
+    cfg: str | None = None
+    package: str | None = None
+    resolve: bool = False
+
+    @property
+    def by_hydra(self) -> bool:
+        """Whether another launcher or sweeper of Hydra's is asked for (submitit, joblib, optuna, ...)."""
+        return any(each.lstrip("+").startswith(("hydra/launcher=", "hydra/sweeper=")) for each in self.overrides)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message[:1].upper()}{message[1:]}; see `python -m maxbench run --help`.")
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Take options out of the overrides; an unknown one is a UserError that says how a setting is written."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-cd", "--config-dir", type=Path)
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+    parser.add_argument("-p", "--package")
+    parser.add_argument("--resolve", action="store_true")
+    found, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        raise UserError(_unknown(unknown[0], arguments))
+    if found.config_dir is not None and not found.config_dir.is_dir():
+        raise UserError(
+            f"--config-dir is {found.config_dir}, which is no folder; give one that is laid out like conf/."
+        )
+    if found.cfg is None and (found.package or found.resolve):
+        raise UserError("--package and --resolve go with --cfg; add --cfg job.")
+    if found.cfg is not None and found.multirun:
+        raise UserError("--cfg prints the configuration of one run; leave out -m.")
+    folder = found.config_dir.absolute() if found.config_dir else None
+    return Command(**{**vars(found), "overrides": tuple(found.overrides), "config_dir": folder})
+
+
+def _unknown(option: str, arguments: Sequence[str]) -> str:
+    """A setting written like an option, which is how other programs take them; or another option."""
+    key, _, value = option.lstrip("-").partition("=")
+    following = [each for each in arguments[arguments.index(option) + 1 :][:1] if "=" not in each and each[:1] != "-"]
+    if option.startswith("--") and (value or following):
+        return f"There is no option --{key}; settings have no dashes: write {key}={value or following[0]}."
+    known = ("--multirun", "--config-dir", "--cfg", "--package", "--resolve", "--debug", "--help")
+    return f"There is no option {option}; {nearest(option, known)}"
+
+
+def read_overrides(command: Command, loader: ConfigLoader) -> list[Override]:
+    """The overrides as Hydra understands them; several values without -m are a UserError."""
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(command.overrides))
+    for each in overrides:
+        if each.is_sweep_override() and not command.multirun:
+            key, _, value = each.input_line.partition("=")
+            raise UserError(
+                f"{each.input_line} is several values; add -m to run each of them, write [{value}] for a list, "
+                f"or quote a text: '{key}=\"{value}\"'."
+            )
+    return overrides
+
+
+def jobs(overrides: Sequence[Override]) -> list[list[str]]:
+    """The overrides of every run, multiplied as by Hydra's own sweeper, but with removals (~key) as they are."""
+    choices: dict[str, list[str]] = {}
+    for each in overrides:
+        if not each.is_sweep_override():
+            values = [write(each)]
+        elif each.is_discrete_sweep():
+            values = [f"{_settable(each)}={value}" for value in each.sweep_string_iterator()]
+        else:
+            raise UserError(f"{each.input_line} has no values to try one by one; write a,b or range(0,3).")
+        if not values:
+            raise UserError(f"{each.input_line} stands for nothing; give it at least one value.")
+        choices[each.get_key_element()] = values
+    return [list(job) for job in itertools.product(*choices.values())]
+
+
+def write(override: Override) -> str:
+    """An override as it is given to Hydra."""
+    return (
+        override.input_line
+        if override.is_delete()
+        else f"{_settable(override)}={override.input_line.partition('=')[2]}"
+    )
+
+
+def _settable(override: Override) -> str:
+    """The key of an override: a setting of a method may be new to its file, with a plus or without."""
+    key, path = override.get_key_element(), override.key_or_group.split(".")
+    return f"++{key.lstrip('+')}" if path[0] == "methods" and len(path) > 2 else key
