@@ -132,7 +132,3 @@ def _wandb() -> str:
     except (OSError, netrc.NetrcParseError):
         hosts = {}
     return "logged in" if any("wandb" in host for host in hosts) else "not logged in (optional): wandb login"
-
-
-def slow_dtype(dtype: str, device: str) -> str | None:
-    return None

@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
+from runs import only_run
 
 from maxbench.__main__ import main
 from maxbench.cli.config import CONF
@@ -73,8 +74,7 @@ def styled_run(small_run, tmp_path_factory):
     output = tmp_path_factory.mktemp("styled")
     arguments = [*small_run[1:], "samples=3", "pairing.reference=8", f"output_dir={output}"]
     assert main(["run", "experiment=style", *arguments]) == 0
-    (folder,) = output.iterdir()
-    return folder
+    return only_run(output)
 
 
 def test_every_row_of_a_styled_run_has_a_likeness(styled_run):

@@ -129,7 +129,7 @@ def shown(eye):
 
 
 @dataclass
-class Recording:
+class Recording(Rule):
     """A rule that remembers of how many features it has heard."""
 
     rule: Rule
