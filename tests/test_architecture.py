@@ -14,6 +14,7 @@ PACKAGE = Path(maxbench.__file__).parent
 
 ALLOWED = {
     "errors": set(),
+    "names": set(),
     "seeds": set(),
     "progress": set(),
     "fusion": set(),
@@ -22,11 +23,11 @@ ALLOWED = {
     "store": {"maxbench", "errors", "progress"},
     "report": {"errors"},
     "conditions": {"errors", "images", "metrics"},
-    "data": {"errors", "images", "seeds"},
-    "models": {"conditions", "errors", "fusion"},
-    "miniature": {"conditions", "data", "errors", "images", "metrics", "progress", "store"},
+    "data": {"errors", "images", "names", "seeds"},
+    "models": {"conditions", "errors", "fusion", "names"},
+    "miniature": {"conditions", "data", "errors", "images", "metrics", "models", "progress", "store"},
     "experiments": {"conditions", "data", "errors", "fusion", "store"},
-    "suites": {"conditions", "errors", "models", "store"},
+    "suites": {"conditions", "errors", "models", "names", "store"},
     "generation": {
         "conditions", "data", "errors", "experiments", "fusion", "images", "models", "progress", "seeds", "store",
     },

@@ -47,6 +47,7 @@ class CocoImages:
         if leaves_folder(split):
             raise UserError(f"The split '{split}' leads out of the data set's folder {root}; give its plain name.")
         self.root, self.split, self.name = Path(root), split, name
+        self._known: dict[int, Picture] = {}
 
     def _annotations(self, kind: str) -> Path:
         return self.root / "annotations" / f"{kind}_{self.split}.json"
@@ -73,6 +74,11 @@ class CocoImages:
 
     def picture(self, image: int) -> Picture:
         """The picture with a COCO image id; its file is there, and of the size that the annotations say."""
+        if image not in self._known:
+            self._known[image] = self._picture(image)
+        return self._known[image]
+
+    def _picture(self, image: int) -> Picture:
         if image not in self._captions.images:
             raise UserError(f"The data set '{self.name}' has no image {shown(image)}; it has {len(self)} others.")
         path = self._path(image)
@@ -87,11 +93,6 @@ class CocoImages:
                 if not each.get("iscrowd") and is_given(each.get("segmentation"))
             ),
         )
-
-    def size(self, image: int) -> list[int]:
-        """Height and width in pixels, as the annotations have them."""
-        entry = self._captions.images[image]
-        return [entry["height"], entry["width"]]
 
     def _path(self, image: int) -> Path:
         """The file of a picture, in the split's folder also where it is a link."""
@@ -115,17 +116,22 @@ class CocoImages:
         return path
 
     def _check_size(self, image: int, path: Path) -> None:
-        said = tuple(self._instances.images[image][side] for side in ("width", "height"))
+        height, width = self.size(image)
         found = read_size(path)
-        if found != said:
+        if found != (width, height):
             raise UserError(
                 f"The picture {path} has {found[0]} x {found[1]} pixels, but {self._annotations('instances')} says "
-                f"{said[0]} x {said[1]} of image {image}; restore the picture, or correct that entry."
+                f"{width} x {height} of image {image}; restore the picture, or correct that entry."
             )
 
     def _area(self, annotation: dict) -> float:
         area = annotation.get("area")
         return float(self._mask(annotation).sum() if area is None else area)
+
+    def size(self, image: int) -> list[int]:
+        """Height and width in pixels, as the annotations have them."""
+        entry = self._instances.images[image]
+        return [entry["height"], entry["width"]]
 
     def mask(self, instance: Instance) -> np.ndarray:
         """The mask of an object, (H, W) bool."""
@@ -133,9 +139,8 @@ class CocoImages:
 
     def _mask(self, annotation: dict) -> np.ndarray:
         image = annotation["image_id"]
-        entry = self._instances.images[image]
         try:
-            return decode(annotation.get("segmentation"), entry["height"], entry["width"])
+            return decode(annotation.get("segmentation"), *self.size(image))
         except ValueError as error:
             number = self._instances.by_image[image].index(annotation)
             named = f"annotation {shown(annotation['id'])}" if "id" in annotation else f"annotation number {number}"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from maxbench.data.coco import CocoImages
+from maxbench.data.coco import CocoImages, Instance
 from maxbench.errors import UserError
 from maxbench.images import square
 
@@ -53,20 +53,21 @@ class Object:
     outside: bool = False
 
     def mask(self, images: CocoImages, size: int) -> np.ndarray:
+        covered = square(images.mask(self._instance(images)).astype(np.uint8), size, smooth=False) > 0
+        return covered != self.outside
+
+    def identity(self, images: CocoImages) -> Any:
+        outline = self._instance(images).annotation["segmentation"]
+        return {"outline": outline, "size": images.size(self.image), "outside": self.outside}
+
+    def _instance(self, images: CocoImages) -> Instance:
         instances = images.picture(self.image).instances
         if self.number >= len(instances):
             raise UserError(
                 f"Image {self.image} of '{images.name}' has {len(instances)} objects and no number {self.number}; "
                 "its annotations have changed: restore them, or start the run anew."
             )
-        instance = instances[self.number]
-        covered = square(images.mask(instance).astype(np.uint8), size, smooth=False) > 0
-        return covered != self.outside
-
-    def identity(self, images: CocoImages) -> Any:
-        picture = images.picture(self.image)
-        outline = picture.instances[self.number].annotation["segmentation"]
-        return {"outline": outline, "size": images.size(self.image), "outside": self.outside}
+        return instances[self.number]
 
     def __str__(self) -> str:
         return f"{'outside ' if self.outside else ''}object {self.number} of image {self.image}"

@@ -177,13 +177,9 @@ class FolderSuite:
         self.require(conditions)
         return {part: self.digest(part) for part in self.parts(conditions)}
 
-    def network_identity(self, network: Weights) -> dict[str, Any]:
-        """What an annotator or scorer is, as plain JSON: the digest of its files and how they are read."""
-        return {"weights": self.digest(network.folder), "load": identity(network.load)}
-
     def base_identity(self) -> dict[str, str]:
         """Part -> digest, of all that every picture depends on."""
-        return {part: self.digest(part) for part in (*BASE, "tokenizer", "scheduler")}
+        return {part: self.digest(part) for part in (*BASE, TOKENIZER, SCHEDULER)}
 
     def control_identity(self, condition: str) -> dict[str, Any]:
         """What a condition's control is: its digest, and of an image prompt the encoder's."""
@@ -192,6 +188,10 @@ class FolderSuite:
         if is_image_prompt(part):
             control["encoder"] = self.network_identity(self.image_encoder)
         return control
+
+    def network_identity(self, network: Weights) -> dict[str, Any]:
+        """What an annotator or a scorer is, as plain JSON: the digest of its files, and how they are loaded."""
+        return {"weights": self.digest(network.folder), "load": identity(network.load)}
 
     def annotator_identity(self, condition: str) -> dict[str, Any] | None:
         """What draws a condition's maps; None where arithmetic does."""
