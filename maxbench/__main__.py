@@ -55,11 +55,16 @@ def parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="say what this machine can run")
     doctor.add_argument("--output-dir", default="runs")
     doctor.add_argument("--data-dir", default="data")
-    data = verbs.add_parser("data", help="list the data sets, or prepare one")
-    data.add_argument("name", nargs="?", help="the data set to prepare")
+    data = verbs.add_parser("data", help="list the data sets, prepare one, or look after the store")
+    data.add_argument(
+        "name", nargs="?", help="a data set to prepare; `store` says what lies in the store, `prune` removes from it "
+        "what no run refers to"
+    )
     data.add_argument("--split", default="val")
     data.add_argument("--count", type=int, default=768, help="scenes to render")
     data.add_argument("--data-dir", default="data")
+    data.add_argument("--store-dir", default="runs/store", help="of `store` and `prune`")
+    data.add_argument("--yes", action="store_true", help="of `prune`: do not ask")
     for verb in (tables, doctor, data):
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return main
@@ -102,6 +107,12 @@ def _verb(options: argparse.Namespace) -> int:
         from maxbench.cli import doctor
 
         return doctor.report(options.output_dir, options.data_dir)
+    if options.verb == "data" and options.name in ("store", "prune"):
+        from maxbench.cli import store
+
+        if options.name == "prune":
+            return store.prune(options.store_dir, options.yes)
+        return store.show(options.store_dir)
     from maxbench.cli import data
 
     return data.report(options.name, options.split, options.count, options.data_dir)

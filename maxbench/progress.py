@@ -18,10 +18,15 @@ def say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-def track(items: Iterable[T], what: str, total: int, unit: str, size=lambda item: 1) -> Iterator[T]:
-    """Pass items on, counting `size(item)` of `total` units for each: rate and time left go to stderr."""
+def track(
+    items: Iterable[T], what: str, total: int, unit: str, size=lambda item: 1, brief: bool = False
+) -> Iterator[T]:
+    """Pass items on, counting `size(item)` of `total` units for each: rate and time left go to stderr.
+
+    brief: of a part of longer work, leaves nothing behind when it is done.
+    """
     if sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit=f" {unit}") as bar:
+        with tqdm(total=total, desc=what, unit=f" {unit}", leave=not brief) as bar:
             for item in items:
                 yield item
                 bar.update(size(item))
@@ -32,7 +37,7 @@ def track(items: Iterable[T], what: str, total: int, unit: str, size=lambda item
         yield item
         done += size(item)
         now = time.monotonic()
-        if done >= total or now - said >= EVERY:
+        if (done >= total and not brief) or now - said >= EVERY:
             rate = done / max(now - start, 1e-9)
             left = f", {(total - done) / rate:.0f} s left" if done < total else ""
             say(f"{what}: {done}/{total} {unit}, {rate:.1f} {unit}/s{left}")

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from maxbench import fusion
 from maxbench.models.lockstep import SITES, embed_hint, lockstep_controlnets
 from maxbench.report.tables import markdown_table
-from maxbench.store.stamp import edition, environment
+from maxbench.store.stamp import code_version, environment
 
 RULES = {
     "Sum": fusion.Sum(),
@@ -262,7 +262,7 @@ def main() -> int:
     stamp = environment(device)
     where = f"{stamp['processor']}, {stamp['threads']} threads" if device.type == "cpu" else stamp["device"]
     parts = [
-        f"# What fusion costs\n\nMade by `scripts/measure_cost.py` ({edition(stamp)}) on {where}, "
+        f"# What fusion costs\n\nMade by `scripts/measure_cost.py` ({code_version(stamp)}) on {where}, "
         f"PyTorch {torch.__version__}; medians of {chosen.repeats}.",
         f"## Rules by themselves, features {' x '.join(map(str, chosen.shape))}\n\n"
         "Least: every feature read once and every result written once.",

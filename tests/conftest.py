@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel, UNet2DModel
+from runs import only_run
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -18,13 +19,13 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from maxbench.miniature.annotators import OUTPUTS
 from maxbench.miniature.corpus import WORLD_VERSION
 from maxbench.miniature.dataset import write_dataset
 from maxbench.miniature.diffusion import make_scheduler
 from maxbench.miniature.language import TOKENS, make_tokenizer
-from maxbench.miniature.annotators import OUTPUTS
-from maxbench.miniature.style import IPAdapter
 from maxbench.miniature.readers import DilatedNet
+from maxbench.miniature.style import IPAdapter
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 WORDS = ["a red sphere on grass under a clear sky", "a striped blue box on sand at sunset with hills"]
@@ -139,7 +140,7 @@ def finished_run(small_run, tmp_path_factory) -> Path:
 
     output = tmp_path_factory.mktemp("runs")
     assert main(["run", *small_run, f"output_dir={output}"]) == 0
-    (folder,) = output.iterdir()
+    folder = only_run(output)
     assert json.loads((folder / "manifest.json").read_text())["samples"]
     return folder
 
@@ -151,5 +152,5 @@ def watched_run(small_run, tmp_path_factory) -> Path:
 
     output = tmp_path_factory.mktemp("watched")
     assert main(["run", *small_run, "diagnostics.samples=2", f"output_dir={output}"]) == 0
-    (folder,) = output.iterdir()
+    folder = only_run(output)
     return folder

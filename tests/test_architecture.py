@@ -1,6 +1,9 @@
 """The house: who may import whom. Rooms are listed from the ground floor up."""
 
 import ast
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,75 +14,114 @@ PACKAGE = Path(maxbench.__file__).parent
 
 ALLOWED = {
     "errors": set(),
+    "names": set(),
     "seeds": set(),
     "progress": set(),
     "fusion": set(),
-    "images": {"errors"},
-    "runfolder": {"errors"},
-    "lockstep": {"errors", "fusion"},
-    "diagnostics": {"fusion"},
     "metrics": set(),
-    "conditions": {"errors", "images", "metrics"},
-    "data": {"errors", "images", "seeds"},
-    "control": {"errors", "fusion", "lockstep"},
-    "pipeline": {"control", "errors", "fusion"},
-    "experiment": {"control", "errors", "conditions", "data", "lockstep"},
-    "suites": {"errors", "conditions", "control", "pipeline"},
-    "miniature": {"errors", "data", "images", "metrics", "progress", "runfolder", "suites"},
-    "stamp": {"maxbench", "runfolder"},
+    "images": {"errors"},
+    "store": {"maxbench", "errors", "progress"},
     "report": {"errors"},
-    "given": {"conditions", "data", "experiment", "images", "progress", "runfolder"},
-    "sampling": {"control", "data", "experiment", "given", "pipeline", "seeds"},
-    "strength": {"control", "data", "errors", "experiment", "pipeline", "progress", "runfolder", "sampling"},
-    "watching": {"data", "diagnostics", "experiment", "given", "progress", "runfolder", "sampling"},
-    "generate": {"errors", "experiment", "given", "images", "progress", "sampling", "strength", "watching"},
-    "scores": {"conditions", "experiment", "metrics", "runfolder"},
-    "evaluate": {
-        "conditions", "errors", "experiment", "generate", "given", "images", "metrics", "progress", "runfolder",
-        "scores",
+    "conditions": {"errors", "images", "metrics"},
+    "data": {"errors", "images", "names", "seeds"},
+    "models": {"conditions", "errors", "fusion", "names"},
+    "miniature": {"conditions", "data", "errors", "images", "metrics", "models", "progress", "store"},
+    "experiments": {"conditions", "data", "errors", "fusion", "store"},
+    "suites": {"conditions", "errors", "models", "names", "store"},
+    "generation": {
+        "conditions", "data", "errors", "experiments", "fusion", "images", "models", "progress", "seeds", "store",
     },
-    "config": {"data", "errors", "experiment", "pipeline", "strength", "suites", "watching"},
-    "shelf": {"config", "errors", "miniature", "report"},
-    "doctor": {"maxbench", "config", "report", "shelf", "stamp", "suites"},
+    "evaluation": {
+        "maxbench", "conditions", "data", "errors", "experiments", "generation", "images", "metrics", "progress",
+        "store",
+    },
     "cli": {
-        "maxbench", "config", "data", "errors", "evaluate", "generate", "given", "images", "progress", "report",
-        "runfolder", "sampling", "stamp", "strength",
+        "maxbench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature", "models",
+        "progress", "report", "store", "suites",
     },
-    "__main__": {"maxbench", "cli", "doctor", "errors", "shelf"},
+    "__main__": {"maxbench", "cli", "errors"},
 }  # fmt: skip
 
-# What a room must never touch, by the name of the foreign package.
+# What a room must never load, itself or through what it imports, by the name of the foreign package.
 FORBIDDEN = {
     "fusion": {"diffusers", "transformers", "numpy", "PIL", "hydra"},
     "seeds": {"diffusers", "transformers", "numpy", "PIL", "hydra"},
+    "store": {"torchmetrics", "diffusers", "transformers", "hydra", "pandas"},
     "report": {"torch", "diffusers", "transformers", "hydra"},
-    "given": {"hydra", "torchmetrics", "pandas", "diffusers"},
-    "sampling": {"hydra", "PIL", "diffusers"},
-    "generate": {"hydra", "torchmetrics", "pandas"},
-    "evaluate": {"hydra", "diffusers", "transformers"},
-    "scores": {"torch", "hydra", "diffusers", "transformers"},
     "metrics": {"hydra", "diffusers", "transformers"},
-    "pipeline": {"hydra", "PIL"},
-    "control": {"hydra", "PIL"},
-    "strength": {"hydra", "PIL"},
+    "data": {"torchmetrics", "diffusers", "transformers", "hydra", "pandas"},
+    "experiments": {"diffusers", "transformers", "hydra", "pandas"},
+    "evaluation": {"diffusers", "transformers", "hydra"},
+    "models": {"hydra"},
+    "generation": {"hydra"},
 }
 
 
+WITHOUT_TORCH = ("__main__", "cli.config", "cli.run", "cli.schema")
+
+
+@cache
 def imports(path):
+    """Modules that a file imports when it is loaded: what stands inside functions and TYPE_CHECKING is left out."""
+    return list(_imports(path))
+
+
+def _imports(path):
+    waiting = list(ast.parse(path.read_text()).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Try | ast.With | ast.ClassDef):
+            waiting += node.body
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            waiting += node.body + node.orelse
+
+
+def everywhere(path):
+    """Modules that a file imports anywhere."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            if node.module == "maxbench":
-                yield from (f"maxbench.{alias.name}" for alias in node.names)
+            names = (f"maxbench.{alias.name}" for alias in node.names)
+            yield from names if node.module == "maxbench" else [node.module]
+
+
+def file_of(module):
+    """The file of a module of ours; None for anything else, also for a name inside a module."""
+    if module.split(".")[0] != "maxbench":
+        return None
+    place = PACKAGE.joinpath(*module.split(".")[1:])
+    files = (place.with_suffix(".py"), place / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def loaded_with(path):
+    """Foreign packages, by name, that loading a file loads: its own imports, and those of all of ours below it."""
+    seen, waiting, foreign = set(), [path], set()
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for module in imports(file):
+            if module.split(".")[0] == "maxbench":
+                parts = module.split(".")
+                below = [file_of(".".join(parts[:count])) for count in range(2, len(parts) + 1)]
+                waiting += [each for each in below if each is not None]
             else:
-                yield node.module
+                foreign.add(module.split(".")[0])
+    return foreign
 
 
 def rooms():
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE)
-        if place.name != "__init__.py":
+        if "conf" not in place.parts[:1] and place.name != "__init__.py":
             yield place.parts[0].removesuffix(".py"), path
 
 
@@ -91,12 +133,13 @@ def room_of(module):
 @pytest.mark.parametrize(("room", "path"), list(rooms()), ids=lambda value: str(getattr(value, "stem", value)))
 def test_imports_go_downwards(room, path):
     assert room in ALLOWED, f"a new room '{room}': say in this test what it may import"
-    for module in imports(path):
+    for module in everywhere(path):
         if module.split(".")[0] == "maxbench" and room_of(module) != room:
             assert room_of(module) in ALLOWED[room], (
                 f"{room} imports {module}: its floor allows {sorted(ALLOWED[room])}; move the code, not the wall"
             )
-        assert module.split(".")[0] not in FORBIDDEN.get(room, set()), f"{room} must not know {module}"
+    heavy = loaded_with(path) & FORBIDDEN.get(room, set())
+    assert not heavy, f"loading {path.relative_to(PACKAGE)} loads {sorted(heavy)}, which {room} must not know"
 
 
 def test_there_are_no_circles():
@@ -108,10 +151,21 @@ def test_there_are_no_circles():
 
 
 def test_members_of_a_folder_know_only_its_base():
+    own = {"maxbench.fusion.plain"}  # what an application falls back on
     for folder in ("conditions", "fusion", "report", "suites"):
         for path in (PACKAGE / folder).glob("[!_]*.py"):
-            for module in imports(path):
-                if module == "maxbench.models.image_prompt":  # a suite's own tool
-                    continue
-                if module.startswith(f"maxbench.{folder}."):
+            for module in everywhere(path):
+                if module.startswith(f"maxbench.{folder}.") and module not in own:
                     assert module == f"maxbench.{folder}.base", f"{path.name} imports its neighbour {module}"
+
+
+def test_the_scorer_loads_no_diffusion_pipeline():
+    """What the static test says, said by Python itself."""
+    check = "import sys, maxbench.evaluation.runner; print([m for m in ('diffusers', 'hydra') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_a_command_is_read_before_torch_is_loaded(module):
+    assert "torch" not in loaded_with(PACKAGE.joinpath(*module.split(".")).with_suffix(".py"))

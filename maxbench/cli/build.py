@@ -17,7 +17,7 @@ from maxbench.data.pairing import ImageSet, Plan
 from maxbench.errors import UserError
 from maxbench.experiments.method import Experiment, Method
 from maxbench.generation.strength import Calibration
-from maxbench.generation.trace import Watching
+from maxbench.generation.trace import Tracing
 from maxbench.models.pipeline import Sampler
 from maxbench.suites.folder import FolderSuite
 
@@ -40,7 +40,8 @@ class Run:
     resamples: int
     level: float
     output_dir: Path
-    watching: Watching
+    store_dir: Path
+    tracing: Tracing
     calibration: Calibration | None  # only where methods are matched in strength
 
 
@@ -88,7 +89,8 @@ def build(cfg: DictConfig) -> Run:
         resamples=metrics["resamples"],
         level=metrics["level"],
         output_dir=Path(config["output_dir"]),
-        watching=Watching(**config["diagnostics"]),
+        store_dir=Path(config["store_dir"]),
+        tracing=Tracing(**config["diagnostics"]),
         calibration=_calibration(config, experiment),
     )
 
@@ -111,7 +113,7 @@ def _check_regions(experiment: Experiment) -> None:
         if not condition.is_spatial and any(
             name in {**each.control_masks, **each.evaluation_masks} for each in experiment.samples
         ):
-            raise UserError(f"'{name}' has no places and this pairing gives it a region; take pairing=styled.")
+            raise UserError(f"'{name}' has no places and this pairing gives it a mask; take pairing=styled.")
 
 
 def _check_guidance(methods: Sequence[Method], sampler: Sampler) -> None:

@@ -6,36 +6,38 @@ import json
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import maxbench
-from maxbench import images
 from maxbench.cli.build import Run, build
 from maxbench.cli.config import CONF
+from maxbench.cli.doctor import slow_dtype
 from maxbench.data.pairing import Sample
-from maxbench.evaluation.scoring import Evaluation
-from maxbench.generation.inputs import MASKS, ControlInputs
+from maxbench.evaluation.runner import Evaluation
+from maxbench.evaluation.scoring import SCORING, Scorers
+from maxbench.experiments.method import Method
+from maxbench.generation.inputs import CONTROL, DRAWING, EVALUATION, READING, Annotators, ControlInputs, source_key
 from maxbench.generation.runner import Generation
-from maxbench.generation.sampling import Sampling
-from maxbench.generation.strength import Strengths
+from maxbench.generation.sampling import ENGINE, Networks, Sampling
+from maxbench.generation.strength import ResidualNorms
 from maxbench.progress import say
 from maxbench.report.curves import write_curves
 from maxbench.report.maps import write_maps
 from maxbench.report.sheet import write_sheet
 from maxbench.report.tables import write_tables
-from maxbench.store.runfolder import RunFolder, code_fingerprint, fingerprint, source_of, write_atomically
-from maxbench.store.stamp import write_stamp
+from maxbench.store.artefacts import Store
+from maxbench.store.identity import identity
+from maxbench.store.runfolder import RunFolder, run_name
+from maxbench.store.stamp import made_by, write_stamp
 
-# Rooms whose code makes the numbers: another edition of them is another run.
-NUMBER_MAKING = (
-    "conditions", "data", "evaluation", "experiments", "fusion", "generation", "images.py", "metrics", "models",
-    "seeds.py", "suites",
-)  # fmt: skip
-# Settings that say where and how fast, not what.
-# Where weights and pictures lie is one of them: what they are is in the fingerprint by their digests.
-INDIFFERENT = {"diagnostics", "output_dir", "data_dir", "root", "threads", "device", "megabytes"}
+# Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
+# run's identity by their digests.
+INDIFFERENT = {
+    "calibration", "data", "data_dir", "device", "diagnostics", "megabytes", "output_dir", "root", "store_dir",
+    "threads",
+}  # fmt: skip
 
 
 def perform(cfg: DictConfig) -> Path:
@@ -46,19 +48,26 @@ def perform(cfg: DictConfig) -> Path:
     if job.threads:
         torch.set_num_threads(job.threads)
     torch.backends.cudnn.allow_tf32 = False  # else "float32" convolutions keep 10 bits, while products keep 23
+    if warning := slow_dtype(str(job.dtype).removeprefix("torch."), job.device.type):
+        say(f"note: {warning}")
     folder = open_folder(job)
     print(f"run folder: {folder.path}", flush=True)
     changed = write_stamp(folder, job.device)
     if changed:
         say(f"note: since this run was begun these have changed: {', '.join(changed)} (see stamp.json)")
-    generated = generation(job, folder).run()
-    evaluated = evaluation(job, folder).run()
-    if not generated and not evaluated:
-        say("nothing to do: every image and every metric is there already")
+    generation = make_generation(job, folder)
+    evaluation = make_evaluation(job, folder, generation.sampling.inputs)
+    generation.run(scored=evaluation.references())
+    evaluated = evaluation.run()
+    folder.summarise()
     table = write_tables(folder.path)
     sheet = write_sheet(folder.path)
-    curves, maps = write_curves(folder.path), write_maps(folder.path) if job.watching.samples else []
+    curves, maps = write_curves(folder.path), write_maps(folder.path) if job.tracing.samples else []
+    images, scores = folder.count("image"), folder.count("score")
+    if not evaluated and not images.made and not scores.made:
+        say("nothing to do: every image and every metric is there already")
     print(f"\n{table}\n")
+    print(f"images: {images.made} made, {images.found} found; scores: {scores.made} made, {scores.found} found")
     for label, file in (
         ("table", "table.md"), ("contact sheet", sheet.name), ("metrics", "metrics.csv"),
         ("differences", "differences.csv"), ("per sample", "samples.parquet"), ("images", "images"),
@@ -71,82 +80,146 @@ def perform(cfg: DictConfig) -> Path:
 
 def open_folder(job: Run) -> RunFolder:
     """The run's folder, with its resolved configuration and manifest in it."""
-    package = Path(maxbench.__file__).parent
-    own = [path for room in NUMBER_MAKING for path in _python_files(package / room)]
-    rules = {source for method in job.experiment.methods if (source := source_of(method.rule))}
-    identity = {
-        "config": _without(job.config, INDIFFERENT),
-        "device": job.device.type,
-        "weights": job.suite.fingerprint(list(job.experiment.conditions)),
-        "images": job.image_set.fingerprint(),
-        **({"calibration": job.calibration.image_set.fingerprint()} if job.calibration else {}),
-        "code": code_fingerprint({*own, *(rule for rule in rules if package not in rule.parents)}),
-    }
-    name = f"{job.experiment.name}-{job.suite.name}-{fingerprint(identity)[:10]}"
-    folder = RunFolder.open(job.output_dir, name, identity)
-    write_atomically(folder.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.config)))
+    said = run_identity(job)
+    folder = RunFolder.open(
+        job.output_dir, run_name(job.experiment.name, job.suite.name, said), said, Store.open(job.store_dir)
+    )
+    folder.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.config)))
     manifest = {
         "samples": [_row(sample) for sample in job.experiment.samples],
         "reference": list(job.experiment.reference),
+        "methods": [_method(method) for method in job.experiment.methods],
     }
-    write_atomically(folder.path / "manifest.json", json.dumps(manifest, indent=1))
+    folder.write("manifest.json", json.dumps(manifest, indent=1))
     return folder
 
 
-def generation(job: Run, folder: RunFolder) -> Generation:
-    given = ControlInputs(
-        experiment=job.experiment,
+def run_identity(job: Run) -> Any:
+    """Everything that a run's numbers depend on: another value of it is another run, in another folder."""
+    conditions = list(job.experiment.conditions)
+    pictures = {image: job.image_set for image in (*job.experiment.sources, *job.experiment.reference)}
+    resolution = job.suite.resolution
+    rules = {method.entry: [identity(method.rule), identity(method.otherwise)] for method in job.experiment.methods}
+    said = {
+        "versions": {"engine": ENGINE, "drawing": DRAWING, "reading": READING, "scoring": SCORING},
+        "config": _without(job.config, INDIFFERENT),
+        "device": job.device.type,
+        "weights": job.suite.fingerprint(conditions),
+        "rules": rules,
+        "conditions": {name: identity(condition) for name, condition in job.experiment.conditions.items()},
+        "samples": [_row(sample) for sample in job.experiment.samples],
+        "regions": [_regions(job, sample) for sample in job.experiment.samples],
+        "pictures": {str(image): source_key(images, image, resolution) for image, images in pictures.items()},
+    }
+    if job.calibration is not None:
+        said["calibration"] = [[sample.id, sample.prompt] for sample in job.calibration.samples]
+    return json.loads(json.dumps(said))
+
+
+def make_generation(job: Run, folder: RunFolder) -> Generation:
+    conditions = list(job.experiment.conditions)
+    inputs = ControlInputs(
+        conditions=job.experiment.conditions,
+        samples=job.experiment.samples,
         folder=folder,
         image_set=job.image_set,
         resolution=job.suite.resolution,
         batch_size=job.batch_size,
-        load_annotator=cache(partial(job.suite.annotator, device=job.device)),
+        annotators=Annotators(
+            load=cache(partial(job.suite.annotator, device=job.device)),
+            identity=cache(job.suite.annotator_identity),
+            device=job.device.type,
+        ),
     )
-    conditions = list(job.experiment.conditions)
-    sampling = Sampling(given, job.sampler, partial(job.suite.pipeline, conditions, job.device, job.dtype))
-    return Generation(sampling, Strengths(sampling, job.calibration), job.watching, job.device)
+    sampling = Sampling(
+        inputs=inputs,
+        sampler=job.sampler,
+        networks=Networks(
+            load=partial(job.suite.pipeline, conditions, job.device, job.dtype),
+            base=job.suite.base_identity(),
+            control=cache(job.suite.control_identity),
+            dtype=job.dtype,
+            device=job.device,
+        ),
+        seed=job.experiment.seed,
+        batch_size=job.batch_size,
+    )
+    return Generation(
+        experiment=job.experiment,
+        folder=folder,
+        sampling=sampling,
+        norms=ResidualNorms(job.experiment.methods, folder, _training(job, sampling)),
+        tracing=job.tracing,
+        made_by=made_by(job.device),
+    )
 
 
-def evaluation(job: Run, folder: RunFolder) -> Evaluation:
-    def read_reference(ids: Sequence[int]) -> torch.Tensor:
-        return images.read_images([job.image_set.picture(image).path for image in ids], job.suite.resolution)
+def _training(job: Run, sampling: Sampling) -> Sampling | None:
+    """The run's sampling on the scenes of its calibration, with the same networks."""
+    if job.calibration is None:
+        return None
+    inputs = sampling.inputs
+    training = ControlInputs(
+        inputs.conditions, job.calibration.samples, inputs.folder, job.calibration.image_set, inputs.resolution,
+        inputs.batch_size, inputs.annotators,
+    )  # fmt: skip
+    return Sampling(training, sampling.sampler, sampling.networks, job.config["calibration"]["seed"], job.batch_size)
 
-    conditions = list(job.experiment.conditions)
+
+def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evaluation:
+    suite, conditions = job.suite, list(job.experiment.conditions)
+    annotator_names = suite.annotator_names(conditions)
     return Evaluation(
         experiment=job.experiment,
         folder=folder,
-        resolution=job.suite.resolution,
+        inputs=inputs,
+        image_set=job.image_set,
         batch_size=job.batch_size,
-        load_scorer=partial(job.suite.scorer, device=job.device),
-        load_annotator=partial(job.suite.self_consistency, device=job.device),
-        load_clip_scorer=partial(job.suite.clip_scorer, job.device),
-        read_reference=read_reference,
-        scorers=job.suite.scorer_names(conditions),
-        annotators=job.suite.annotator_names(conditions),
-        suite=job.suite.name,
+        scorers=Scorers(
+            load_clip=partial(suite.clip_scorer, job.device),
+            load_map=cache(partial(suite.scorer, device=job.device)),
+            load_annotator=cache(partial(suite.self_consistency, device=job.device)),
+            identity=cache(suite.scorer_identity),
+            device=job.device.type,
+        ),
+        with_annotators=frozenset(annotator_names),
+        scorer_names=suite.scorer_names(conditions),
+        annotator_names=annotator_names,
+        suite=suite.name,
         resamples=job.resamples,
         level=job.level,
     )
 
 
 def _row(sample: Sample) -> dict:
-    regions = {
+    masks = {
         kind: {name: str(region) for name, region in getattr(sample, kind).items()}
-        for kind in MASKS
+        for kind in (CONTROL, EVALUATION)
         if getattr(sample, kind)
     }
-    return {"id": sample.id, "prompt": sample.prompt, "sources": sample.sources, **regions}
+    return {"id": sample.id, "prompt": sample.prompt, "sources": sample.sources, **masks}
+
+
+def _regions(job: Run, sample: Sample) -> list:
+    return [
+        [kind, name, region.identity(job.image_set)]
+        for kind in (CONTROL, EVALUATION)
+        for name, region in getattr(sample, kind).items()
+    ]
+
+
+def _method(method: Method) -> dict:
+    return {
+        "name": method.name, "entry": method.entry, "series": method.series, "role": method.role,
+        "branches": list(method.branches), "parameter": method.parameter, "setting": method.setting,
+    }  # fmt: skip
 
 
 def _choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def _python_files(room: Path) -> list[Path]:
-    return sorted(room.rglob("*.py")) if room.is_dir() else [room]
-
-
-def _without(value: object, names: set[str]) -> object:
+def _without(value: object, names: Sequence[str] | set[str]) -> object:
     """A nested configuration without the keys of these names."""
     if isinstance(value, dict):
         return {key: _without(inner, names) for key, inner in value.items() if key not in names}

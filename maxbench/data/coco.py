@@ -1,19 +1,19 @@
-"""Images in COCO's own layout, read through pycocotools: real COCO and the rendered miniature alike."""
+"""Images in COCO's own layout: real COCO and the rendered miniature alike."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from pycocotools.coco import COCO
 
+from maxbench.data.annotations import Annotations, read_bytes, read_captions, read_instances, shown
+from maxbench.data.segmentation import decode, is_given
 from maxbench.errors import UserError
+from maxbench.images import read_size
+from maxbench.names import leaves_folder
 
 
 @dataclass(frozen=True)
@@ -38,67 +38,120 @@ class Picture:
 class CocoImages:
     """A split of a COCO-format data set: `annotations/{instances,captions}_<split>.json`, `<split>/*`.
 
-    Sequence of :class:`Picture`, ordered by id. A missing or damaged file is a UserError that names it.
+    Sequence of :class:`Picture`, ordered by id. Objects are what is outlined one by one: a crowd, and an annotation
+    without a segmentation, is none. A missing or damaged file is a UserError that names it; a segmentation that
+    cannot be decoded is one when its mask is asked for.
     """
 
     def __init__(self, root: str | Path, split: str, name: str = "coco"):
+        if leaves_folder(split):
+            raise UserError(f"The split '{split}' leads out of the data set's folder {root}; give its plain name.")
         self.root, self.split, self.name = Path(root), split, name
+        self._known: dict[int, Picture] = {}
 
     def _annotations(self, kind: str) -> Path:
         return self.root / "annotations" / f"{kind}_{self.split}.json"
 
-    def _read(self, kind: str) -> COCO:
-        path = self._annotations(kind)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it loads
-                return COCO(str(path))
-        except FileNotFoundError as error:
-            raise UserError(f"The data set '{self.name}' has no file {path}; see `python -m maxbench data`.") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AssertionError, TypeError) as error:
-            raise UserError(
-                f"The annotation file {path} is damaged ({type(error).__name__}: {error}); "
-                "delete its data set's folder and prepare it anew."
-            ) from error
+    @cached_property
+    def _instances(self) -> Annotations:
+        return read_instances(self._annotations("instances"))
 
     @cached_property
-    def _instances(self) -> COCO:
-        return self._read("instances")
+    def _captions(self) -> Annotations:
+        return read_captions(self._annotations("captions"))
 
     @cached_property
-    def _captions(self) -> COCO:
-        return self._read("captions")
+    def _folder(self) -> Path:
+        """Where the pictures are in truth; the folder itself may be a link, as large data sets are often kept."""
+        return (self.root / self.split).resolve()
 
     @cached_property
     def ids(self) -> list[int]:
-        return sorted(self._captions.imgs)
+        return sorted(self._captions.images)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def picture(self, image: int) -> Picture:
-        """The picture with a COCO image id."""
-        entry = self._captions.imgs[image]
-        categories = self._instances.cats
+        """The picture with a COCO image id; its file is there, and of the size that the annotations say."""
+        if image not in self._known:
+            self._known[image] = self._picture(image)
+        return self._known[image]
+
+    def _picture(self, image: int) -> Picture:
+        if image not in self._captions.images:
+            raise UserError(f"The data set '{self.name}' has no image {shown(image)}; it has {len(self)} others.")
+        path = self._path(image)
+        self._check_size(image, path)
         return Picture(
             id=image,
-            path=self.root / self.split / entry["file_name"],
-            captions=tuple(each["caption"].strip() for each in self._captions.imgToAnns[image]),
+            path=path,
+            captions=tuple(each["caption"].strip() for each in self._captions.by_image.get(image, ())),
             instances=tuple(
-                Instance(categories[each["category_id"]]["name"], float(each["area"]), each)
-                for each in self._instances.imgToAnns[image]
+                Instance(self._instances.categories[each["category_id"]], self._area(each), each)
+                for each in self._instances.by_image.get(image, ())
+                if not each.get("iscrowd") and is_given(each.get("segmentation"))
             ),
         )
 
+    def _path(self, image: int) -> Path:
+        """The file of a picture, in the split's folder also where it is a link."""
+        name = self._captions.images[image]["file_name"]
+        listed = self._instances.images.get(image)
+        if listed is None or listed["file_name"] != name:
+            said = "does not list it" if listed is None else f"names the file {shown(listed['file_name'])}"
+            raise UserError(
+                f"Image {image} is {shown(name)} in {self._annotations('captions')}, but "
+                f"{self._annotations('instances')} {said}; take both files from one data set."
+            )
+        path = self.root / self.split / name
+        try:
+            inside = path.resolve().is_relative_to(self._folder)
+        except (OSError, RuntimeError):  # links in a circle
+            inside = False
+        if not inside:
+            raise UserError(
+                f"The picture {path} of image {image} lies outside of {self._folder}; put the file itself there."
+            )
+        return path
+
+    def _check_size(self, image: int, path: Path) -> None:
+        height, width = self.size(image)
+        found = read_size(path)
+        if found != (width, height):
+            raise UserError(
+                f"The picture {path} has {found[0]} x {found[1]} pixels, but {self._annotations('instances')} says "
+                f"{width} x {height} of image {image}; restore the picture, or correct that entry."
+            )
+
+    def _area(self, annotation: dict) -> float:
+        area = annotation.get("area")
+        return float(self._mask(annotation).sum() if area is None else area)
+
+    def size(self, image: int) -> list[int]:
+        """Height and width in pixels, as the annotations have them."""
+        entry = self._instances.images[image]
+        return [entry["height"], entry["width"]]
+
     def mask(self, instance: Instance) -> np.ndarray:
         """The mask of an object, (H, W) bool."""
-        return self._instances.annToMask(instance.annotation).astype(bool)
+        return self._mask(instance.annotation)
+
+    def _mask(self, annotation: dict) -> np.ndarray:
+        image = annotation["image_id"]
+        try:
+            return decode(annotation.get("segmentation"), *self.size(image))
+        except ValueError as error:
+            number = self._instances.by_image[image].index(annotation)
+            named = f"annotation {shown(annotation['id'])}" if "id" in annotation else f"annotation number {number}"
+            raise UserError(
+                f"The segmentation of {named} of image {image} in {self._annotations('instances')} {error}; "
+                "correct that entry or take it out."
+            ) from error
 
     def fingerprint(self) -> str:
         """Changes with anything the annotation files say, hence with the set of images."""
         digest = hashlib.sha256(self.split.encode())
         for kind in ("instances", "captions"):
-            path = self._annotations(kind)
-            if not path.exists():
-                raise UserError(f"The data set '{self.name}' has no file {path}; see `python -m maxbench data`.")
-            digest.update(path.read_bytes())
+            digest.update(read_bytes(self._annotations(kind)))
         return digest.hexdigest()

@@ -5,7 +5,7 @@ They know nothing of COCO or of the models. A pairing is deterministic in (seed,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -121,19 +121,14 @@ class ObjectOnScene:
         if front not in conditions:
             raise UserError(f"pairing.object is '{front}'; it must be one of {first}, {second}.")
         back = second if front == first else first
-        objects: list[Object] = []
-        for image in sorted(images.ids, key=lambda image: derive("object", seed, image)):
-            objects += list(self._objects(images, image))[: samples - len(objects)]
-            if len(objects) == samples:
-                break
-        used = {each.image for each in objects}
         order = sorted(images.ids, key=lambda image: derive("pairing", seed, image))
-        scenes = [image for image in order if image not in used]
-        if len(objects) < samples or len(scenes) < samples + self.reference:
+        objects, scenes = self._objects_and_scenes(images, order[: max(len(order) - self.reference, 0)], samples)
+        if min(len(objects), len(scenes)) < samples or self.reference > len(order):
             raise UserError(
-                f"'{images.name}' has {len(objects)} objects that cover {self.low:.0%} to {self.high:.0%} of their "
-                f"picture and {len(scenes)} other images; samples={samples} needs {samples} and "
-                f"{samples + self.reference}: lower samples or pairing.reference, or take a larger data set."
+                f"'{images.name}' has {len(order)} images, {self.reference} of them for pairing.reference; among the "
+                f"others are {len(objects)} objects that cover {self.low:.0%} to {self.high:.0%} of their picture and "
+                f"{len(scenes)} scenes for them, and samples={samples} needs {samples} of both: lower samples or "
+                "pairing.reference, or take a larger data set."
             )
         plan = []
         for front_object, scene in zip(objects, scenes, strict=False):
@@ -149,15 +144,31 @@ class ObjectOnScene:
                     evaluation_masks={**inside, back: outside},
                 )
             )
-        return Plan(tuple(plan), tuple(scenes[samples : samples + self.reference]))
+        return Plan(tuple(plan), tuple(order[len(order) - self.reference :]))
 
-    def _objects(self, images: ImageSet, image: int) -> Iterator[Object]:
-        """At most one object of an image, the first that is neither too small nor too large."""
-        for number in range(len(images.picture(image).instances)):
-            found = Object(image, number)
-            if self.low <= found.mask(images, COVER_GRID).mean() <= self.high:
-                yield found
-                return
+    def _objects_and_scenes(
+        self, images: ImageSet, order: Sequence[int], samples: int
+    ) -> tuple[list[Object], list[int]]:
+        """`samples` of both, if there are as many. An image gives one of them, by the images before it alone, so that
+        more samples keep the first ones."""
+        objects: list[Object] = []
+        scenes: list[int] = []
+        for image in order:
+            if min(len(objects), len(scenes)) == samples:
+                break
+            found = self._object(images, image) if len(objects) <= len(scenes) else None
+            if found is None:
+                scenes.append(image)
+            else:
+                objects.append(found)
+        return objects, scenes
+
+    def _object(self, images: ImageSet, image: int) -> Object | None:
+        """The first object of an image that is neither too small nor too large."""
+        candidates = (Object(image, number) for number in range(len(images.picture(image).instances)))
+        return next(
+            (each for each in candidates if self.low <= each.mask(images, COVER_GRID).mean() <= self.high), None
+        )
 
 
 @dataclass(frozen=True)
@@ -195,7 +206,10 @@ COVER_GRID = 64
 def _chosen(
     images: ImageSet, samples: int, reference: int, seed: int, each: int = 1
 ) -> tuple[list[int], tuple[int, ...]]:
-    """Images that give conditions, `each` for a sample, and others that stand for real pictures."""
+    """Images that give conditions, `each` for a sample, and others that stand for real pictures.
+
+    Samples are taken from the front and the reference from the end, so that neither depends on the number of samples.
+    """
     order = sorted(images.ids, key=lambda image: derive("pairing", seed, image))
     given = each * samples
     if given + reference > len(order):
@@ -204,7 +218,7 @@ def _chosen(
             f"but '{images.name}' has {len(order)}; lower samples to at most {max(len(order) - reference, 0) // each} "
             "or take a larger data set."
         )
-    return order[:given], tuple(order[given : given + reference])
+    return order[:given], tuple(order[len(order) - reference :])
 
 
 def _two(conditions: Sequence[str], pairing: str) -> tuple[str, str]:

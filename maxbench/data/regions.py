@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from maxbench.data.coco import CocoImages
+from maxbench.data.coco import CocoImages, Instance
+from maxbench.errors import UserError
 from maxbench.images import square
 
 
@@ -16,6 +17,10 @@ class Region(Protocol):
 
     def mask(self, images: CocoImages, size: int) -> np.ndarray:
         """(size, size) bool, of the square that a picture is cut to."""
+        ...
+
+    def identity(self, images: CocoImages) -> Any:
+        """What the mask depends on besides its size, as plain data."""
         ...
 
 
@@ -28,6 +33,9 @@ class Half:
     def mask(self, images: CocoImages, size: int) -> np.ndarray:
         left = np.broadcast_to(np.arange(size) < size // 2, (size, size))
         return left.copy() if self.side == "left" else ~left
+
+    def identity(self, images: CocoImages) -> Any:
+        return {"half": self.side}
 
     def __str__(self) -> str:
         return f"{self.side} half"
@@ -45,9 +53,21 @@ class Object:
     outside: bool = False
 
     def mask(self, images: CocoImages, size: int) -> np.ndarray:
-        instance = images.picture(self.image).instances[self.number]
-        covered = square(images.mask(instance).astype(np.uint8), size, smooth=False) > 0
+        covered = square(images.mask(self._instance(images)).astype(np.uint8), size, smooth=False) > 0
         return covered != self.outside
+
+    def identity(self, images: CocoImages) -> Any:
+        outline = self._instance(images).annotation["segmentation"]
+        return {"outline": outline, "size": images.size(self.image), "outside": self.outside}
+
+    def _instance(self, images: CocoImages) -> Instance:
+        instances = images.picture(self.image).instances
+        if self.number >= len(instances):
+            raise UserError(
+                f"Image {self.image} of '{images.name}' has {len(instances)} objects and no number {self.number}; "
+                "its annotations have changed: restore them, or start the run anew."
+            )
+        return instances[self.number]
 
     def __str__(self) -> str:
         return f"{'outside ' if self.outside else ''}object {self.number} of image {self.image}"

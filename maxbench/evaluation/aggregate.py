@@ -1,19 +1,20 @@
-"""What was seen in pictures -> tidy tables: a row per sample, per method, per paired difference.
+"""What was measured in pictures -> tidy tables: a row per sample, per method, per paired difference.
 
 Everything is computed from the per-sample values of one run; no picture and no model is touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from maxbench.conditions.base import Condition
-from maxbench.experiments.method import Experiment
+from maxbench.experiments.method import NONE, SINGLE, Experiment
 from maxbench.metrics.distribution import frechet_distance, kernel_distance
 from maxbench.metrics.joint import JointScore, joint_scores
 from maxbench.metrics.statistics import (
@@ -24,33 +25,56 @@ from maxbench.metrics.statistics import (
     paired_difference,
     resampled_sums,
 )
-from maxbench.store.runfolder import Record
+from maxbench.store.artefacts import Artefact
 
-KID_FACTOR = 1000  # tables print KID x 1000, as the field does
-HALVINGS = 200  # random halves behind an interval of FID and KID
+KD_FACTOR = 1000  # tables print kernel distances x 1000, as the field does
+HALVINGS = 200  # random halves behind an interval of a distance
 CLIP_PROTOCOL = "100 x cosine"
-BY_ANNOTATOR = "by_annotator"  # suffix of a metric measured by the network that drew the given maps
+BY_ANNOTATOR = "_by_annotator"  # of a metric measured by the network that drew the given maps
 JOINT_PROTOCOL = "q: 0 no control, 1 own single control"
 NO_JOINT = "not computed: it needs the methods `none` and `single/<condition>` of every condition"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of pictures: a method's, or the real images, in the order of the experiment's images.
+    """One row of a table: a method's pictures, or the real ones, in the order of the experiment's images.
 
-    files: by condition, since the real picture of one condition need not be that of another.
-    same: whether they are the same pictures for every condition. records: of each picture; in order if `same`.
+    role, branches, parameter, setting: see :class:`maxbench.experiments.method.Method`; of what no method made the role
+    is "reference".
+    files: by condition, since the real picture of one condition need not be that of another. Of the row "shuffled",
+    which is made of another's, there are none.
+    same: whether they are the same pictures for every condition.
     """
 
     name: str
-    files: dict[str, tuple[str, ...]]
-    records: tuple[Record, ...]
-    same: bool
+    role: str
+    branches: tuple[str, ...] = ()
+    parameter: str | None = None
+    setting: float | None = None
+    files: dict[str, tuple[Artefact, ...]] = field(default_factory=dict)
+    same: bool = False
+    is_unit: bool = False  # whether it may be the floor or the unit of a joint score
+
+    @property
+    def details(self) -> list[Mapping[str, Any]]:
+        """How each of its pictures came to be."""
+        return [artefact.details for artefact in next(iter(self.files.values()), ())]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What every table says of a row, so that nobody takes its name apart."""
+        return {
+            "method": self.name,
+            "role": self.role,
+            "branches": "+".join(self.branches),
+            "parameter": self.parameter,
+            "setting": self.setting,
+        }
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one row of pictures shows; the first axis of everything is the image.
+class Features:
+    """What is measured in one row of pictures; the first axis of everything is the image.
 
     Without features and CLIP scores (length 0) a row is asked for nothing but fidelity.
     """
@@ -63,20 +87,33 @@ class Seen:
 
 @dataclass(frozen=True)
 class Entry:
-    """One number of the methods' table."""
+    """One number of the methods' table. condition: whose fidelity it is; empty for all else."""
 
-    method: str
+    row: str
     metric: str
     protocol: str
     scorer: str
     interval: Interval
+    condition: str = ""
 
 
 @dataclass(frozen=True)
-class Scores:
+class Values:
+    """One value for each image of a row."""
+
+    row: str
+    metric: str
+    protocol: str
+    scorer: str
+    values: np.ndarray
+    condition: str = ""
+
+
+@dataclass(frozen=True)
+class Tables:
     """The tables of one run.
 
-    seen: row -> what its pictures show, in the order of the experiment's images.
+    rows: in the order of the tables. measured: row -> what its pictures show, in the order of the experiment's images.
     reference: (M, D) features of the reference images.
     scorers: what the scorers are called in tables: "clip", and each condition that has a network.
     annotators: likewise of the networks that drew the given maps, where they are others than the scorers.
@@ -86,7 +123,7 @@ class Scores:
     experiment: Experiment
     suite: str
     rows: Sequence[Row]
-    seen: dict[str, Seen]
+    measured: dict[str, Features]
     reference: np.ndarray
     scorers: dict[str, str]
     annotators: dict[str, str]
@@ -103,24 +140,27 @@ class Scores:
                 "replicate": [replicate for _, replicate in images],
             }
         )
-        return pd.concat(
-            [
-                base.assign(method=row, metric=metric, protocol=protocol, scorer=scorer, value=values)
-                for row, metric, protocol, scorer, values in self._sample_values()
-            ],
-            ignore_index=True,
-        )
+        columns = {row.name: row.columns for row in self.rows}
+        parts = [
+            base.assign(
+                **columns[each.row], condition=each.condition, metric=each.metric, protocol=each.protocol,
+                scorer=each.scorer, value=each.values,
+            )
+            for each in self._sample_values()
+        ]  # fmt: skip
+        table = pd.concat(parts, ignore_index=True)
+        return table.astype({"parameter": "string", "setting": "float64"})
 
     def metrics(self) -> pd.DataFrame:
         """One row per row of pictures and metric, with its interval, protocol and scorer."""
+        columns = {row.name: row.columns for row in self.rows}
         entries = [*self._quality(), *self._fidelity(), *self._joint_entries(), *self._cost()]
         return pd.DataFrame(
             [
                 {
-                    "experiment": self.experiment.name, "suite": self.suite, "method": entry.method,
-                    "metric": entry.metric, "protocol": entry.protocol, "value": entry.interval.value,
+                    **self._stamp, **columns[entry.row], "condition": entry.condition, "metric": entry.metric,
+                    "protocol": entry.protocol, "scorer": entry.scorer, "value": entry.interval.value,
                     "low": entry.interval.low, "high": entry.interval.high, "n": entry.interval.n,
-                    "scorer": entry.scorer, "seed": self.experiment.seed,
                 }
                 for entry in entries
             ]
@@ -130,22 +170,24 @@ class Scores:
         """Every method minus the baseline on the same samples and noise, in the metric's own direction."""
         baseline = self.experiment.baseline
         methods = [method.name for method in self.experiment.methods if method.name != baseline]
-        columns = [(each.sample_metric, self._protocol(each), self._per_sample(each)) for each in self._conditions]
-        clip = {name: self._clusters(what.clip) for name, what in self.seen.items() if len(what.clip)}
-        columns.append(("clip_score", CLIP_PROTOCOL, clip))
+        columns = [
+            (each.name, each.sample_metric, self._protocol(each), self._per_sample(each)) for each in self._conditions
+        ]
+        clip = {name: self._clusters(what.clip) for name, what in self.measured.items() if len(what.clip)}
+        columns.append(("", "clip_score", CLIP_PROTOCOL, clip))
         comparisons = len(methods) * len(columns)
         out = []
-        for metric, protocol, values in columns:
+        for condition, metric, protocol, values in columns:
             for method in methods:
                 difference = paired_difference(
                     values[method], values[baseline], comparisons=comparisons, **self._settings
                 )
                 out.append(
                     {
-                        "experiment": self.experiment.name, "suite": self.suite, "metric": metric,
-                        "protocol": protocol, "method": method, "baseline": baseline,
-                        "value": difference.value, "low": difference.low, "high": difference.high,
-                        "n": difference.n, "comparisons": comparisons, "seed": self.experiment.seed,
+                        **self._stamp, "condition": condition, "metric": metric, "protocol": protocol,
+                        "method": method, "baseline": baseline, "value": difference.value, "low": difference.low,
+                        "high": difference.high, "n": difference.n, "correction": "Bonferroni",
+                        "comparisons": comparisons,
                     }
                 )  # fmt: skip
         return pd.DataFrame(out)
@@ -153,8 +195,11 @@ class Scores:
     @cached_property
     def joint(self) -> dict[str, JointScore]:
         """The joint score of every row of pictures; empty without `none` and every single control."""
-        names = {method.name for method in self.experiment.methods}
-        if not {"none", *(f"single/{condition}" for condition in self.experiment.conditions)} <= names:
+        none = next((row.name for row in self.rows if row.role == NONE), None)
+        singles = {
+            row.branches[0]: row.name for row in reversed(self.rows) if row.role == SINGLE and row.is_unit
+        }  # the first of each
+        if none is None or set(self.experiment.conditions) - set(singles):
             return {}  # without its floor and its singles a joint score has no unit
         oriented = {
             condition.name: {
@@ -163,9 +208,9 @@ class Scores:
             }
             for condition in self._conditions
         }
-        return joint_scores(oriented, **self._settings)
+        return joint_scores(oriented, none=none, singles=singles, **self._settings)
 
-    # --- parts --------------------------------------------------------------------------------------------
+    # --- parts ------------------------------------------------------------------------------------------------
 
     @property
     def _conditions(self) -> list[Condition]:
@@ -184,12 +229,12 @@ class Scores:
 
     def _protocol(self, condition: Condition) -> str:
         regional = any(condition.name in sample.evaluation_masks for sample in self.experiment.samples)
-        return f"{condition.protocol}, in its own region" if regional else condition.protocol
+        return f"{condition.protocol}, inside its evaluation mask" if regional else condition.protocol
 
-    def _again(self, condition: Condition, metric: str) -> tuple[str, str, str]:
+    def _by_annotator(self, condition: Condition, metric: str) -> tuple[str, str, str]:
         """Metric, protocol and scorer of what the annotator itself measures."""
         protocol = f"{self._protocol(condition)}, by its annotator"
-        return f"{metric}_{BY_ANNOTATOR}", protocol, self.annotators[condition.name]
+        return f"{metric}{BY_ANNOTATOR}", protocol, self.annotators[condition.name]
 
     @property
     def _generated(self) -> list[Row]:
@@ -204,34 +249,36 @@ class Scores:
     def _per_sample(self, condition: Condition) -> dict[str, np.ndarray]:
         """Row -> a condition's score of every sample, (samples,)."""
         return {
-            row: self._clusters(condition.score(what.statistics[condition.name])) for row, what in self.seen.items()
+            row: self._clusters(condition.score(what.statistics[condition.name])) for row, what in self.measured.items()
         }
 
-    def _sample_values(self) -> Iterator[tuple[str, str, str, str, np.ndarray]]:
-        for name, what in self.seen.items():
-            for condition in self._conditions:
-                values = condition.score(what.statistics[condition.name])
-                yield name, condition.sample_metric, self._protocol(condition), self._scorer(condition), values
-                if condition.name in what.by_annotator:
-                    values = condition.score(what.by_annotator[condition.name])
-                    yield name, *self._again(condition, condition.sample_metric), values
+    def _sample_values(self) -> Iterator[Values]:
+        for name, what in self.measured.items():
+            for each in self._conditions:
+                said = each.sample_metric, self._protocol(each), self._scorer(each)
+                yield Values(name, *said, each.score(what.statistics[each.name]), each.name)
+                if each.name in what.by_annotator:
+                    said = self._by_annotator(each, each.sample_metric)
+                    yield Values(name, *said, each.score(what.by_annotator[each.name]), each.name)
             if len(what.clip):
-                yield name, "clip_score", CLIP_PROTOCOL, self.scorers["clip"], what.clip
+                yield Values(name, "clip_score", CLIP_PROTOCOL, self.scorers["clip"], what.clip)
         for row in self._generated:
-            defects = np.array([float(record.defect is not None) for record in row.records])
-            yield row.name, "defect", "NaN or black", "arithmetic", defects
-            if row.records[0].seconds is not None:
-                seconds = np.array([record.seconds for record in row.records], float)
-                yield row.name, "seconds", "per image, wall clock", "clock", seconds
+            defects = np.array([float(each.get("defect") is not None) for each in row.details])
+            yield Values(row.name, "defect", "NaN or black", "arithmetic", defects)
+            if row.details[0].get("seconds") is not None:
+                seconds = np.array([each["seconds"] for each in row.details], float)
+                yield Values(row.name, "seconds", "per image, wall clock", "clock", seconds)
 
     def _quality(self) -> Iterator[Entry]:
-        """FID, KID and CLIP score of every row that has features."""
-        protocol, judge = f"{len(self.reference)} reference images", self.scorers["clip"]
+        """Distances to the reference, on the CLIP scorer's features, and the CLIP score of every row that has them."""
+        protocol, scorer = f"{len(self.reference)} reference images", self.scorers["clip"]
         settings = {**self._settings, "resamples": HALVINGS}
-        for name, what in self.seen.items():
+        for name, what in self.measured.items():
             if not len(what.features):
                 continue
-            for metric, distance, factor in (("fid", frechet_distance, 1), ("kid", kernel_distance, KID_FACTOR)):
+            for metric, distance, factor in (
+                ("fd_clip", frechet_distance, 1), ("kd_clip", kernel_distance, KD_FACTOR)
+            ):  # fmt: skip
                 interval = half_sampling(
                     lambda index, what=what, distance=distance, factor=factor: (
                         factor * distance(what.features[index], self.reference)
@@ -239,20 +286,20 @@ class Scores:
                     len(what.features),
                     **settings,
                 )
-                yield Entry(name, metric, protocol, judge, interval)
+                yield Entry(name, metric, protocol, scorer, interval)
             clip = bootstrap_mean(self._clusters(what.clip), **self._settings)
-            yield Entry(name, "clip_score", CLIP_PROTOCOL, judge, clip)
+            yield Entry(name, "clip_score", CLIP_PROTOCOL, scorer, clip)
 
     def _fidelity(self) -> Iterator[Entry]:
         """The data set's score of every condition, bootstrapped over samples."""
         for condition in self._conditions:
             protocol, scorer = self._protocol(condition), self._scorer(condition)
-            for name, what in self.seen.items():
+            for name, what in self.measured.items():
                 interval = self._over_samples(condition, what.statistics[condition.name])
-                yield Entry(name, condition.metric, protocol, scorer, interval)
+                yield Entry(name, condition.metric, protocol, scorer, interval, condition.name)
                 if condition.name in what.by_annotator:
                     interval = self._over_samples(condition, what.by_annotator[condition.name])
-                    yield Entry(name, *self._again(condition, condition.metric), interval)
+                    yield Entry(name, *self._by_annotator(condition, condition.metric), interval, condition.name)
 
     def _over_samples(self, condition: Condition, statistics: np.ndarray) -> Interval:
         values = self._clusters(statistics)
@@ -264,31 +311,32 @@ class Scores:
         )
 
     def _joint_entries(self) -> Iterator[Entry]:
-        for method, score in self.joint.items():
-            intervals = {f"q_{condition}": interval for condition, interval in score.quality.items()}
-            intervals |= {"joint_mean": score.mean, "joint_min": score.minimum, "share_both": score.share_both}
-            for metric, interval in intervals.items():
-                yield Entry(method, metric, JOINT_PROTOCOL, "fidelity", interval)
+        for row, score in self.joint.items():
+            for condition, interval in score.quality.items():
+                yield Entry(row, f"q_{condition}", JOINT_PROTOCOL, "fidelity", interval, condition)
+            whole = {"joint_mean": score.mean, "joint_min": score.minimum, "share_both": score.share_both}
+            for metric, interval in whole.items():
+                yield Entry(row, metric, JOINT_PROTOCOL, "fidelity", interval)
 
     def _cost(self) -> Iterator[Entry]:
         """Defects of every row; time, evaluations and memory of what was generated."""
         for row in self._generated:
-            n, first = len(row.records), row.records[0]
+            details = row.details
+            n, first = len(details), details[0]
 
             def count(metric: str, protocol: str, value: float, row: Row = row, n: int = n) -> Entry:
                 return Entry(row.name, metric, protocol, "count", Interval(float(value), np.nan, np.nan, n))
 
-            defects = sum(record.defect is not None for record in row.records)
-            yield count("defects", "images NaN or black", defects)
-            if first.seconds is None:
+            yield count("defects", "images NaN or black", sum(each.get("defect") is not None for each in details))
+            if first.get("seconds") is None:
                 continue
-            seconds = np.array([record.seconds for record in row.records], float)
+            seconds = np.array([each["seconds"] for each in details], float)
             interval = bootstrap_mean(seconds, **self._settings)
             yield Entry(row.name, "seconds", "per image, wall clock", "clock", interval)
-            yield count("unet_evaluations", "per image", first.unet_evaluations)
-            yield count("control_evaluations", "per image", first.control_evaluations)
-            if first.control_scale is not None:
-                yield count("control_scale", "as used", first.control_scale)
-            peaks = [record.peak_memory for record in row.records if record.peak_memory is not None]
+            yield count("unet_evaluations", "per image", first["unet_evaluations"])
+            yield count("control_evaluations", "per image", first["control_evaluations"])
+            if first["control_scale"] is not None:
+                yield count("control_scale", "as used", first["control_scale"])
+            peaks = [each["peak_memory"] for each in details if each["peak_memory"] is not None]
             if peaks:
                 yield count("peak_memory", "MiB on the accelerator", max(peaks) / 2**20)

@@ -1,14 +1,15 @@
-"""Drinks a finished run folder once and feeds every metric.
+"""Pictures -> what every scorer measures in each of them: from the store, else measured now.
 
-First what each picture shows (features, CLIP score, fidelity to every condition), one row of pictures after
-another; then tables, computed from those per-sample values alone.
+Measured of a picture: the CLIP scorer's features and its score with the prompt, and for each condition the statistics
+of its control fidelity, by the scorer and once more by the annotator that drew the map. Tables are made of these
+values alone (:mod:`maxbench.evaluation.aggregate`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,253 +17,228 @@ import torch
 
 from maxbench import images as im
 from maxbench.conditions.base import Annotator, Condition
-from maxbench.errors import UserError
-from maxbench.experiments.method import REFERENCE_ROWS, Experiment
-from maxbench.generation.runner import image_file
-from maxbench.generation.inputs import condition_maps, region, source_file
+from maxbench.data.pairing import Sample
+from maxbench.evaluation.aggregate import Features, Row
 from maxbench.metrics.text import clip_score
 from maxbench.progress import track
-from maxbench.store.runfolder import RunFolder, digest, fingerprint, write_atomically
-from maxbench.evaluation.aggregate import NO_JOINT, Row, Scores, Seen
+from maxbench.store.artefacts import Count, batches, padded
+from maxbench.store.files import fingerprint
+from maxbench.store.identity import identity
+from maxbench.store.scores import Scores
 
-METRICS, SAMPLES, DIFFERENCES, SUMMARY = (
-    "metrics.csv",
-    "samples.parquet",
-    "differences.csv",
-    "evaluation.json",
-)
-SHUFFLED = "shuffled"
-"""The row of real images held against another sample's map: what a score is worth that sees no condition."""
+BY_ANNOTATOR = ", annotator"  # in the label of what the network that drew the given map measures
+
+SCORING = 1
+"""Version of how pictures are read, given to scorers and compared, apart from the conditions' own versions."""
 
 
-@dataclass
-class Evaluation:
-    """Scores a run. Scorers are loaded when something is there to score.
+@dataclass(frozen=True)
+class Scorers:
+    """The networks that measure, and what they are; each is loaded when something is there to be measured.
 
-    load_scorer: condition -> the network that measures its map in pictures, or None.
-    load_annotator: condition -> the network that drew the given maps, where that is another one; else None.
-    load_clip_scorer: loads the text-image scorer.
-    scorers, annotators: what they are called in tables, see :class:`maxbench.evaluation.aggregate.Scores`.
+    clip: the text-image scorer. maps: condition -> the network that measures its map in pictures, or None. annotators:
+    condition -> the network that drew the given maps, where that is another one. identity: of "clip", and of a
+    condition's in `maps` and `annotators` by ("scorer" or "annotator", condition). device: the kind that they run on.
     """
 
-    experiment: Experiment
-    folder: RunFolder
-    resolution: int
-    batch_size: int
-    load_scorer: Callable[[str], Annotator | None]
+    load_clip: Callable[[], Any]
+    load_map: Callable[[str], Annotator | None]
     load_annotator: Callable[[str], Annotator | None]
-    load_clip_scorer: Callable[[], object]
-    read_reference: Callable[[Sequence[int]], torch.Tensor]
-    scorers: dict[str, str]
-    annotators: dict[str, str]
-    suite: str
-    resamples: int = 2000
-    level: float = 0.95
+    identity: Callable[[str, str], Any]
+    device: str
 
-    def run(self) -> bool:
-        """Write metrics.csv, samples.parquet and differences.csv; False if they were there already."""
-        rows = self._rows()
-        summary = {
-            "images": fingerprint({row.name: [record.sha256 for record in row.records] for row in rows}),
-            "resamples": self.resamples,
-            "level": self.level,
-        }
-        if self._already(summary):
-            return False
-        scores = Scores(
-            experiment=self.experiment,
-            suite=self.suite,
-            rows=rows,
-            seen=self._look(rows),
-            reference=self._look_at_reference(),
-            scorers=self.scorers,
-            annotators=self.annotators,
-            resamples=self.resamples,
-            level=self.level,
-        )
-        write_atomically(self.folder.path / SAMPLES, scores.samples().to_parquet(index=False))
-        write_atomically(self.folder.path / METRICS, scores.metrics().to_csv(index=False))
-        write_atomically(self.folder.path / DIFFERENCES, scores.differences().to_csv(index=False))
-        summary["defects"] = {row.name: [record.file for record in row.records if record.defect] for row in rows}
-        summary["joint"] = {
-            "note": next((score.note for score in scores.joint.values()), NO_JOINT),
-            "dominant": {
-                name: [score.dominant, score.dominant_share.value]
-                for name, score in scores.joint.items()
-                if score.dominant
-            },
-        }
-        summary["files"] = {
-            name: digest((self.folder.path / name).read_bytes()) for name in (SAMPLES, METRICS, DIFFERENCES)
-        }
-        write_atomically(self.folder.path / SUMMARY, json.dumps(summary, indent=1))
-        return True
-
-    def _already(self, summary: dict) -> bool:
-        try:
-            known = json.loads((self.folder.path / SUMMARY).read_text())
-            files = known["files"].items()
-            same = all(digest((self.folder.path / name).read_bytes()) == value for name, value in files)
-        except (OSError, json.JSONDecodeError, KeyError):
-            return False
-        return same and all(known.get(key) == value for key, value in summary.items())
-
-    # --- rows -----------------------------------------------------------------------------------------------
-
-    def _rows(self) -> list[Row]:
-        """Every row of pictures, after checking that each image is there exactly once."""
-        rows = []
-        images = self.experiment.images
-        for product in REFERENCE_ROWS:
-            files = {
-                name: [source_file(product, sample.sources[name]) for sample, _ in images]
-                for name in self.experiment.conditions
-            }
-            rows.append(self._row(product, product, files))
-        for method in self.experiment.methods:
-            files = [image_file(method.name, sample.id, replicate) for sample, replicate in images]
-            by_condition = dict.fromkeys(self.experiment.conditions, files)
-            rows.append(self._row(method.name, f"images/{method.name}", by_condition, exactly=True))
-        return rows
-
-    def _row(self, name: str, product: str, by_condition: dict[str, list[str]], exactly: bool = False) -> Row:
-        """The row's pictures, looked up in the records of a product."""
-        files = list(dict.fromkeys(file for files in by_condition.values() for file in files))
-        records = self.folder.records(product)
-        known = {record.file: record for record in records}
-        missing = [file for file in files if file not in known]
-        same = all(each == next(iter(by_condition.values())) for each in by_condition.values())
-        listed = [record.file for record in records]
-        extra = sorted(
-            {file for file in listed if listed.count(file) > 1} | (set(listed) - set(files) if exactly else set())
-        )
-        if missing or extra:
-            what = ", ".join([f"missing {file}" for file in missing[:3]] + [f"unexpected {file}" for file in extra[:3]])
-            raise UserError(
-                f"The run's images of '{name}' are not exactly one per sample ({len(missing)} missing, "
-                f"{len(extra)} twice or foreign: {what}); run the same command again to mend it."
-            )
-        records = tuple(known[file] for file in (next(iter(by_condition.values())) if same else files))
-        return Row(name, {key: tuple(value) for key, value in by_condition.items()}, records, same)
-
-    # --- looking --------------------------------------------------------------------------------------------
-
-    def _look(self, rows: Sequence[Row]) -> dict[str, Seen]:
-        """Every row through every scorer; the ends of the scale stand together, above the methods."""
-        looker = self._looker()
-        total = sum(len(looker.starts) * (1 if row.same else len(looker.conditions)) for row in rows)
-        batches = iter(track(range(total), "scoring", total, "batches"))
-        seen = {row.name: looker.look(row, batches) for row in rows}
-        next(batches, None)  # lets the progress bar end
-        for name, what in seen.items():
-            if len(what.features):
-                path = self.folder.path / "features" / f"{name}.npy"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, what.features)
-        real, reconstruct = REFERENCE_ROWS
-        ends = {name: seen.pop(name) for name in (real, reconstruct)}
-        return {**ends, SHUFFLED: looker.shuffled(real, self.experiment.replicates), **seen}
-
-    def _looker(self) -> Looker:
-        samples = [sample for sample, _ in self.experiment.images]
-        conditions = self.experiment.conditions
-        judge = self.load_clip_scorer()
-        scorers = {name: self.load_scorer(name) for name in conditions}
-        return Looker(
-            folder=self.folder,
-            resolution=self.resolution,
-            batch_size=self.batch_size,
-            conditions=conditions,
-            judge=judge,
-            texts=judge.texts([sample.prompt for sample in samples]),
-            scorers=scorers,
-            annotators={name: net for name in conditions if (net := self.load_annotator(name)) is not None},
-            given={
-                name: each.as_measured(condition_maps(self.folder, each, samples), scorers[name])
-                for name, each in conditions.items()
-            },
-            scored={name: region(self.folder, "evaluation_masks", name, samples) for name in conditions},
-        )
-
-    def _look_at_reference(self) -> np.ndarray:
-        path = self.folder.path / "features" / "reference.npy"
-        judge = self.load_clip_scorer()
-        ids = self.experiment.reference
-        parts = []
-        for start in range(0, len(ids), self.batch_size):
-            parts.append(judge.images(self.read_reference(ids[start : start + self.batch_size])).numpy())
-        features = np.concatenate(parts)
-        np.save(path, features)
-        return features
+    @cached_property
+    def clip(self) -> Any:
+        return self.load_clip()
 
 
-@dataclass
-class Looker:
-    """Looks at rows of pictures with everything that can score them.
+@dataclass(frozen=True)
+class Target:
+    """What a picture is held against for one condition.
 
-    texts: (N, D) of the prompts. given: condition -> (N, ...), as it is compared. scored: condition -> (N, H, W) bool,
-    or None for the whole picture.
+    given: reads the map of the sample, (H, W) uint8 (a style's is a picture). mask: reads where it is scored, (H, W)
+    bool; None for everywhere. identity: of both, as plain data.
     """
 
-    folder: RunFolder
-    resolution: int
+    given: Callable[[], torch.Tensor]
+    mask: Callable[[], torch.Tensor] | None
+    identity: Any
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A picture to be scored.
+
+    digest: by which its scores are known. read: gives it as (1, 3, S, S). targets: condition -> what it is held
+        against.
+    prompt: what it is compared with; None for no CLIP score. features: whether they are wanted.
+    """
+
+    digest: str
+    read: Callable[[], torch.Tensor]
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    prompt: str | None = None
+    features: bool = False
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Measures subjects with all scorers, in batches of one shape.
+
+    with_annotators: the conditions whose fidelity is also measured by their annotator.
+    """
+
+    conditions: Mapping[str, Condition]
+    scorers: Scorers
+    with_annotators: frozenset[str]
+    book: Scores
     batch_size: int
-    conditions: dict[str, Condition]
-    judge: Any
-    texts: torch.Tensor
-    scorers: dict[str, Annotator | None]
-    annotators: dict[str, Annotator]
-    given: dict[str, torch.Tensor]
-    scored: dict[str, torch.Tensor | None]
+    count: Count = field(default_factory=Count)
 
-    def __post_init__(self):
-        self.starts = range(0, len(self.texts), self.batch_size)
-        self.measured: dict[tuple[str, str], torch.Tensor] = {}  # (row, condition) -> maps by the scorer
+    def keys(self, subject: Subject) -> dict[str, str]:
+        """Label -> key, of everything that is measured in a subject."""
+        common = {"version": SCORING, "device": self.scorers.device, "batch": self.batch_size}
+        keys = {}
+        clip = {**common, "clip": self.scorers.identity("clip", "")}
+        if subject.features:
+            keys["features"] = fingerprint(clip)
+        if subject.prompt is not None:
+            keys["clip_score"] = fingerprint({**clip, "prompt": subject.prompt})
+        for name, target in subject.targets.items():
+            parts = {**common, "condition": identity(self.conditions[name]), "target": target.identity}
+            keys[name] = fingerprint({**parts, "network": self.scorers.identity("scorer", name)})
+            if name in self.with_annotators:
+                network = self.scorers.identity("annotator", name)
+                keys[f"{name}{BY_ANNOTATOR}"] = fingerprint({**parts, "network": network})
+        return keys
 
-    def look(self, row: Row, batches: Iterator) -> Seen:
-        """One row; takes one of `batches` for each batch of pictures that it reads."""
-        groups = [list(self.conditions)] if row.same else [[name] for name in self.conditions]
-        features, statistics, again = [], {}, {}
-        for group in groups:
-            parts: dict[str, list] = {name: [] for name in group}
-            others: dict[str, list] = {name: [] for name in group if name in self.annotators}
-            maps: dict[str, list] = {name: [] for name in group}
-            for start in self.starts:
-                next(batches)
-                cut = slice(start, start + self.batch_size)
-                files = row.files[group[0]][cut]
-                pictures = im.read_images([self.folder.path / file for file in files], self.resolution)
-                if row.same:
-                    features.append(self.judge.images(pictures))
-                for name in group:
-                    maps[name].append(self.conditions[name].draw(pictures, self.scorers[name]))
-                    parts[name].append(self._compare(name, cut, maps[name][-1]))
-                    if name in others:
-                        drawn = self.conditions[name].draw(pictures, self.annotators[name])
-                        others[name].append(self._compare(name, cut, drawn))
-            statistics |= {name: np.concatenate(each) for name, each in parts.items()}
-            again |= {name: np.concatenate(each) for name, each in others.items()}
-            if row.name == REFERENCE_ROWS[0]:
-                self.measured |= {(row.name, name): torch.cat(each) for name, each in maps.items()}
-        if not row.same:  # no single picture: nothing but fidelity can be asked
-            return Seen(np.empty((0, 0)), np.empty(0), statistics, again)
-        joined = torch.cat(features)
-        return Seen(joined.numpy(), clip_score(joined, self.texts).numpy(), statistics, again)
+    def measure(self, subjects: Sequence[Subject], what: str) -> list[dict[str, np.ndarray]]:
+        """Label -> measurement of every subject."""
+        keys = [self.keys(subject) for subject in subjects]
+        known = [self.book.of(subject.digest) for subject in subjects]
+        missing = [place for place, own in enumerate(keys) if not set(own.values()) <= set(known[place])]
+        self.count.found += sum(len(own) for place, own in enumerate(keys) if place not in set(missing))
+        for batch in track(batches(missing, self.batch_size), what, len(missing), "images", len, brief=True):
+            wanted = [{label: key for label, key in keys[place].items() if key not in known[place]} for place in batch]
+            measured = self._measure([subjects[place] for place in batch])
+            for place, wants, values in zip(batch, wanted, measured, strict=True):
+                new = {key: values[label] for label, key in wants.items()}
+                self.book.add(subjects[place].digest, new)
+                known[place] |= new
+                self.count.made += len(new)
+                self.count.found += len(keys[place]) - len(new)
+        return [{label: known[place][key] for label, key in own.items()} for place, own in enumerate(keys)]
 
-    def _compare(self, condition: str, cut: slice, measured: torch.Tensor) -> np.ndarray:
-        valid = self.scored[condition]
-        given = self.given[condition][cut]
-        return self.conditions[condition].compare(given, measured, None if valid is None else valid[cut])
+    def _measure(self, subjects: Sequence[Subject]) -> list[dict[str, np.ndarray]]:
+        """Everything of one batch, filled up to its shape."""
+        pictures = torch.cat([each.read() for each in padded(subjects, self.batch_size)])
+        values: list[dict[str, np.ndarray]] = [{} for _ in subjects]
+        if subjects[0].features or subjects[0].prompt is not None:
+            features = self.scorers.clip.images(pictures)[: len(subjects)]
+            for own, feature in zip(values, features, strict=True):
+                own["features"] = feature.numpy()
+        if subjects[0].prompt is not None:
+            prompts = [each.prompt for each in padded(subjects, self.batch_size)]
+            scores = clip_score(features, self.scorers.clip.texts(prompts)[: len(subjects)])
+            for own, score in zip(values, scores, strict=True):
+                own["clip_score"] = np.asarray(float(score))
+        for name in subjects[0].targets:
+            condition, targets = self.conditions[name], [each.targets[name] for each in subjects]
+            networks = {"": self.scorers.load_map(name)}
+            if name in self.with_annotators:
+                networks[BY_ANNOTATOR] = self.scorers.load_annotator(name)
+            for suffix, network in networks.items():
+                measured = condition.draw(pictures, network)[: len(subjects)]
+                for own, each in zip(values, self._compare(condition, targets, measured, networks[""]), strict=True):
+                    own[f"{name}{suffix}"] = np.asarray(each)
+        return values
 
-    def shuffled(self, row: str, step: int) -> Seen:
-        """A row that was looked at, held against the maps of the sample `step` places on."""
-        statistics = {}
-        for name, condition in self.conditions.items():
-            given, valid = self.given[name].roll(-step, 0), self.scored[name]
-            valid = None if valid is None else valid.roll(-step, 0)
-            cuts = [slice(start, start + self.batch_size) for start in self.starts]
-            measured = self.measured[row, name]
-            statistics[name] = np.concatenate(
-                [condition.compare(given[cut], measured[cut], None if valid is None else valid[cut]) for cut in cuts]
+    def _compare(
+        self, condition: Condition, targets: Sequence[Target], measured: torch.Tensor, scorer: Annotator | None
+    ) -> np.ndarray:
+        filled = padded(targets, self.batch_size)  # what a network sees in given pictures has one shape, too
+        given = condition.as_measured(torch.stack([each.given() for each in filled]), scorer)[: len(targets)]
+        valid = None if targets[0].mask is None else torch.stack([each.mask() for each in targets])
+        return condition.compare(given, measured, valid)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores the rows of a run.
+
+    targets: condition -> the target of every image of the experiment. images: (sample, replicate), in order.
+    replicates: so many neighbours in `images` share a sample.
+    """
+
+    measuring: Measuring
+    images: Sequence[tuple[Sample, int]]
+    targets: Mapping[str, Sequence[Target]]
+    replicates: int
+    resolution: int
+
+    def row(self, row: Row) -> Features:
+        """What the pictures of a row show."""
+        if row.same:
+            names = list(self.targets)
+            return _features(self.measuring.measure(self._subjects(row, names), f"scoring {row.name}"), names)
+        parts = [self._by_condition(row, name) for name in self.targets]  # each condition has a picture of its own
+        return Features(
+            np.empty((0, 0)),
+            np.empty(0),
+            {name: each for part in parts for name, each in part.statistics.items()},
+            {name: each for part in parts for name, each in part.by_annotator.items()},
+        )
+
+    def _by_condition(self, row: Row, name: str) -> Features:
+        subjects = self._subjects(row, [name], whole=False)
+        return _features(self.measuring.measure(subjects, f"scoring {row.name}, {name}"), [name])
+
+    def shuffled(self, row: Row) -> Features:
+        """A row held against the maps of the next sample: what a score is worth that sees no condition."""
+        measuring, statistics = replace(self.measuring, with_annotators=frozenset()), {}
+        for name in self.targets:
+            subjects = self._subjects(row, [name], whole=False, step=self.replicates)
+            values = measuring.measure(subjects, f"scoring {row.name} against other maps, {name}")
+            statistics[name] = np.stack([each[name] for each in values])
+        return Features(np.empty((0, 0)), np.empty(0), statistics, {})
+
+    def subjects(self, row: Row) -> list[Subject]:
+        """Everything that will be measured of a row's own pictures; of "shuffled", which has none, nothing."""
+        if not row.files:
+            return []
+        groups = [list(self.targets)] if row.same else [[name] for name in self.targets]
+        return [each for names in groups for each in self._subjects(row, names, whole=row.same)]
+
+    def reference(self, subjects: Sequence[Subject]) -> np.ndarray:
+        """(M, D) features of the reference pictures."""
+        return np.stack([each["features"] for each in self.measuring.measure(subjects, "scoring the reference")])
+
+    def _subjects(self, row: Row, names: Sequence[str], whole: bool = True, step: int = 0) -> list[Subject]:
+        """The row's pictures, held against the maps of the sample `step` places on; whole: also as pictures."""
+        subjects = []
+        for place, (sample, _) in enumerate(self.images):
+            file = row.files[names[0]][place]
+            other = (place + step) % len(self.images)
+            subjects.append(
+                Subject(
+                    digest=file.sha256,
+                    read=lambda file=file: im.read_images([file.path], self.resolution),
+                    targets={name: self.targets[name][other] for name in names},
+                    prompt=sample.prompt if whole else None,
+                    features=whole,
+                )
             )
-        return Seen(np.empty((0, 0)), np.empty(0), statistics, {})
+        return subjects
+
+
+def _features(values: Sequence[Mapping[str, np.ndarray]], names: Sequence[str]) -> Features:
+    def stacked(label: str) -> np.ndarray:
+        return np.stack([each[label] for each in values])
+
+    whole = "features" in values[0]
+    return Features(
+        features=stacked("features") if whole else np.empty((0, 0)),
+        clip=stacked("clip_score") if whole else np.empty(0),
+        statistics={name: stacked(name) for name in names},
+        by_annotator={name: stacked(f"{name}{BY_ANNOTATOR}") for name in names if f"{name}{BY_ANNOTATOR}" in values[0]},
+    )

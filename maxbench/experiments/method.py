@@ -6,17 +6,23 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 from maxbench.conditions.base import Condition
-from maxbench.models.control import Fusion
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
-from maxbench.models.lockstep import ALL_SITES
+from maxbench.fusion import ALL_SITES, Fusion, Rule
+from maxbench.store.identity import identity
 
 EACH, PAIRS = "each", "pairs"
-REFERENCE_ROWS = ("real", "vae_reconstruction")
-"""Rows of pictures that no method made: the samples' own images, as they are and through the autoencoder."""
+REAL, VAE_RECONSTRUCTION, SHUFFLED = "real", "vae_reconstruction", "shuffled"
+"""Rows that no method made: the samples' own pictures, the same through the autoencoder, and real pictures held against
+another sample's maps. No method may have one of these names."""
+
+NONE, SINGLE, FUSION, REFERENCE = "none", "single", "fusion", "reference"
+"""Roles of a row: no control, one control alone, several together; and the rows that no method made."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,64 @@ class Method(Fusion):
     match: the name of another method. `scale` then counts in that method's strength: at equal scale both add residuals
         of the same mean norm to the U-Net, as measured on training scenes (:mod:`maxbench.generation.strength`).
     vary: one number of the method and the values that it takes, {"scale": [1, 2]} or {"rule.delta": [0, 0.7]}: one
-        method for each value, named <name>/<number>=<value>.
+        method for each value.
+    entry: the name that the method has in the configuration. series: the name of what varies, without its setting.
+    parameter, setting: what varies in it and the value that it has here. `name` is made of these, for files and people;
+        nobody takes it apart.
     """
 
     name: str = ""
     branches: Sequence[str] | str | None = None
     match: str | None = None
     vary: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    entry: str = ""
+    series: str = ""
+    parameter: str | None = None
+    setting: float | None = None
+
+    @property
+    def role(self) -> str:
+        """Of its row in tables, see NONE, SINGLE and FUSION."""
+        return (NONE, SINGLE)[len(self.branches)] if len(self.branches) < 2 else FUSION
+
+    @property
+    def is_unit(self) -> bool:
+        """Whether it may be what others are measured against: as it is, and not one of a series."""
+        return self.parameter is None and self.match is None
+
+    def identity(self) -> dict[str, Any]:
+        """What its pictures depend on besides their inputs and networks, as plain data; its name is not part of it."""
+        if not self.branches:
+            return {"branches": []}
+        windows = {
+            key: self._of_branches(getattr(self, key), at) for key, at in (("control_start", 0), ("control_end", 1))
+        }
+        whole = self.fusion_start <= 0 and self.fusion_end >= 1
+        return {
+            "branches": list(self.branches),
+            "rule": identity(self.rule),
+            "sites": sorted(self.sites),
+            "scale": float(self.scale),
+            "layer_scale": identity(self.layer_scale),
+            "branch_scale": self._of_branches(self.branch_scale, 1),
+            **windows,
+            "fusion": None if whole else [self.fusion_start, self.fusion_end, identity(self.otherwise)],
+        }
+
+    def _of_branches(self, value: float | Mapping[str, float], default: float) -> list[float]:
+        """One number for each branch, of one for all of them or of those by name."""
+        return [float(value.get(name, default) if isinstance(value, Mapping) else value) for name in self.branches]
 
     def expand(self, name: str, conditions: Sequence[str]) -> list[Method]:
         """The methods that an entry `name` of an experiment stands for."""
         if isinstance(self.sites, str) or (isinstance(self.branches, str) and self.branches not in (EACH, PAIRS)):
             raise UserError(f"methods.{name}: sites and branches are lists; write [{self.branches or self.sites}].")
+        if isinstance(self.branches, list | tuple) and len(set(self.branches)) < len(self.branches):
+            raise UserError(f"methods.{name}.branches names a condition twice: {', '.join(self.branches)}.")
+        if not isinstance(self.rule, Rule):
+            raise UserError(
+                f"methods.{name}.rule is a {type(self.rule).__name__}; a rule extends maxbench.fusion.Rule."
+            )
         self._check(name, conditions)
         if self.branches == EACH:
             named = {f"{name}/{each}": (each,) for each in conditions}
@@ -52,7 +104,9 @@ class Method(Fusion):
                 raise UserError(f"methods.{name}.branches has '{branch}'; this experiment has {', '.join(conditions)}.")
         methods = []
         for each, branches in named.items():
-            methods += replace(self, name=each, sites=tuple(self.sites), branches=branches)._varied(name)
+            methods += replace(
+                self, name=each, entry=name, series=each, sites=tuple(self.sites), branches=branches
+            )._varied(name)
         for method in methods:
             method._check(name, conditions)
         return methods
@@ -79,7 +133,13 @@ class Method(Fusion):
         except ValueError as error:
             raise UserError(f"methods.{entry}.vary.{number}: {error}.") from error
         return [
-            replace(each if owner == "" else replace(self, rule=each), name=f"{self.name}/{inner}={value:g}", vary={})
+            replace(
+                each if owner == "" else replace(self, rule=each),
+                name=f"{self.name}/{inner}={value:g}",
+                vary={},
+                parameter=number,
+                setting=float(value),
+            )
             for value, each in zip(values, changed, strict=True)
         ]
 
@@ -131,12 +191,21 @@ class Experiment:
     baseline: str = "average"  # paired differences are to this method
 
     def __post_init__(self):
+        self._check_names()
         if self.baseline not in {method.name for method in self.methods}:
             names = ", ".join(method.name for method in self.methods)
             raise UserError(f"baseline is '{self.baseline}', which is no method here; take one of {names}.")
         for method in self.methods:
             if method.match is not None:
                 self._check_match(method)
+
+    def _check_names(self) -> None:
+        """Every row has files of its own, also where a file system knows no capitals."""
+        taken: dict[str, str] = {row: f"the row '{row}'" for row in (REAL, VAE_RECONSTRUCTION, SHUFFLED)}
+        for method in self.methods:
+            if (other := taken.get(method.name.casefold())) is not None:
+                raise UserError(f"The method '{method.name}' would write the files of {other}; rename one of them.")
+            taken[method.name.casefold()] = f"the method '{method.name}'"
 
     def _check_match(self, method: Method) -> None:
         target = next((each for each in self.methods if each.name == method.match), None)
@@ -151,7 +220,7 @@ class Experiment:
         """Ids of the images that any condition is taken from, each once."""
         return sorted({image for sample in self.samples for image in sample.sources.values()})
 
-    @property
+    @cached_property
     def images(self) -> list[tuple[Sample, int]]:
         """Every image of a method: (sample, replicate), samples in order, replicates within."""
         return [(sample, replicate) for sample in self.samples for replicate in range(self.replicates)]

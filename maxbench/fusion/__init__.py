@@ -1,13 +1,14 @@
 """Fusion rules: N features of one layer go in; one comes out (merge), or N to go on with (unmerge)."""
 
+from maxbench.fusion.application import ALL_SITES, SITES, Fusion
 from maxbench.fusion.base import RATIO_CAP, Decision, Feature, NotFinite, Rule, RuleError, require_finite
-from maxbench.fusion.spatial_weighting import SpatialWeighting, LargestNorm, RandomChoice, SoftmaxSaliency
 from maxbench.fusion.maxfusion import MaxFusion
 from maxbench.fusion.plain import Average, Sum, Weighted
 from maxbench.fusion.published import PublishedMaxFusion
+from maxbench.fusion.spatial_weighting import LargestNorm, RandomChoice, SoftmaxSaliency, SpatialWeighting
 
 __all__ = [
-    "RATIO_CAP", "Average", "SpatialWeighting", "Decision", "Feature", "LargestNorm", "MaxFusion", "NotFinite",
-    "PublishedMaxFusion", "RandomChoice", "Rule", "RuleError", "SoftmaxSaliency", "Sum", "Weighted",
-    "require_finite",
+    "ALL_SITES", "RATIO_CAP", "SITES", "Average", "Decision", "Feature", "Fusion", "LargestNorm", "MaxFusion",
+    "NotFinite", "PublishedMaxFusion", "RandomChoice", "Rule", "RuleError", "SoftmaxSaliency", "SpatialWeighting",
+    "Sum", "Weighted", "require_finite",
 ]  # fmt: skip

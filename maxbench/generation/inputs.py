@@ -1,129 +1,168 @@
-"""What methods are given: source pictures, the maps drawn from them, and the regions in which those speak."""
+"""Control inputs: source pictures, the maps drawn from them, and masks of where those are a control or are scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 
 from maxbench import images as im
 from maxbench.conditions.base import Condition
 from maxbench.data.pairing import ImageSet, Sample
-from maxbench.experiments.method import Experiment
-from maxbench.progress import track
-from maxbench.store.runfolder import RunFolder
+from maxbench.store.artefacts import Artefact, padded
+from maxbench.store.files import file_digest, fingerprint
+from maxbench.store.identity import identity
+from maxbench.store.runfolder import RunFolder, mask_file, source_file
 
-MASKS = ("control_masks", "evaluation_masks")
+READING = 1
+"""Version of how a source file becomes a square picture, and a region a mask."""
+
+DRAWING = 1
+"""Version of how maps are drawn, apart from the conditions' own versions."""
+
+CONTROL, EVALUATION = "control_masks", "evaluation_masks"
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Files of one product that are made together: `keys` are what the files are of, one each."""
+class Annotators:
+    """The networks that draw maps.
 
-    product: str
-    number: int
-    keys: tuple
-    files: tuple[str, ...]
+    load: condition -> its network, or None where arithmetic draws. identity: condition -> what that network is, as
+    plain data. device: the kind of device that they run on.
+    """
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-
-def cut(product: str, keys: Sequence, files: Sequence[str], size: int) -> list[Batch]:
-    """Cut a product's files into batches of `size`; the last may be smaller."""
-    starts = range(0, len(keys), size)
-    return [
-        Batch(product, number, tuple(keys[start : start + size]), tuple(files[start : start + size]))
-        for number, start in enumerate(starts)
-    ]
-
-
-def unfinished(folder: RunFolder, batches: Sequence[Batch]) -> list[Batch]:
-    """Those that the folder does not have as they were written."""
-    return [batch for batch in batches if folder.finished(batch.product, batch.number, list(batch.files)) is None]
-
-
-def commit(folder: RunFolder, batch: Batch, arrays: Sequence, details: list[dict] | None = None) -> None:
-    """Write a batch of pictures or maps, uint8."""
-    contents = [im.encode_png(array) for array in arrays]
-    folder.commit(batch.product, batch.number, dict(zip(batch.files, contents, strict=True)), details)
-
-
-def source_file(product: str, image: int) -> str:
-    """Where what was made of a source image lies: `real`, `vae_reconstruction`, or `conditions/<name>`."""
-    return f"{product}/{image:012d}.png"
-
-
-def region_file(kind: str, condition: str, sample: str) -> str:
-    """Where the mask of a sample's region lies; kind is one of MASKS."""
-    return f"{kind}/{condition}/{sample}.png"
+    load: Callable[[str], Callable | None]
+    identity: Callable[[str], Any]
+    device: str
 
 
 @dataclass(frozen=True)
 class ControlInputs:
-    """The pictures and maps of an experiment in a run folder.
+    """The pictures, maps and masks of samples.
 
-    load_annotator: condition -> the network that draws its maps, or None.
+    folder: where artefacts are found and kept. resolution: pixels a side. batch_size: of the annotators.
     """
 
-    experiment: Experiment
+    conditions: Mapping[str, Condition]
+    samples: Sequence[Sample]
     folder: RunFolder
     image_set: ImageSet
     resolution: int
     batch_size: int
-    load_annotator: Callable[[str], Callable | None]
+    annotators: Annotators
+    sources: dict[int, Artefact] = field(default_factory=dict, repr=False)  # by image id
+    maps: dict[tuple[str, int], Artefact] = field(default_factory=dict, repr=False)  # by condition and image id
+    masks: dict[tuple[str, str, str], Artefact] = field(default_factory=dict, repr=False)  # by kind, condition, sample
 
     def make(self) -> None:
-        """Make whatever the folder lacks."""
-        sources = self.experiment.sources
-        self.make_of_sources("real", sources, self._read, "source images")
-        for name in self.experiment.conditions:
-            self.make_of_sources(f"conditions/{name}", sources, self._draw, f"{name} maps")
-        for kind in MASKS:
-            for name in self.experiment.conditions:
-                self._mark(kind, name)
+        """Have everything: from the store, else made now."""
+        images = sorted({image for sample in self.samples for image in sample.sources.values()})
+        keys = {image: self._source_key(image) for image in images}
+        self.sources.update(self.folder.ensure("source", keys, self._read, self.batch_size, "source images"))
+        for name in self.conditions:
+            self._make_maps(name)
+        for kind in (CONTROL, EVALUATION):
+            self._make_masks(kind)
 
-    def make_of_sources(self, product: str, sources: Sequence[int], make: Callable[[Batch], None], what: str) -> None:
-        """One file for every source image."""
-        files = [source_file(product, image) for image in sources]
-        missing = unfinished(self.folder, cut(product, sources, files, self.batch_size))
-        for batch in track(missing, what, sum(map(len, missing)), "images", len):
-            make(batch)
+    def place(self) -> None:
+        """Let the run folder hold them."""
+        sources = {source_file("real", image): each for image, each in self.sources.items()}
+        self.folder.place("real", sources, "source")
+        for name in self.conditions:
+            maps = {source_file(f"conditions/{name}", at): each for (of, at), each in self.maps.items() if of == name}
+            self.folder.place(f"conditions/{name}", maps, "map")
+        for kind in (CONTROL, EVALUATION):
+            for name in self.conditions:
+                masks = {
+                    mask_file(kind, name, sample): each
+                    for (of, condition, sample), each in self.masks.items()
+                    if (of, condition) == (kind, name)
+                }
+                if masks:
+                    self.folder.place(f"{kind}/{name}", masks, "mask")
 
-    def real(self, sources: Sequence[int]) -> torch.Tensor:
-        """Source pictures as squares, (B, 3, S, S)."""
-        return im.read_images([self.folder.path / source_file("real", image) for image in sources], self.resolution)
+    @property
+    def artefacts(self) -> list[tuple[str, str]]:
+        """(kind, key) of all of them."""
+        groups = {"source": self.sources, "map": self.maps, "mask": self.masks}
+        return [(kind, each.key) for kind, group in groups.items() for each in group.values()]
 
-    def _read(self, batch: Batch) -> None:
-        paths = [self.image_set.picture(image).path for image in batch.keys]
-        commit(self.folder, batch, im.to_bytes(im.read_images(paths, self.resolution)))
+    # --- as tensors -------------------------------------------------------------------------------------------
 
-    def _draw(self, batch: Batch) -> None:
-        name = batch.product.removeprefix("conditions/")
-        maps = self.experiment.conditions[name].draw(self.real(batch.keys), self.load_annotator(name))
-        commit(self.folder, batch, maps.numpy())
+    def real(self, images: Sequence[int]) -> torch.Tensor:
+        """Source pictures as squares, (B, 3, S, S) in [0, 1]."""
+        return im.read_images([self.sources[image].path for image in images], self.resolution)
 
-    def _mark(self, kind: str, condition: str) -> None:
-        """Masks of the parts of pictures in which a condition is shown or scored."""
-        regions = [(sample.id, getattr(sample, kind).get(condition)) for sample in self.experiment.samples]
-        regions = [(sample, region) for sample, region in regions if region is not None]
-        files = [region_file(kind, condition, sample) for sample, _ in regions]
-        for batch in unfinished(self.folder, cut(f"{kind}/{condition}", regions, files, self.batch_size)):
-            masks = (region.mask(self.image_set, self.resolution) for _, region in batch.keys)
-            commit(self.folder, batch, [mask.astype("uint8") * 255 for mask in masks])
+    def condition_maps(self, condition: str, samples: Sequence[Sample]) -> torch.Tensor:
+        """The maps of samples, (B, H, W) uint8: where a map is no control it has the condition's null value."""
+        maps = im.read_maps([self.maps[condition, sample.sources[condition]].path for sample in samples])
+        mask = self.mask(CONTROL, condition, samples)
+        return maps if mask is None else maps.masked_fill(~mask, self.conditions[condition].null_value)
+
+    def mask(self, kind: str, condition: str, samples: Sequence[Sample]) -> torch.Tensor | None:
+        """The masks (B, H, W) bool of samples; None where they are the whole picture."""
+        paths = [self.masks.get((kind, condition, sample.id)) for sample in samples]
+        if all(each is None for each in paths):
+            return None
+        return im.read_maps([each.path for each in paths]) > 0
+
+    def identity(self, condition: str, sample: Sample) -> dict[str, Any]:
+        """What a sample's control input is, for the keys of what depends on it."""
+        mask = self.masks.get((CONTROL, condition, sample.id))
+        return {
+            "condition": identity(self.conditions[condition]),
+            "map": self.maps[condition, sample.sources[condition]].sha256,
+            "mask": None if mask is None else mask.sha256,
+        }
+
+    # --- making -----------------------------------------------------------------------------------------------
+
+    def _source_key(self, image: int) -> str:
+        return source_key(self.image_set, image, self.resolution)
+
+    def _read(self, batch: list[int]) -> Iterator[tuple[bytes, dict]]:
+        pictures = im.read_images([self.image_set.picture(image).path for image in batch], self.resolution)
+        return ((im.encode_png(array), {}) for array in im.to_bytes(pictures))
+
+    def _make_maps(self, name: str) -> None:
+        condition, network = self.conditions[name], self.annotators.identity(name)
+        images = sorted({sample.sources[name] for sample in self.samples})
+        parts = {"version": DRAWING, "condition": identity(condition), "annotator": network}
+        if network is not None:  # arithmetic knows neither batch nor device
+            parts |= {"device": self.annotators.device, "batch": self.batch_size}
+        keys = {image: fingerprint({**parts, "source": self.sources[image].sha256}) for image in images}
+
+        def draw(batch: list[int]) -> list[tuple[bytes, dict]]:
+            pictures = self.real(padded(batch, self.batch_size))
+            maps = condition.draw(pictures, self.annotators.load(name))[: len(batch)]
+            return [(im.encode_png(array), {}) for array in maps.numpy()]
+
+        found = self.folder.ensure("map", keys, draw, self.batch_size, f"{name} maps")
+        self.maps.update({(name, image): artefact for image, artefact in found.items()})
+
+    def _make_masks(self, kind: str) -> None:
+        regions = {
+            (kind, name, sample.id): region for sample in self.samples for name, region in getattr(sample, kind).items()
+        }
+        keys = {
+            item: fingerprint(
+                {"version": READING, "region": region.identity(self.image_set), "resolution": self.resolution}
+            )
+            for item, region in regions.items()
+        }
+
+        def mark(batch: list[tuple[str, str, str]]) -> Iterator[tuple[bytes, dict]]:
+            for item in batch:
+                mask = regions[item].mask(self.image_set, self.resolution)
+                yield im.encode_png(mask.astype(np.uint8) * 255), {}
+
+        self.masks.update(self.folder.ensure("mask", keys, mark, self.batch_size, "masks"))
 
 
-def condition_maps(folder: RunFolder, condition: Condition, samples: Sequence[Sample]) -> torch.Tensor:
-    """The maps that samples are generated from, (B, H, W) uint8: where nothing is shown they say nothing."""
-    files = [source_file(f"conditions/{condition.name}", sample.sources[condition.name]) for sample in samples]
-    maps = im.read_maps([folder.path / file for file in files])
-    shown = region(folder, "control_masks", condition.name, samples)
-    return maps if shown is None else maps.masked_fill(~shown, condition.null_value)
-
-
-def region(folder: RunFolder, kind: str, condition: str, samples: Sequence[Sample]) -> torch.Tensor | None:
-    """The masks (B, H, W) bool of the samples' regions of a kind; None where it is the whole picture."""
-    if not any(condition in getattr(sample, kind) for sample in samples):
-        return None
-    return im.read_maps([folder.path / region_file(kind, condition, sample.id) for sample in samples]) > 0
+def source_key(image_set: ImageSet, image: int, resolution: int) -> str:
+    """The key of an image as the square picture that controls and metrics see."""
+    content = file_digest(im.existing(image_set.picture(image).path))
+    return fingerprint({"version": READING, "file": content, "resolution": resolution})

@@ -1,82 +1,149 @@
-"""Missing samples -> batches -> images on disk.
+"""Work list -> pictures: what a run lacks is found in the store or made, one batch at a time.
 
-Work is a list of batches, cut before finished ones are skipped, so that a resumed run computes each image
-in the same company as an unbroken one. Every batch is committed by itself; workers exchange nothing.
+Every picture is kept by itself as soon as its batch is done, so that a killed run loses one batch. Batches have one
+shape: the last is filled up, and a picture does not depend on which others are in its batch.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from maxbench import images as im
 from maxbench.errors import UserError
-from maxbench.experiments.method import Method
-from maxbench.generation.inputs import Batch, commit, cut, unfinished
-from maxbench.progress import track
+from maxbench.experiments.method import VAE_RECONSTRUCTION, Experiment, Method
 from maxbench.generation.sampling import Sampling
-from maxbench.generation.strength import Strengths
-from maxbench.generation.trace import Watching
+from maxbench.generation.strength import ResidualNorms
+from maxbench.generation.trace import Tracing
+from maxbench.progress import track
+from maxbench.store.artefacts import Artefact, batches, padded
+from maxbench.store.files import fingerprint
+from maxbench.store.runfolder import RunFolder, image_file, source_file
 
-
-def image_file(method: str, sample: str, replicate: int) -> str:
-    """Where an image of a run lies, relative to the run folder."""
-    return f"images/{method}/{sample}-{replicate}.png"
+RECONSTRUCTING = 1
+"""Version of how a picture goes through the autoencoder and back."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Makes what a run folder lacks: what methods are given, then their images, then what their rules decided."""
+    """Makes what a run folder lacks: control inputs, then pictures, then what the rules decided."""
 
+    experiment: Experiment
+    folder: RunFolder
     sampling: Sampling
-    strengths: Strengths
-    watching: Watching
-    device: torch.device
+    norms: ResidualNorms
+    tracing: Tracing
+    made_by: Mapping[str, Any]  # of this invocation, in the record of everything that it makes
 
-    def run(self) -> int:
-        """Make every missing file; return how many images were generated."""
-        given, methods = self.sampling.given, self.sampling.given.experiment.methods
-        given.make()
-        given.make_of_sources("vae_reconstruction", given.experiment.sources, self._round_trip, "VAE reconstructions")
-        missing = [(method, batch) for method in methods for batch in self._missing(method)]
-        total = sum(len(batch) for _, batch in missing)
-        for method, batch in track(missing, "generating", total, "images", lambda item: len(item[1])):
-            try:
-                self._generate(method, batch)
-            except UserError as error:
-                raise UserError(f"methods.{method.name}: {error}") from error
-        if self.watching.samples:
-            self.watching.record(self.sampling, [self.strengths.matched(method) for method in methods])
-        return total
+    def run(self, scored: Sequence[str] = ()) -> None:
+        """Have every file. scored: digests of further pictures that the run scores, see :meth:`RunFolder.refer`."""
+        self.sampling.inputs.make()
+        self.sampling.inputs.place()
+        methods = [self.norms.matched(method) for method in self.experiment.methods]
+        keys = {method.name: self._keys(method) for method in methods}
+        reconstructions = self._reconstruction_keys()
+        images = [("image", key) for own in keys.values() for key in own]
+        needed = [*images, *(("reconstruction", key) for key in reconstructions.values())]
+        self.folder.refer([*self.sampling.inputs.artefacts, *self.norms.artefacts, *needed], scored)
+        self._reconstruct(reconstructions)
+        self._generate(methods, keys)
+        if self.tracing.samples:
+            self.tracing.record(self.folder, self.sampling, self.experiment, methods)
 
-    def _missing(self, method: Method) -> list[Batch]:
-        given = self.sampling.given
-        keys = given.experiment.images
-        files = [image_file(method.name, sample.id, replicate) for sample, replicate in keys]
-        return unfinished(given.folder, cut(f"images/{method.name}", keys, files, given.batch_size))
+    # --- the ends of the scale --------------------------------------------------------------------------------
 
-    def _round_trip(self, batch: Batch) -> None:
-        pictures = self.sampling.pipeline.reconstruct(self.sampling.given.real(batch.keys))
-        details = [{"defect": im.defect(picture)} for picture in pictures]
-        commit(self.sampling.given.folder, batch, im.to_bytes(pictures), details)
+    def _reconstruction_keys(self) -> dict[int, str]:
+        networks = self.sampling.networks
+        parts = {
+            "version": RECONSTRUCTING,
+            "vae": networks.base["vae"],
+            "device": networks.device.type,
+            "batch": self.sampling.batch_size,
+        }
+        sources = self.sampling.inputs.sources
+        return {image: fingerprint({**parts, "source": each.sha256}) for image, each in sources.items()}
 
-    def _generate(self, method: Method, batch: Batch) -> None:
-        method = self.strengths.matched(method)
-        evaluations = self.sampling.pipeline.cost(method.branches, method, self.sampling.sampler)
-        samples, replicates = zip(*batch.keys, strict=True)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        begun = time.perf_counter()
-        pictures = self.sampling.pictures(method, samples, replicates).cpu()  # waits, so that the clock tells the truth
-        seconds = (time.perf_counter() - begun) / len(batch)
+    def _reconstruct(self, keys: Mapping[int, str]) -> None:
+        size = self.sampling.batch_size
+
+        def make(batch: list[int]) -> list[tuple[bytes, dict]]:
+            pictures = self.sampling.pipeline.reconstruct(self.sampling.inputs.real(padded(batch, size)))
+            return _encoded(pictures[: len(batch)], {})
+
+        found = self.folder.ensure("reconstruction", keys, make, size, "VAE reconstructions")
+        files = {source_file(VAE_RECONSTRUCTION, image): artefact for image, artefact in found.items()}
+        self.folder.place(VAE_RECONSTRUCTION, files, "reconstruction")
+
+    # --- pictures of methods ----------------------------------------------------------------------------------
+
+    def _keys(self, method: Method) -> list[str]:
+        """The key of every picture of a method, in the order of the experiment's images."""
+        return [self.sampling.key(method, sample, replicate) for sample, replicate in self.experiment.images]
+
+    def _generate(self, methods: Sequence[Method], keys: Mapping[str, Sequence[str]]) -> None:
+        """Have every picture of every method; an image is known by its place among the experiment's."""
+        had: dict[str, Artefact] = {}  # by key: two methods may ask for the same picture
+        work: list[tuple[Method, list[int]]] = []
+        planned: set[str] = set()
+        for method in methods:
+            missing = []
+            for place, key in enumerate(keys[method.name]):
+                found = had.get(key) or self.folder.find("image", key)
+                if found is not None:
+                    had[key] = found
+                    self.folder.put(self._file(method, place), found)
+                elif key not in planned:
+                    missing.append(place)
+                    planned.add(key)
+            self.folder.count("image").found += len(keys[method.name]) - len(missing)
+            work += [(method, batch) for batch in batches(missing, self.sampling.batch_size)]
+        total = sum(len(batch) for _, batch in work)
+        for method, batch in track(work, "generating", total, "images", lambda item: len(item[1])):
+            for place, (content, details) in zip(batch, self._pictures(method, batch), strict=True):
+                key = keys[method.name][place]
+                had[key] = self.folder.keep("image", key, content, details)
+                self.folder.put(self._file(method, place), had[key])
+        for method in methods:
+            files = {self._file(method, place): had[key] for place, key in enumerate(keys[method.name])}
+            self.folder.place(f"images/{method.name}", files, "image")
+
+    def _file(self, method: Method, place: int) -> str:
+        sample, replicate = self.experiment.images[place]
+        return image_file(method.name, sample.id, replicate)
+
+    def _pictures(self, method: Method, batch: list[int]) -> list[tuple[bytes, dict]]:
+        """A batch of pictures as PNG, each with what it cost."""
+        device = self.sampling.networks.device
+        images = [self.experiment.images[place] for place in padded(batch, self.sampling.batch_size)]
+        samples, replicates = zip(*images, strict=True)
+        try:
+            evaluations = self.sampling.pipeline.cost(method.branches, method, self.sampling.sampler)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            begun = time.perf_counter()
+            pictures = self.sampling.pictures(method, samples, replicates).cpu()  # copying waits for the device
+            seconds = time.perf_counter() - begun
+        except UserError as error:
+            raise UserError(f"methods.{method.name}: {error}") from error
         cost = {
-            "seconds": seconds,
+            "seconds": seconds / self.sampling.batch_size,
             "unet_evaluations": evaluations.unet,
             "control_evaluations": evaluations.control,
             "control_scale": method.scale if method.branches else None,
-            "peak_memory": torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
+            "peak_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            "made_by": dict(self.made_by),
         }
-        details = [{"defect": im.defect(picture), **cost} for picture in pictures]
-        commit(self.sampling.given.folder, batch, im.to_bytes(pictures), details)
+        return _encoded(pictures[: len(batch)], cost)
+
+
+def _encoded(pictures: torch.Tensor, details: Mapping[str, Any]) -> list[tuple[bytes, dict]]:
+    """Pictures as PNG, each with its defect if it has one."""
+    arrays = im.to_bytes(pictures)
+    return [
+        (im.encode_png(array), {"defect": im.defect(picture), **details})
+        for array, picture in zip(arrays, pictures, strict=True)
+    ]

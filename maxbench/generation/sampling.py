@@ -1,45 +1,112 @@
-"""Methods on samples, as tensors: the noise, the controls, the pictures."""
+"""Methods on samples, as tensors: the noise, the controls, the pictures; and what a picture is determined by."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maxbench.models.control import Control
 from maxbench.data.pairing import Sample
 from maxbench.experiments.method import Method
-from maxbench.generation.inputs import ControlInputs, condition_maps
+from maxbench.generation.inputs import ControlInputs
+from maxbench.models.control import Control
 from maxbench.models.pipeline import Pipeline, Sampler
-from maxbench.seeds import noise_for
+from maxbench.seeds import derive, noise_for
+from maxbench.store.files import fingerprint
+from maxbench.store.identity import identity
+
+ENGINE = 1
+"""Version of everything between a key and its picture: pipeline, lockstep, control, noise, PNG.
+
+Raise it when a change of the engine changes pictures; tests/generation/test_recorded.py holds recorded pictures of
+every kind of method, so that such a change does not pass unnoticed.
+"""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that make pictures, and what they are.
+
+    load: all of them. base: part -> digest, of all that every picture depends on. control: condition -> what its
+    control is, as plain data. dtype, device: of the computation.
+    """
+
+    load: Callable[[], Pipeline]
+    base: Mapping[str, str]
+    control: Callable[[str], Any]
+    dtype: torch.dtype
+    device: torch.device
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Generates from what is given. Models are loaded by `load_pipeline` when the first one is asked for."""
+    """Generates pictures from control inputs. Models are loaded when the first picture is asked for.
 
-    given: ControlInputs
+    seed: of the run. batch_size: pictures computed together; smaller batches are filled up by the caller.
+    """
+
+    inputs: ControlInputs
     sampler: Sampler
-    load_pipeline: Callable[[], Pipeline]
+    networks: Networks
+    seed: int
+    batch_size: int
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        return self.load_pipeline()
+        return self.networks.load()
+
+    # --- what a picture depends on ----------------------------------------------------------------------------
+
+    def key(self, method: Method, sample: Sample, replicate: int) -> str:
+        """The key of a picture; `method` at the scale at which it runs."""
+        return fingerprint(
+            {
+                **self._identity,
+                "controls": {name: self.networks.control(name) for name in method.branches},
+                "fusion": method.identity(),
+                "inputs": [self.inputs.identity(name, sample) for name in method.branches],
+                "prompt": sample.prompt,
+                "noise": [self.seed, sample.id, replicate],
+            }
+        )
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What all pictures of a run share."""
+        return {
+            "engine": ENGINE,
+            "networks": dict(self.networks.base),
+            "sampler": identity(self.sampler),
+            "resolution": self.inputs.resolution,
+            "dtype": str(self.networks.dtype),
+            "device": self.networks.device.type,
+            "batch": self.batch_size,
+        }
+
+    # --- pictures ---------------------------------------------------------------------------------------------
 
     def noise(self, samples: Sequence[Sample], replicates: Sequence[int]) -> Float[Tensor, "batch channel h w"]:
         """What pictures start from, the same for every method."""
-        shape, seed = self.pipeline.latent_shape(self.given.resolution), self.given.experiment.seed
+        shape = self.pipeline.latent_shape(self.inputs.resolution)
         pairs = zip(samples, replicates, strict=True)
-        return torch.stack([noise_for(seed, sample.id, replicate, shape) for sample, replicate in pairs])
+        return torch.stack([noise_for(self.seed, sample.id, replicate, shape) for sample, replicate in pairs])
+
+    def generators(self, samples: Sequence[Sample], replicates: Sequence[int]) -> list[torch.Generator]:
+        """One for every picture, on the processor, from which a stochastic sampler draws."""
+        return [
+            torch.Generator().manual_seed(derive("sampler", self.seed, sample.id, replicate))
+            for sample, replicate in zip(samples, replicates, strict=True)
+        ]
 
     def control(self, method: Method, samples: Sequence[Sample]) -> Control:
         """A method's branches on the maps of samples."""
-        conditions = [self.given.experiment.conditions[name] for name in method.branches]
-        hints = {each.name: each.hint(condition_maps(self.given.folder, each, samples)) for each in conditions}
+        conditions = self.inputs.conditions
+        hints = {name: conditions[name].hint(self.inputs.condition_maps(name, samples)) for name in method.branches}
         return self.pipeline.control(hints, method)
 
     def latents(self, method: Method, samples: Sequence[Sample], replicates: Sequence[int]) -> Tensor:
@@ -48,7 +115,7 @@ class Sampling:
         text = pipeline.encode_text([sample.prompt for sample in samples])
         negative = pipeline.encode_text([self.sampler.negative_prompt]).expand(len(samples), -1, -1)
         noise, control = self.noise(samples, replicates), self.control(method, samples)
-        return pipeline.denoise(noise, text, negative, control, self.sampler)
+        return pipeline.denoise(noise, text, negative, control, self.sampler, self.generators(samples, replicates))
 
     def pictures(
         self, method: Method, samples: Sequence[Sample], replicates: Sequence[int]

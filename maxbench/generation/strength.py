@@ -7,27 +7,29 @@ proportional to a method's scale, hence the scale at which two methods are equal
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maxbench.models.control import Control
 from maxbench.data.pairing import ImageSet, Sample
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
+from maxbench.generation.sampling import Sampling
+from maxbench.models.control import Control
 from maxbench.models.pipeline import Pipeline, Sampler
 from maxbench.progress import say
-from maxbench.store.runfolder import RunFolder, write_atomically
-from maxbench.generation.sampling import Sampling
+from maxbench.store.artefacts import batches
+from maxbench.store.files import seal
+from maxbench.store.runfolder import RunFolder
+
+MEASURING = 1
+"""Version of how a residual norm is measured."""
 
 FILE = "strength.json"
-"""Where a run keeps the norms that it has measured, by what was measured."""
+"""Where a run leaves the norms that it used, by method."""
 
 
 @dataclass(frozen=True)
@@ -39,76 +41,67 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Strengths:
-    """The strengths of a run's methods, measured once each and kept in its folder.
+class ResidualNorms:
+    """The mean residual norms of a run's methods, measured once each and kept in the store.
 
-    sampling: the run's. calibration: training scenes; None where no method is matched with another.
+    methods: of the run. training: the run's sampling on the calibration's scenes; None where no method is matched.
     """
 
-    sampling: Sampling
-    calibration: Calibration | None
+    methods: Sequence[Method]
+    folder: RunFolder
+    training: Sampling | None
+    used: dict[str, float] = field(default_factory=dict, repr=False)
 
     def matched(self, method: Method) -> Method:
         """The method at the scale that makes it as strong as the one it is matched with."""
         if method.match is None:
             return method
-        target = next(each for each in self.sampling.given.experiment.methods if each.name == method.match)
-        return replace(method, scale=method.scale * self.of(target) / self.of(method))
+        target = next(each for each in self.methods if each.name == method.match)
+        matched = replace(method, scale=method.scale * self.of(target) / self.of(method))
+        self.folder.write(FILE, seal(self.used))
+        return matched
+
+    @property
+    def artefacts(self) -> list[tuple[str, str]]:
+        """(kind, key) of the training scenes that were measured on."""
+        return [] if self.training is None else self.training.inputs.artefacts
 
     def of(self, method: Method) -> float:
         """A method's mean residual norm at scale 1 on the training scenes."""
-        unit = replace(method, scale=1.0, match=None, vary={}, name="")
-        what = repr(unit)  # of the same fusion at several scales one measurement will do
-        if what not in self._known:
-            self._known[what] = self._measure(unit, method.name)
-            write_atomically(self._folder / FILE, json.dumps(self._known, indent=1))
-        return self._known[what]
+        unit, training = replace(method, scale=1.0, match=None), self.training
+        training.inputs.make()
+        samples = training.inputs.samples
+        parts = {
+            "version": MEASURING,
+            "images": [training.key(unit, sample, 0) for sample in samples],
+            "pictures": [training.inputs.sources[_shown(sample)].sha256 for sample in samples],
+        }
+        self.used[method.name] = self.folder.store.value("norm", parts, lambda: self._measure(unit))
+        return self.used[method.name]
 
-    @cached_property
-    def _known(self) -> dict[str, float]:
-        """What the run has measured before."""
-        try:
-            return json.loads((self._folder / FILE).read_text())
-        except (OSError, json.JSONDecodeError):
-            return {}
-
-    @property
-    def _folder(self) -> Path:
-        return self.sampling.given.folder.path
-
-    @cached_property
-    def _training(self) -> Sampling:
-        """The same experiment on training scenes."""
-        given = replace(
-            self.sampling.given,
-            experiment=replace(self.sampling.given.experiment, samples=self.calibration.samples),
-            folder=RunFolder(self._folder / "calibration"),
-            image_set=self.calibration.image_set,
-        )
-        given.make()
-        return replace(self.sampling, given=given, load_pipeline=lambda: self.sampling.pipeline)
-
-    def _measure(self, unit: Method, name: str) -> float:
-        training = self._training
-        samples, size = training.given.experiment.samples, training.given.batch_size
-        say(f"measuring the strength of {name} on {len(samples)} training scenes")
+    def _measure(self, unit: Method) -> float:
+        training = self.training
+        say(f"measuring the residual norm of {unit.name} on {len(training.inputs.samples)} training scenes")
         total = 0.0
-        for start in range(0, len(samples), size):
-            part = samples[start : start + size]
-            shown = [list(sample.sources.values())[-1] for sample in part]
+        for part in batches(training.inputs.samples, training.batch_size):
             try:
                 norm = residual_norm(
                     training.pipeline,
                     training.control(unit, part),
-                    training.given.real(shown),
+                    training.inputs.real([_shown(sample) for sample in part]),
                     training.noise(part, [0] * len(part)),
                     [sample.prompt for sample in part],
                     training.sampler,
                 )
             except UserError as error:
-                raise UserError(f"the strength of '{name}' cannot be measured: {error}") from error
+                raise UserError(f"the residual norm of '{unit.name}' cannot be measured: {error}") from error
             total += norm * len(part)
-        return total / len(samples)
+        return total / len(training.inputs.samples)
+
+
+def _shown(sample: Sample) -> int:
+    """The picture that is noised: of the last condition, which gives the scene."""
+    return list(sample.sources.values())[-1]
 
 
 @torch.inference_mode()

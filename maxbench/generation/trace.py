@@ -1,4 +1,4 @@
-"""Methods under watch: the first samples once more, and what every rule decides on them."""
+"""What the rules decided: the first samples are generated once more under a trace."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from dataclasses import dataclass, replace
 from diffusers import ControlNetModel
 
 from maxbench.data.pairing import Sample
-from maxbench.fusion.trace import Trace, Traced, drift
-from maxbench.experiments.method import Method
-from maxbench.generation.inputs import region
-from maxbench.progress import track
-from maxbench.store.runfolder import write_atomically
+from maxbench.experiments.method import Experiment, Method
+from maxbench.generation.inputs import EVALUATION
+from maxbench.generation.recording import Trace, Traced, drift
 from maxbench.generation.sampling import Sampling
+from maxbench.progress import track
+from maxbench.store.artefacts import Artefact
+from maxbench.store.files import fingerprint
+from maxbench.store.runfolder import RunFolder
 
 FOLDER = "diagnostics"
+TRACING = 1
+"""Version of what is recorded."""
+KINDS = {"trace_table": ".csv", "trace_maps": ".npz"}
+"""What is kept of a method: summaries by site and step, and maps."""
 
 
 @dataclass(frozen=True)
-class Watching:
-    """What is recorded: nothing unless there are samples.
+class Tracing:
+    """What is recorded of the rules' decisions: nothing unless there are samples.
 
-    samples: the first ones of the run are generated once more under watch. maps: of how many saliency and winners are
+    samples: the first ones of the run are generated once more under a trace. maps: of how many saliency and winners are
     kept as maps. steps: at how many steps, evenly from the first to the last.
     """
 
@@ -31,38 +37,50 @@ class Watching:
     maps: int = 4
     steps: int = 4
 
-    def record(self, sampling: Sampling, methods: Sequence[Method]) -> None:
-        """Leave `diagnostics/<method>-*.csv` and `.npz` of every method that has none of these settings yet."""
-        folder, samples = sampling.given.folder, sampling.given.experiment.samples[: self.samples]
-        key = f"{len(samples)}-{self.maps}-{self.steps}"
-        files = {method.name: [f"{FOLDER}/{method.name}-{key}.{kind}" for kind in ("csv", "npz")] for method in methods}
-        missing = [each for each in methods if folder.finished(f"{FOLDER}/{each.name}", 0, files[each.name]) is None]
+    def record(self, folder: RunFolder, sampling: Sampling, experiment: Experiment, methods: Sequence[Method]) -> None:
+        """Leave `diagnostics/<method>.csv` and `.npz` of every method, and `drift.json`."""
+        samples = experiment.samples[: self.samples]
+        settings = {"version": TRACING, "maps": self.maps, "steps": self.steps}
+        keys = {
+            method.name: fingerprint({**settings, "images": [sampling.key(method, sample, 0) for sample in samples]})
+            for method in methods
+        }
+        missing = [each for each in methods if not all(_find(folder, keys[each.name]))]
+        folder.refer([(kind, key) for key in keys.values() for kind in KINDS])
         if missing:
             nets = {name: net for name, net in sampling.pipeline.controls.items() if isinstance(net, ControlNetModel)}
             drifts = {name: drift(net, sampling.pipeline.unet) for name, net in nets.items()}
-            write_atomically(folder.path / FOLDER / "drift.json", json.dumps(drifts, indent=1))
-        for method in track(missing, "watching", len(missing), "methods", lambda _: 1):
-            watch = self.watch(sampling, method, samples)
-            contents = [watch.table().to_csv(index=False).encode(), watch.packed()]
-            folder.commit(f"{FOLDER}/{method.name}", 0, dict(zip(files[method.name], contents, strict=True)))
+            folder.write(f"{FOLDER}/drift.json", json.dumps(drifts, indent=1))
+        for method in track(missing, "tracing", len(missing), "methods", lambda _: 1):
+            trace = self.trace(sampling, method, samples)
+            contents = (trace.table().to_csv(index=False).encode(), trace.packed())
+            for (kind, suffix), content in zip(KINDS.items(), contents, strict=True):
+                folder.keep(kind, keys[method.name], content, suffix=suffix)
+        for method in methods:
+            for suffix, artefact in zip(KINDS.values(), _find(folder, keys[method.name]), strict=True):
+                folder.put(f"{FOLDER}/{method.name}{suffix}", artefact)
 
-    def watch(self, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> Trace:
+    def trace(self, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> Trace:
         """One method's decisions on samples, all in one batch."""
-        scored = {name: region(sampling.given.folder, "evaluation_masks", name, samples) for name in method.branches}
-        regional = bool(scored) and all(each is not None for each in scored.values())
-        watch = Trace(
+        masks = {name: sampling.inputs.mask(EVALUATION, name, samples) for name in method.branches}
+        regional = bool(masks) and all(each is not None for each in masks.values())
+        trace = Trace(
             branches=method.branches,
             size=len(samples),
             keep=self.maps,
             steps=self._at(sampling.sampler.steps),
-            regions={name: each[:, None] for name, each in scored.items()} if regional else None,
+            regions={name: each[:, None] for name, each in masks.items()} if regional else None,
         )
-        watched = replace(method, rule=Traced(method.rule, watch), otherwise=Traced(method.otherwise, watch))
-        with watch.over(sampling.pipeline.unet):
-            sampling.latents(watched, samples, [0] * len(samples))
-        return watch
+        traced = replace(method, rule=Traced(method.rule, trace), otherwise=Traced(method.otherwise, trace))
+        with trace.over(sampling.pipeline.unet):
+            sampling.latents(traced, samples, [0] * len(samples))
+        return trace
 
     def _at(self, steps: int) -> list[int]:
         """Which of a sampler's steps maps are kept of."""
         count = min(self.steps, steps)
         return sorted({round(place * (steps - 1) / max(count - 1, 1)) for place in range(count)})
+
+
+def _find(folder: RunFolder, key: str) -> list[Artefact | None]:
+    return [folder.find(kind, key, suffix) for kind, suffix in KINDS.items()]

@@ -48,7 +48,7 @@ def joint_scores(
     *,
     seed: int,
     none: str = "none",
-    single: str = "single/{}",
+    singles: Mapping[str, str] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
 ) -> dict[str, JointScore]:
@@ -63,13 +63,14 @@ def joint_scores(
     the lower bound of its single control's gain (paired bootstrap at `level`) is not above 0: dividing by it
     would make noise look like a score.
 
-    `none` and `single` name the two controls of the experiment among the methods. A method without some
-    condition, a control that is missing, unequal lengths or a NaN is a ValueError.
+    `none` and `singles` (by condition, single/<condition> if left out) name the controls among the methods. A method
+    without some condition, a control that is missing, unequal lengths or a NaN is a ValueError.
     """
-    table = _checked(fidelity, none, single)
+    singles = singles or {condition: f"single/{condition}" for condition in fidelity}
+    table = _checked(fidelity, none, singles)
     settings = {"seed": seed, "resamples": resamples, "level": level}
     gains = {
-        condition: paired_difference(methods[single.format(condition)], methods[none], **settings)
+        condition: paired_difference(methods[singles[condition]], methods[none], **settings)
         for condition, methods in table.items()
     }
     kept = [condition for condition, gain in gains.items() if gain.low > 0]
@@ -80,11 +81,11 @@ def joint_scores(
         return {method: _undefined(method, n, left_out, note) for method in next(iter(table.values()))}
 
     baseline = np.stack([table[condition][none] for condition in kept])
-    singles = np.stack([table[condition][single.format(condition)] for condition in kept]) - baseline
+    alone = np.stack([table[condition][singles[condition]] for condition in kept]) - baseline
     scores = {}
     for method in next(iter(table.values())):
         gained = np.stack([table[condition][method] for condition in kept]) - baseline
-        scores[method] = _score(method, gained, singles, kept, left_out, note, settings)
+        scores[method] = _score(method, gained, alone, kept, left_out, note, settings)
     return scores
 
 
@@ -155,12 +156,12 @@ def _note(left_out: tuple[str, ...], gains: Mapping[str, Interval], kept: list[s
     return f"left out: {reasons}" + ("" if kept else "; no condition is left, the joint score is undefined")
 
 
-def _checked(fidelity: Fidelity, none: str, single: str) -> dict[str, dict[str, NDArray[np.float64]]]:
+def _checked(fidelity: Fidelity, none: str, singles: Mapping[str, str]) -> dict[str, dict[str, NDArray[np.float64]]]:
     """The fidelity as arrays, after saying what is missing from it."""
     if not fidelity:
         raise ValueError("a joint score needs at least one condition")
     first = next(iter(fidelity))
-    required = {none, *(single.format(condition) for condition in fidelity)}
+    required = {none, *(singles[condition] for condition in fidelity)}
     table = {}
     for condition, methods in fidelity.items():
         if missing := sorted((required | set(fidelity[first])) - set(methods)):

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from maxbench.miniature.training import History, Recipe, pick
 from maxbench.miniature.context import TrainingContext
+from maxbench.miniature.training import History, Recipe, pick
 
 
 def picture_loss(decoded: Tensor, images: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from maxbench.errors import UserError
+from maxbench.miniature.context import read_history
 from maxbench.miniature.controls import CANNY_THRESHOLDS
-from maxbench.miniature.corpus import DROPS, WORLD_VERSION, VALIDATION_SEED, render_corpus
+from maxbench.miniature.corpus import DROPS, VALIDATION_SEED, WORLD_VERSION, render_corpus
 from maxbench.miniature.diffusion import MIN_SNR, UNPROMPTED
 from maxbench.miniature.quality import measure_parts, parts_tables
-from maxbench.miniature.context import read_history
 
 STRIDE = 100  # steps whose mean loss is one number of a history
 ACROSS = 4  # panels in a row of the picture of losses

@@ -12,10 +12,10 @@ from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from torch import Tensor, nn
 
 from maxbench.miniature import world
-from maxbench.miniature.diffusion import Denoising, plain_attention
 from maxbench.miniature.annotators import annotated_maps
-from maxbench.miniature.training import History, Recipe
 from maxbench.miniature.context import TrainingContext
+from maxbench.miniature.diffusion import Denoising, plain_attention
+from maxbench.miniature.training import History, Recipe
 
 CANNY_THRESHOLDS = (100, 200)
 

@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 from maxbench.data.coco import CocoImages
 from maxbench.errors import UserError
 from maxbench.miniature import words, world
-from maxbench.miniature.corpus import WORLD_VERSION, TRAIN_SEED, VALIDATION_SEED, scene_generator
+from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, WORLD_VERSION, scene_generator
 from maxbench.miniature.render import Rendering, render
 
 SEEDS = {"train": TRAIN_SEED, "val": VALIDATION_SEED}

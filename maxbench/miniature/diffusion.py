@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from maxbench.miniature.autoencoder import latents_of
+from maxbench.miniature.context import TrainingContext
 from maxbench.miniature.language import tokenise, tokens_of
 from maxbench.miniature.training import History, Recipe, pick
-from maxbench.miniature.context import TrainingContext
 
 UNPROMPTED = 0.1  # share of empty prompts, for classifier-free guidance (Ho & Salimans 2022)
 MIN_SNR = 5.0

@@ -14,8 +14,8 @@ from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from maxbench.miniature.training import History, Recipe, pick
 from maxbench.miniature.context import TrainingContext
+from maxbench.miniature.training import History, Recipe, pick
 
 TOKENS = 32  # the longest prompt; CLIP's own is 77
 

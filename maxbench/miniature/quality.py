@@ -20,11 +20,11 @@ from maxbench.errors import UserError
 from maxbench.metrics.fidelity import confusion, depth_rmse, per_image_iou, soft_edge_ssim
 from maxbench.metrics.statistics import Interval, bootstrap, bootstrap_mean, resampled_sums
 from maxbench.miniature import world
+from maxbench.miniature.annotators import HEADS, Annotator, MapScorer
 from maxbench.miniature.corpus import Corpus
 from maxbench.miniature.language import tokenise
-from maxbench.miniature.annotators import HEADS, Annotator, MapScorer
-from maxbench.progress import track
 from maxbench.miniature.readers import DilatedNet
+from maxbench.progress import track
 
 AMONG = 64  # captions among which a picture's own is to be found
 BATCH = 64

@@ -1,4 +1,4 @@
-"""Networks that observe pictures, and the doors through which a suite loads them: [0, 1] in, levels or logits out."""
+"""Annotators and scorers of the miniature, and how a suite loads them: pictures in [0, 1] => levels or logits."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from maxbench.conditions.base import Images
+from maxbench.models.files import digest_of
+from maxbench.models.loading import load_network
 
 
 class Residual(nn.Module):
@@ -35,11 +37,11 @@ class Residual(nn.Module):
 class DilatedNet(ModelMixin, ConfigMixin):
     """A dilated residual network for maps (Yu, Koltun & Funkhouser, CVPR 2017), small enough for the miniature.
 
-    It keeps one resolution throughout and widens its view by dilation, where a U-Net goes down and up: two observers
-    of different make do not share their mistakes. Pictures (B, 3, H, W) in [-1, 1] become maps
+    It keeps one resolution throughout and widens its view by dilation, where a U-Net goes down and up: an annotator
+    and a scorer of different make do not share their mistakes. Pictures (B, 3, H, W) in [-1, 1] become maps
     (B, `out_channels`, H, W); H and W are multiples of `fold`.
 
-    fold: side of the pixel blocks that become channels at the door, and pixels again at the exit.
+    fold: side of the pixel blocks that become channels in the first layer, and pixels again after the last.
     dilations: one residual block each.
     """
 
@@ -73,8 +75,9 @@ class Shared:
 
 
 @lru_cache(maxsize=4)
-def _load(kind: type[ModelMixin], folder: Path, device: torch.device, revision: int) -> Shared:
-    net = kind.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
+def _load(kind: type[ModelMixin], folder: Path, device: torch.device, digest: str) -> Shared:
+    """A network, loaded anew when its files have changed."""
+    net = load_network(kind, folder, device)
     return Shared((lambda pixels: net(pixels, 0, return_dict=False)[0]) if kind is UNet2DModel else net, device)
 
 
@@ -93,14 +96,14 @@ class MapReader:
     @classmethod
     def unet(cls, folder: Path, device: torch.device, output: str, channels: Sequence[int] | None = None) -> MapReader:
         """A diffusers `UNet2DModel`, read once, at timestep 0."""
-        return cls(_load(UNet2DModel, folder, device, _revision(folder)), output, channels)
+        return cls(_load(UNet2DModel, folder, device, digest_of(folder)), output, channels)
 
     @classmethod
     def dilated(
         cls, folder: Path, device: torch.device, output: str, channels: Sequence[int] | None = None
     ) -> MapReader:
         """A :class:`DilatedNet`."""
-        return cls(_load(DilatedNet, folder, device, _revision(folder)), output, channels)
+        return cls(_load(DilatedNet, folder, device, digest_of(folder)), output, channels)
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> Tensor:
@@ -108,8 +111,3 @@ class MapReader:
         if self.channels is not None:
             result = result[:, slice(*self.channels)]
         return result.sigmoid() if self.output == "logits" else result
-
-
-def _revision(folder: Path) -> int:
-    """Changes when the weights are replaced."""
-    return sum(path.stat().st_mtime_ns for path in folder.glob("*.safetensors"))

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
+from maxbench.miniature.context import TrainingContext
 from maxbench.miniature.diffusion import Denoising, plain_attention
 from maxbench.miniature.language import Contrastive
 from maxbench.miniature.training import History, Recipe
-from maxbench.miniature.context import TrainingContext
 
 TOKENS = 4  # of a picture; what diffusers takes an IP-Adapter of the plain kind to have
 FILE = "ip_adapter.safetensors"

@@ -24,16 +24,10 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from maxbench.errors import UserError
-from maxbench.fusion import Feature, Rule, RuleError
+from maxbench.fusion import ALL_SITES, SITES, Feature, Rule, RuleError
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, T2IAdapter
-
-SITES = ("conv_in", "down", "mid")
-"""Where the paper's authors unmerge."""
-
-ALL_SITES = ("conv_in", "hint", "down", "mid")
-"""Where features can be unmerged; "hint" is an ablation: after the hint is added and not before."""
 
 UNSUPPORTED = ("class_embed_type", "num_class_embeds", "addition_embed_type", "global_pool_conditions")
 

@@ -5,6 +5,7 @@ Tensors in, tensors out; no files. Networks are diffusers' and transformers' own
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from maxbench.models.control import Branch, Control, Fusion, ImagePrompt, evaluations
 from maxbench.errors import UserError
 from maxbench.fusion import NotFinite, RuleError
+from maxbench.models.control import Branch, Control, Fusion, ImagePrompt, evaluations
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,16 @@ class Pipeline:
         negative: Float[Tensor, "batch tokens width"],
         control: Control,
         sampler: Sampler,
+        generators: list[torch.Generator] | None = None,
     ) -> Float[Tensor, "batch channel height width"]:
         """Latents of the pictures, float32: `sampler.steps` of denoising from `noise`.
 
         Networks compute in their own dtype; what is added up from step to step does not lose its low bits.
+        generators: one for every picture, from which a stochastic sampler draws, so that a picture does not depend on
+        its company.
         """
         scheduler, guided = self.schedule(sampler), sampler.halves == 2
+        drawing = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
         if control.branches and not guided and control.fusion.needs_guidance:
             raise UserError(
                 f"{type(control.fusion.needs_guidance).__name__} runs only under classifier-free guidance; "
@@ -137,7 +142,7 @@ class Pipeline:
             if guided:
                 without, prompted = prediction.chunk(2)
                 prediction = without + sampler.guidance_scale * (prompted - without)
-            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False, **drawing)[0]
         return latents
 
     def _added(self, control: Control, *moment: Any) -> dict[str, Any]:

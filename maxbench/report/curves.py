@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,25 +10,29 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-SHOWN = ("joint_mean", "joint_min", "clip_score", "fid")
-HEADINGS = {"joint_mean": "joint, mean", "joint_min": "joint, minimum", "clip_score": "CLIP score", "fid": "FID"}
+SHOWN = ("joint_mean", "joint_min", "clip_score", "fd_clip")
+HEADINGS = {
+    "joint_mean": "joint, mean",
+    "joint_min": "joint, minimum",
+    "clip_score": "CLIP score",
+    "fd_clip": "FD-CLIP",
+}
 
 
 def write_curves(folder: Path) -> Path | None:
     """Draw `curves.png` of a run whose methods vary one number; None where none does."""
     metrics = pd.read_csv(folder / "metrics.csv")
-    varied = metrics.method.str.extract(r"^(?P<family>.+)/(?P<number>\w+)=(?P<at>-?[\d.e+-]+)$")
-    metrics = pd.concat([metrics, varied], axis=1)
-    points = metrics.dropna(subset=["at"]).assign(at=lambda table: table["at"].astype(float))
+    series = {each["name"]: each["series"] for each in json.loads((folder / "manifest.json").read_text())["methods"]}
+    points = metrics.dropna(subset=["setting"]).assign(family=lambda table: table.method.map(series))
     if points.empty:
         return None
     found = list(dict.fromkeys(points.metric))
     qualities = [name for name in found if name.startswith("q_")]
     shown = [*qualities, *(name for name in SHOWN if name in found)]
-    numbers = list(dict.fromkeys(points.number))
+    numbers = list(dict.fromkeys(points.parameter))
     figure = Figure(figsize=(3.1 * len(shown), 3.6 * len(numbers)), layout="constrained")
     for axes, number in zip(figure.subplots(len(numbers), len(shown), squeeze=False), numbers, strict=True):
-        own = points[points.number == number]
+        own = points[points.parameter == number]
         for axis, metric in zip(axes, shown, strict=True):
             _panel(axis, own[own.metric == metric], metrics[metrics.metric == metric], number)
             axis.set_title(HEADINGS.get(metric, metric.replace("q_", "q of ")), fontsize=9)
@@ -39,13 +44,13 @@ def write_curves(folder: Path) -> Path | None:
 
 def _panel(axis, points: pd.DataFrame, everything: pd.DataFrame, number: str) -> None:
     for family, line in points.groupby("family", sort=False):
-        line = line.sort_values("at")
-        axis.errorbar(line["at"], line.value, [line.value - line.low, line.high - line.value],
+        line = line.sort_values("setting")
+        axis.errorbar(line.setting, line.value, [line.value - line.low, line.high - line.value],
                       marker=".", lw=1.2, capsize=2, label=family)  # fmt: skip
-    none = everything[everything.method == "none"].value
+    none = everything[everything.role == "none"].value
     if len(none):
         axis.axhline(float(none.iloc[0]), color="grey", lw=0.8, ls=":")
-    ticks: Sequence[float] = sorted(points["at"].unique())
+    ticks: Sequence[float] = sorted(points.setting.unique())
     if min(ticks) > 0 and max(ticks) / min(ticks) > 8:
         axis.set_xscale("log")
         axis.xaxis.set_minor_locator(NullLocator())

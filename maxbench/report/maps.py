@@ -48,13 +48,14 @@ def summaries(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def _recordings(folder: Path) -> dict[str, Path]:
-    """Method -> its latest archive of maps, in the order of the run's methods."""
-    found = {}
-    for record in sorted((folder / "records" / FOLDER).rglob("*.json")):
-        file = next(row["file"] for row in json.loads(record.read_text()) if row["file"].endswith(".npz"))
-        found[str(record.parent.relative_to(folder / "records" / FOLDER))] = folder / file
-    order = list(dict.fromkeys(pd.read_csv(folder / "metrics.csv").method))
-    return {method: found[method] for method in order if method in found}
+    """Method -> its archive of maps, in the order of the run's methods."""
+    places = {each["name"]: folder / FOLDER / f"{each['name']}.npz" for each in _methods(folder)}
+    return {name: path for name, path in places.items() if path.exists()}
+
+
+def _methods(folder: Path) -> list[dict]:
+    """What the manifest says of every method: its name, role and branches."""
+    return json.loads((folder / "manifest.json").read_text())["methods"]
 
 
 def _entries(archive: np.lib.npyio.NpzFile, kind: str, what: str) -> dict[tuple[int, int], np.ndarray]:
@@ -70,15 +71,18 @@ def _entries(archive: np.lib.npyio.NpzFile, kind: str, what: str) -> dict[tuple[
 def _variance_maps(folder: Path, config: dict, sample: dict, recorded: dict[str, Path]) -> Figure | None:
     """Saliency of every control alone after the zero convolutions, and of the U-Net's blocks under the text alone."""
     rows: list[tuple[str, str, Path | None, dict[int, np.ndarray]]] = []
-    for method, path in recorded.items():
-        condition = method.removeprefix("single/") if method.startswith("single/") else None
-        if method != "none" and condition not in config["conditions"]:
+    pictures: dict[str, Path] = {}
+    for each in _methods(folder):
+        if each["role"] not in ("none", "single") or each["name"] not in recorded:
             continue
+        name, path = each["name"], recorded[each["name"]]
+        condition = each["branches"][0] if each["branches"] else None
         kind = "unet" if condition is None else "output"
         given = None if condition is None else _map_file(folder, condition, sample)
         with np.load(path) as archive:
             found = _entries(archive, kind, "saliency")
         label = "text" if condition is None else condition
+        pictures[label] = folder / "images" / name / f"{sample['id']}-0.png"
         for step in sorted({step for step, _ in found}):
             maps = {place: array[0, 0].astype(float) for (at, place), array in found.items() if at == step}
             rows.append((label, f"step {step + 1}", given, maps))
@@ -88,8 +92,7 @@ def _variance_maps(folder: Path, config: dict, sample: dict, recorded: dict[str,
     for (label, step, given, maps), (first, second, *panels) in zip(rows, cells, strict=True):
         first.set_ylabel(f"{label}\n{step}", fontsize=7)
         _show(first, given)
-        name = "none" if label == "text" else f"single/{label}"
-        _show(second, folder / "images" / name / f"{sample['id']}-0.png")
+        _show(second, pictures[label])
         for place, saliency in maps.items():
             panels[place].imshow(saliency, cmap="viridis", interpolation="nearest")
             panels[place].set_title(f"{place}: {saliency.min():.2g}-{saliency.max():.2g}", fontsize=5, pad=2)
@@ -116,13 +119,14 @@ def _winner_maps(folder: Path, config: dict, sample: dict, recorded: dict[str, P
     if not rows:
         return None
     conditions = list(config["conditions"])
+    branches_of = {each["name"]: each["branches"] for each in _methods(folder)}
     figure, cells = _grid(len(rows), len(conditions) + 1 + max(len(maps) for *_, maps in rows))
     for (method, step, maps), axes in zip(rows, cells, strict=True):
         axes[0].set_ylabel(f"{method}\nstep {step + 1}", fontsize=6)
         for axis, condition in zip(axes, conditions, strict=False):
             _show(axis, _map_file(folder, condition, sample))
         _show(axes[len(conditions)], folder / "images" / method / f"{sample['id']}-0.png")
-        branches = _branches(config, method)
+        branches = branches_of[method]
         palette = ListedColormap([COLOURS[conditions.index(name) % len(COLOURS)] for name in branches])
         for place, (winner, together) in maps.items():
             panel = axes[len(conditions) + 1 + place]
@@ -182,15 +186,6 @@ def _curves(folder: Path, config: dict) -> Figure | None:
 def _colour(config: dict, condition: str) -> str:
     names = list(config["conditions"])
     return COLOURS[names.index(condition) % len(COLOURS)] if condition in names else "grey"
-
-
-def _branches(config: dict, method: str) -> list[str]:
-    """The conditions that a method of the run sees."""
-    entry, _, rest = method.partition("/")
-    named = rest.split("/")[0].split("+") if rest else []
-    if named and set(named) <= set(config["conditions"]):
-        return named
-    return config["methods"].get(entry, {}).get("branches") or list(config["conditions"])
 
 
 def _map_file(folder: Path, condition: str, sample: dict) -> Path:

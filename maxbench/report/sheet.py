@@ -7,7 +7,6 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import yaml
 from PIL import Image, ImageDraw, ImageFont
 
@@ -18,9 +17,9 @@ INK, PAPER, FAINT, SILENT = (25, 25, 30), (255, 255, 255), (110, 110, 120), (20,
 def write_sheet(folder: Path, samples: int = 8, output: Path | None = None) -> Path:
     """Draw a run's first `samples` samples from its files; return where, by default the run's `contact_sheet.png`."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    manifest = json.loads((folder / "manifest.json").read_text())["samples"][:samples]
-    methods = [name for name in dict.fromkeys(pd.read_csv(folder / "metrics.csv").method) if name != "shuffled"]
-    made = [name for name in methods if (folder / "images" / name).is_dir()]
+    everything = json.loads((folder / "manifest.json").read_text())
+    made = [each["name"] for each in everything["methods"] if (folder / "images" / each["name"]).is_dir()]
+    manifest = everything["samples"][:samples]
     conditions = list(config["conditions"])
     one_source = all(len(set(sample["sources"].values())) == 1 for sample in manifest)
     headings = [*conditions, *(["real"] if one_source else []), *made]

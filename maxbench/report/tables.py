@@ -23,8 +23,8 @@ class Column:
 
 
 COLUMNS = {
-    "fid": Column("FID", 2, "lower"),
-    "kid": Column("KID x1000", 2, "lower"),
+    "fd_clip": Column("FD-CLIP", 2, "lower"),
+    "kd_clip": Column("KD-CLIP x1000", 2, "lower"),
     "clip_score": Column("CLIP", 2, "higher"),
     "hed_ssim": Column("HED SSIM", 3, "higher"),
     "depth_rmse": Column("depth RMSE", 2, "lower"),
@@ -239,7 +239,7 @@ def _joint_notes(folder: Path) -> list[str]:
         return []
     lines = ["q: 0 = condition ignored, 1 = followed as well as by its single control alone; joint = mean and minimum."]
     try:
-        joint = _read_settings(folder, name)["joint"]
+        joint = _value(_read_settings(folder, name))["joint"]
         if joint["note"]:
             lines.append(f"Joint score {joint['note']}.")
         favours = [
@@ -250,6 +250,11 @@ def _joint_notes(folder: Path) -> list[str]:
     if favours:
         lines.append(f"Condition with the larger q (share of samples): {', '.join(favours)}.")
     return ["\n".join(lines)]
+
+
+def _value(said: dict) -> dict:
+    """What a file says whose value lies beside its digest; older runs have it bare."""
+    return said.get("value", said)
 
 
 def _protocols(metrics: pd.DataFrame) -> str:

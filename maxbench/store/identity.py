@@ -49,8 +49,11 @@ def identity(thing: Any) -> Any:
             "arguments": identity(thing.args),
             "keywords": identity({key: thing.keywords[key] for key in sorted(thing.keywords)}),
         }
+    bound = getattr(thing, "__self__", None)
+    if inspect.ismethod(thing) and isinstance(bound, type):  # a class method: its class decides
+        return {"name": f"{name_of(bound)}.{thing.__name__}", **_code(bound)}
     if isinstance(thing, type) or inspect.isroutine(thing):
-        return {"name": name_of(thing), **_code(_owner(thing))}
+        return {"name": name_of(thing), **_code(thing)}
     return {"class": name_of(type(thing)), **_code(type(thing)), "settings": identity(_settings(thing))}
 
 
@@ -58,12 +61,6 @@ def name_of(thing: Any) -> str:
     """A class or function by name; of ours without its module, so that moving it loses nothing."""
     package = thing.__module__.split(".")[0]
     return f"{package if package == PACKAGE.name else thing.__module__}.{thing.__qualname__}"
-
-
-def _owner(thing: Any) -> Any:
-    """The class of a bound class method, whose source decides; else the thing itself."""
-    bound = getattr(thing, "__self__", None)
-    return bound if isinstance(bound, type) else thing
 
 
 def _settings(thing: Any) -> dict[str, Any]:

@@ -1,148 +1,246 @@
-"""A run on disk: named by what changes its numbers, written atomically, resumed batch by batch."""
+"""A run on disk: readable, self-contained, and assembled from the store.
+
+    maxbench-run.json     what the run is: everything that its numbers depend on
+    config.yaml  manifest.json  stamp.json  run.json
+    real/  vae_reconstruction/  conditions/<name>/  control_masks/<name>/  evaluation_masks/<name>/
+    images/<method>/<sample>-<replicate>.png
+    records/<product>.json  each file of a product with its key, digest and details
+    metrics.csv  samples.parquet  differences.csv  evaluation.json  table.md  ...
+
+Its pictures are the store's own files under another name (or copies, where the file system has no links). If the store
+is lost, a run folder fills it again.
+"""
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import hashlib
-import inspect
 import json
 import os
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from maxbench.errors import UserError
+from maxbench.progress import track
+from maxbench.store.artefacts import Artefact, Count, Store, batches
+from maxbench.store.files import (
+    Damaged,
+    digest,
+    file_digest,
+    fingerprint,
+    link_or_copy,
+    read_sealed,
+    seal,
+    sweep,
+    unseal,
+    write_atomically,
+)
 
 MARK = "maxbench-run.json"
 """The file by which a run folder is known as ours."""
 
-STRAY = 600
-"""Seconds after which a half-written file is nobody's."""
+SUMMARY = "run.json"
+REFERENCES = "references.json"
 
 
-def digest(value: bytes | str) -> str:
-    return hashlib.sha256(value.encode() if isinstance(value, str) else value).hexdigest()
+def image_file(method: str, sample: str, replicate: int) -> str:
+    """Where a method's picture lies, relative to the run folder."""
+    return f"images/{method}/{sample}-{replicate}.png"
 
 
-def fingerprint(parts: dict[str, Any]) -> str:
-    """SHA-256 of a JSON-like value; the order of keys does not matter."""
-    return digest(json.dumps(parts, sort_keys=True, default=str))
+def source_file(product: str, image: int) -> str:
+    """Where what was made of a source image lies: `real`, `vae_reconstruction`, or `conditions/<name>`."""
+    return f"{product}/{image:012d}.png"
 
 
-def code_fingerprint(sources: Iterable[Path]) -> str:
-    """SHA-256 of what Python files do: comments, docstrings and layout leave it as it is."""
-    total = hashlib.sha256()
-    for path in sorted(sources, key=str):
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            if documented and ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-        total.update(path.name.encode() + ast.unparse(tree).encode())
-    return total.hexdigest()
-
-
-def source_of(thing: object) -> Path | None:
-    """The Python file that defines an object's class, None where there is none (a class typed at a prompt)."""
-    with contextlib.suppress(TypeError):
-        return Path(inspect.getfile(type(thing)))
-    return None
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file that appears whole or not at all, and stays there after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def mask_file(kind: str, condition: str, sample: str) -> str:
+    """Where a sample's mask lies; kind is `control_masks` or `evaluation_masks`."""
+    return f"{kind}/{condition}/{sample}.png"
 
 
 @dataclass(frozen=True)
-class Record:
-    """One finished file of a run and how it came to be."""
+class Entry:
+    """A file of a run: where it lies in the run folder, and what is known of the artefact."""
 
-    file: str  # relative to the run folder
+    file: str
+    kind: str
+    key: str
     sha256: str
-    defect: str | None = None  # "nan" or "black"
-    seconds: float | None = None  # per image
-    unet_evaluations: int = 0  # per image
-    control_evaluations: int = 0  # per image
-    control_scale: float | None = None  # the strength that was used; None without control
-    peak_memory: int | None = None  # bytes on the accelerator
+    details: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run.
-
-    `records/<product>/<batch>.json` lists the files of a finished batch with their digests. It is written
-    after them, so what it lists was whole once; a batch any file of which has changed since is made again.
-    """
+    """The folder of one run, and the store that it is assembled from."""
 
     path: Path
+    store: Store
+    known: dict[tuple[str, str], Entry] = field(default_factory=dict, repr=False)  # by kind and key
+    counts: dict[str, Count] = field(default_factory=dict, repr=False)  # by kind, of this invocation
 
     @classmethod
-    def open(cls, output_dir: Path, name: str, identity: dict[str, Any]) -> RunFolder:
+    def open(cls, output_dir: Path, name: str, identity: Any, store: Store) -> RunFolder:
         """Create or reopen `output_dir/name`; a folder that is not this run's own is refused untouched."""
         path = output_dir / name
+        if path.resolve().parent != output_dir.resolve():
+            raise UserError(f"The run folder {path} would lie outside of {output_dir}; take another name.")
         mark = path / MARK
         try:
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path} is a file; set output_dir= to another folder.")
-            if mark.exists():
-                if json.loads(mark.read_text()) != json.loads(json.dumps(identity, default=str)):
-                    raise UserError(f"{path} holds another run; move it away or set output_dir= to another folder.")
-            elif path.exists() and any(entry for entry in path.iterdir() if not entry.name.endswith(".partial")):
-                raise UserError(f"{path} is not a run folder of maxbench; move it away or set output_dir= elsewhere.")
-            else:
+            if not _is_marked(mark, identity):
+                if path.exists() and any(not each.name.endswith(".partial") for each in path.iterdir()):
+                    raise UserError(
+                        f"{path} is not a run folder of maxbench; move it away or set output_dir= elsewhere."
+                    )
                 path.mkdir(parents=True, exist_ok=True)
-                write_atomically(mark, json.dumps(identity, indent=2, default=str))
             if not os.access(path, os.W_OK):
                 raise PermissionError(13, "Permission denied")
-        except json.JSONDecodeError as error:
-            raise UserError(f"{mark} is damaged; delete it and run again if the folder is yours.") from error
+            if read_sealed(mark) != identity:  # also where it was damaged
+                write_atomically(mark, seal(identity))
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
                 f"Cannot write to {path}: {reason}; set output_dir= to a folder you can write to."
             ) from error
-        for stray in path.rglob(".*.partial"):  # left by a killed run, if no other worker is writing it now
-            with contextlib.suppress(OSError):
-                if time.time() - stray.stat().st_mtime > STRAY:
-                    stray.unlink()
-        return cls(path)
+        sweep(path)
+        folder = cls(path, store)
+        folder.known.update({(each.kind, each.key): each for each in folder._all_entries()})
+        return folder
 
-    def _record_file(self, product: str, batch: int) -> Path:
-        return self.path / "records" / product / f"{batch:05d}.json"
+    def write(self, file: str, content: bytes | str) -> Path:
+        """Write one of the run's own files, whole or not at all."""
+        write_atomically(self.path / file, content)
+        return self.path / file
 
-    def finished(self, product: str, batch: int, files: list[str]) -> list[Record] | None:
-        """The records of a batch if each of its files is there, as it was written; else None."""
+    # --- artefacts --------------------------------------------------------------------------------------------
+
+    def find(self, kind: str, key: str, suffix: str = ".png") -> Artefact | None:
+        """An artefact from the store or, if that has lost it, from this folder."""
+        artefact = self.store.find(kind, key, suffix)
+        entry = self.known.get((kind, key))
+        if artefact is not None or entry is None:
+            return artefact
         try:
-            rows = json.loads(self._record_file(product, batch).read_text())
-            records = [Record(**row) for row in rows]
-            if [record.file for record in records] != files:
-                return None
-            intact = all(digest((self.path / record.file).read_bytes()) == record.sha256 for record in records)
-        except (OSError, json.JSONDecodeError, TypeError):
+            content = (self.path / entry.file).read_bytes()
+        except OSError:
             return None
-        return records if intact else None
+        return self.store.keep(kind, key, content, entry.details, suffix) if digest(content) == entry.sha256 else None
 
-    def commit(self, product: str, batch: int, files: dict[str, bytes], details: list[dict] | None = None) -> None:
-        """Write the files of a batch, then the record that calls it finished."""
-        details = details or [{} for _ in files]
-        rows = []
-        for (file, content), detail in zip(files.items(), details, strict=True):
-            write_atomically(self.path / file, content)
-            rows.append({"file": file, "sha256": digest(content), **detail})
-        write_atomically(self._record_file(product, batch), json.dumps(rows, indent=1))
+    def keep(
+        self, kind: str, key: str, content: bytes, details: Mapping[str, Any] | None = None, suffix: str = ".png"
+    ) -> Artefact:
+        """Keep what was made just now."""
+        self.count(kind).made += 1
+        return self.store.keep(kind, key, content, details, suffix)
 
-    def records(self, product: str) -> list[Record]:
-        """All records of a product in the order of its batches."""
-        paths = sorted((self.path / "records" / product).glob("*.json"))
-        return [Record(**row) for path in paths for row in json.loads(path.read_text())]
+    def count(self, kind: str) -> Count:
+        return self.counts.setdefault(kind, Count())
+
+    def ensure(
+        self,
+        kind: str,
+        keys: Mapping[Hashable, str],
+        make: Callable[[list[Any]], Iterable[tuple[bytes, Mapping[str, Any]]]],
+        size: int,
+        what: str,
+    ) -> dict[Any, Artefact]:
+        """The artefacts of `keys` (item -> key): those that are missing are made, `size` items at a time.
+
+        make: items => the content and details of each. what: for the progress line.
+        """
+        found = {item: self.find(kind, key) for item, key in keys.items()}
+        missing = [item for item, artefact in found.items() if artefact is None]
+        self.count(kind).found += len(keys) - len(missing)
+        for batch in track(batches(missing, size), what, len(missing), "images", len):
+            for item, (content, details) in zip(batch, make(batch), strict=True):
+                found[item] = self.keep(kind, keys[item], content, details)
+        return found
+
+    def place(self, product: str, artefacts: Mapping[str, Artefact], kind: str) -> None:
+        """Let the run folder hold a product: its files by name, and a record of them."""
+        entries = []
+        for file, artefact in artefacts.items():
+            self.put(file, artefact)
+            entries.append(
+                {
+                    "file": file, "kind": kind, "key": artefact.key, "sha256": artefact.sha256,
+                    "details": dict(artefact.details),
+                }
+            )  # fmt: skip
+        record = self._record(product)
+        if read_sealed(record) != entries:
+            write_atomically(record, seal(entries))
+
+    def put(self, file: str, artefact: Artefact) -> None:
+        """Let a file of the run folder be an artefact's, unless it is already."""
+        path = self.path / file
+        try:
+            if path.samefile(artefact.path) or file_digest(path) == artefact.sha256:
+                return
+        except OSError:
+            pass  # it is not there, or no file
+        link_or_copy(artefact.path, path)
+
+    def _record(self, product: str) -> Path:
+        return self.path / "records" / f"{product}.json"
+
+    def entries(self, product: str) -> list[Entry]:
+        """What the record of a product lists; UserError if there is none, or if it is damaged."""
+        path = self._record(product)
+        try:
+            return [Entry(**each) for each in unseal(path.read_bytes())]
+        except (OSError, Damaged, TypeError) as error:
+            raise UserError(f"The record {path} is missing or damaged; run the experiment again.") from error
+
+    def _all_entries(self) -> Iterable[Entry]:
+        for path in sorted((self.path / "records").rglob("*.json")):
+            for each in read_sealed(path) or ():
+                try:
+                    yield Entry(**each)
+                except TypeError:
+                    continue
+
+    # --- what a run says of itself ----------------------------------------------------------------------------
+
+    def refer(self, artefacts: Iterable[tuple[str, str]], scores: Iterable[str] = ()) -> None:
+        """Say, before they are made, which artefacts (kind, key) and scored pictures (digest) this run needs.
+
+        `data prune` keeps what any run refers to; the store knows the run by its path. What was said before stays said.
+        """
+        known = read_sealed(self.path / REFERENCES) or {"artefacts": [], "scores": []}
+        said = {
+            "artefacts": sorted({*map(tuple, known["artefacts"]), *artefacts}),
+            "scores": sorted({*known["scores"], *scores}),
+        }
+        said["artefacts"] = list(map(list, said["artefacts"]))
+        if said != known or not (self.path / REFERENCES).exists():
+            self.write(REFERENCES, seal(said))
+        here = str(self.path.resolve())
+        mark = self.store.path / "runs" / f"{digest(here)}.json"
+        if read_sealed(mark) != here:
+            write_atomically(mark, seal(here))
+
+    def summarise(self, **more: Any) -> None:
+        """Write `run.json`: what the last invocation made, and what it found."""
+        made = {f"{kind}s": count.as_dict() for kind, count in sorted(self.counts.items())}
+        self.write(SUMMARY, json.dumps({**made, **more}, indent=1))
+
+
+def _is_marked(mark: Path, identity: Any) -> bool:
+    """Whether a folder is this run's own; UserError where it is another's."""
+    try:
+        if mark.is_dir():
+            raise UserError(f"{mark} is a folder; move {mark.parent} away or set output_dir= to another folder.")
+        known = unseal(mark.read_bytes())
+    except FileNotFoundError:
+        return False
+    except Damaged:
+        return True  # the name of the folder says which run it is, and every file in it is checked by its digest
+    if known != identity:
+        raise UserError(f"{mark.parent} holds another run; move it away or set output_dir= to another folder.")
+    return True
+
+
+def run_name(experiment: str, suite: str, identity: Any) -> str:
+    return f"{experiment}-{suite}-{fingerprint(identity)[:10]}"

@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 
 from maxbench import __version__
-from maxbench.store.runfolder import RunFolder, write_atomically
+from maxbench.store.runfolder import RunFolder
 
+STAMP = "stamp.json"
 PACKAGES = (
-    "torch", "diffusers", "transformers", "safetensors", "hydra-core", "torchmetrics", "pycocotools",
-    "opencv-python-headless", "numpy", "scipy", "pandas", "pillow",
+    "torch", "torchvision", "diffusers", "transformers", "safetensors", "hydra-core", "torchmetrics", "clean-fid",
+    "pycocotools", "opencv-python-headless", "numpy", "scipy", "pandas", "pillow",
 )  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def environment(device: torch.device) -> dict:
         "maxbench": __version__,
         "git": _git(),
         "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in PACKAGES},
+        "packages": {**{name: package_version(name) for name in PACKAGES}, "torch": torch.__version__},
         "platform": platform.platform(terse=True),
         "processor": _processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -43,20 +44,33 @@ def environment(device: torch.device) -> dict:
     }
 
 
+def made_by(device: torch.device) -> dict[str, str]:
+    """Of every artefact's record: the code and the machine that made it, briefly."""
+    now = environment(device)
+    return {"code": code_version(now), "machine": now["processor"] if now["device"] == "cpu" else now["device"]}
+
+
 def write_stamp(folder: RunFolder, device: torch.device) -> list[str]:
     """Add this environment to the run's stamps unless the last is the same; say what has changed since."""
-    path = folder.path / "stamp.json"
-    stamps = json.loads(path.read_text()) if path.exists() else []
-    now = environment(device)
+    stamps, now = _stamps(folder.path / STAMP), environment(device)
     last = {key: value for key, value in stamps[-1].items() if key != "date"} if stamps else None
     if last == now:
         return []
     stamps.append({"date": datetime.now(UTC).isoformat(timespec="seconds"), **now})
-    write_atomically(path, json.dumps(stamps, indent=1))
+    folder.write(STAMP, json.dumps(stamps, indent=1))
     return [key for key in now if last is not None and last.get(key) != now[key]]
 
 
-def edition(stamp: dict) -> str:
+def _stamps(path: Path) -> list[dict]:
+    """A run's stamps so far; none where the file is missing or damaged: it says nothing that a number depends on."""
+    try:
+        stamps = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return stamps if isinstance(stamps, list) and all(isinstance(each, dict) for each in stamps) else []
+
+
+def code_version(stamp: dict) -> str:
     """The code that a stamp stands for, for people: a commit, and whether something was changed since."""
     git = stamp["git"]
     return f"commit {git['commit'][:10]}{', dirty' * git['dirty']}" if git else f"maxbench {stamp['maxbench']}"
@@ -64,7 +78,7 @@ def edition(stamp: dict) -> str:
 
 def origin(folder: Path) -> str:
     """A finished run's name and the code that it was made by."""
-    return f"{folder.name} ({edition(json.loads((folder / 'stamp.json').read_text())[-1])})"
+    return f"{folder.name} ({code_version(json.loads((folder / 'stamp.json').read_text())[-1])})"
 
 
 def _git() -> dict | None:

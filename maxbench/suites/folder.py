@@ -1,37 +1,35 @@
-"""A suite in the Hub's folder layout: base model, ControlNets, annotators and scorer under one root."""
+"""A suite in the Hub's folder layout: base model, controls, annotators and scorers under one root."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, T2IAdapter, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import CLIPTextModel
 
 from maxbench.conditions.base import Annotator
-from maxbench.models.control import Branch, ImagePrompt
 from maxbench.errors import UserError
+from maxbench.models.control import Branch, ImagePrompt
+from maxbench.models.files import CONFIG, SCHEDULER_CONFIG, digest_of, faults, tokenizer_files, weights_of
+from maxbench.models.image_prompt import ImageEncoder, embedding_width, install_image_prompt
+from maxbench.models.loading import load_network, load_tokenizer, readable
 from maxbench.models.pipeline import Pipeline
-from maxbench.models.image_prompt import install_image_prompt
+from maxbench.names import leaves_folder
+from maxbench.store.identity import identity
 
 PACKAGED = Path(__file__).parent / "weights"
-BASE = ("vae", "unet", "text_encoder")  # subfolders with weights; tokenizer and scheduler have none
+BASE = ("vae", "unet", "text_encoder")
+TOKENIZER, SCHEDULER = "tokenizer", "scheduler"  # folders of the base model without weights
 
 
 def weight_files(root: Path, part: str) -> list[Path]:
     """The weights of a part: a subfolder, or a single file as IP-Adapters come."""
-    path = root / part
-    return [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    return weights_of(root / part)
 
 
 def is_image_prompt(part: str) -> bool:
@@ -39,17 +37,16 @@ def is_image_prompt(part: str) -> bool:
     return part.endswith(".safetensors")
 
 
-@lru_cache
-def _sha256(path: Path, modified: int, size: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @dataclass(frozen=True)
 class Weights:
-    """A network beside the base model: the subfolder of its weights, and a loader called with (folder, device)."""
+    """A network beside the base model: the subfolder of its weights, and a loader called with (folder, device).
+
+    needs: files besides its weights that the loader cannot do without.
+    """
 
     folder: str
     load: Callable[..., Any]
+    needs: Sequence[str] = (CONFIG,)
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class FolderSuite:
     adapters: condition -> subfolder of a T2I-Adapter, for experiments to put in the place of a ControlNet.
     annotators: condition -> the network that draws its maps. scorers: condition -> the network that measures them in
         pictures; where there is none, the annotator does.
-    text_scorer: measures how well pictures fit texts, and gives the image features of FID and KID.
+    text_scorer: measures how well pictures fit texts, and gives the image features of distances between sets.
     image_encoder: what looks at pictures for IP-Adapters.
     steps, guidance_scale, control_scale: what experiments use unless they say otherwise.
     megabytes: what all of it weighs, for the message that says what is missing.
@@ -82,20 +79,47 @@ class FolderSuite:
     image_encoder: Weights | None = None
     palette: Sequence[Sequence[int]] = ()
 
+    def __post_init__(self):
+        for key, part in self._named_parts():
+            if not isinstance(part, str) or not part.strip():
+                raise UserError(f"suite.{key} is {part!r}; give the path of a folder below the suite's.")
+            if leaves_folder(part):  # a link in the suite's folder may lead elsewhere: weights are often kept apart
+                raise UserError(
+                    f"suite.{key} is '{part}', which leads out of the suite's folder; give a path below it."
+                )
+
+    def _named_parts(self) -> Iterator[tuple[str, Any]]:
+        """Settings that name a part."""
+        for group in ("controls", "adapters"):
+            yield from ((f"{group}.{name}", part) for name, part in getattr(self, group).items())
+        for group in ("annotators", "scorers"):
+            yield from ((f"{group}.{name}.folder", each.folder) for name, each in getattr(self, group).items())
+        yield "text_scorer.folder", self.text_scorer.folder
+        if self.image_encoder is not None:
+            yield "image_encoder.folder", self.image_encoder.folder
+
     @property
     def folder(self) -> Path:
         given = Path(self.root)
         return given if given.is_absolute() or given.exists() else PACKAGED / given
 
     def parts(self, conditions: Sequence[str]) -> list[str]:
-        """Subfolders whose weights an experiment on `conditions` needs."""
-        unknown = [name for name in conditions if name not in self.controls]
-        if unknown:
-            known = ", ".join(self.controls)
-            raise UserError(f"The suite '{self.name}' has no control for '{unknown[0]}'; it has {known}.")
-        observers = (group[name] for name in conditions for group in (self.annotators, self.scorers) if name in group)
-        controls = [self.controls[name] for name in conditions]
-        networks = [*observers, self.text_scorer]
+        """Folders and files that an experiment on `conditions` reads."""
+        controls = [self.controls[name] for name in self._known(conditions)]
+        networks = [each.folder for each in self._networks(conditions)]
+        return list(dict.fromkeys([*BASE, TOKENIZER, SCHEDULER, *controls, *networks]))
+
+    def _known(self, conditions: Sequence[str]) -> Sequence[str]:
+        for name in conditions:
+            if name not in self.controls:
+                known = ", ".join(self.controls)
+                raise UserError(f"The suite '{self.name}' has no control for '{name}'; it has {known}.")
+        return conditions
+
+    def _networks(self, conditions: Sequence[str]) -> list[Weights]:
+        """Annotators and scorers of `conditions`, and what reads an image prompt."""
+        networks = [group[name] for name in conditions for group in (self.annotators, self.scorers) if name in group]
+        networks.append(self.text_scorer)
         prompts = [name for name in conditions if is_image_prompt(self.controls[name])]
         if len(prompts) > 1:
             raise UserError(f"{' and '.join(prompts)} are image prompts; a U-Net takes one of them at a time.")
@@ -105,30 +129,82 @@ class FolderSuite:
                     f"The suite '{self.name}' has an IP-Adapter and no image encoder; set suite.image_encoder."
                 )
             networks.append(self.image_encoder)
-        return list(dict.fromkeys([*BASE, *controls, *(each.folder for each in networks)]))
+        return networks
+
+    def _needs(self, conditions: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Part -> the files besides its weights that loading it takes."""
+        controls = [self.controls[name] for name in self._known(conditions)]
+        needs = {part: () if is_image_prompt(part) else (CONFIG,) for part in (*BASE, *controls)}
+        needs |= {TOKENIZER: tokenizer_files(self.folder / TOKENIZER), SCHEDULER: (SCHEDULER_CONFIG,)}
+        for network in self._networks(conditions):
+            needs[network.folder] = (*needs.get(network.folder, ()), *network.needs)
+        return needs
 
     def missing(self, conditions: Sequence[str]) -> list[Path]:
-        return [self.folder / part for part in self.parts(conditions) if not weight_files(self.folder, part)]
+        """Parts without weights or with damaged ones, and files that are not there or not whole."""
+        return [*self._absent(conditions), *dict(self._faults(conditions))]
+
+    def _absent(self, conditions: Sequence[str]) -> list[Path]:
+        weighty = (part for part in self.parts(conditions) if part not in (TOKENIZER, SCHEDULER))
+        return [self.folder / part for part in weighty if not weight_files(self.folder, part)]
+
+    def _faults(self, conditions: Sequence[str]) -> Iterator[tuple[Path, str]]:
+        absent = self._absent(conditions)
+        for part, needed in self._needs(conditions).items():
+            if self.folder / part not in absent:
+                yield from faults(self.folder / part, needed)
 
     def require(self, conditions: Sequence[str]) -> None:
-        """Raise a UserError that says what is missing, how big it is and where it goes."""
-        missing = self.missing(conditions)
-        if missing:
-            names = ", ".join(str(path.relative_to(self.folder)) for path in missing)
+        """Raise a UserError that says what is missing, how big it is and where it goes, or which file is damaged."""
+        if absent := self._absent(conditions):
+            names = ", ".join(str(path.relative_to(self.folder)) for path in absent)
             raise UserError(
                 f"The suite '{self.name}' lacks the weights of {names} under {self.folder}; put the suite's folder "
                 f"there ({self.megabytes} MB in all, it comes with the package) or train it with "
                 "`python scripts/train_miniature.py`."
             )
+        for path, said in self._faults(conditions):
+            raise UserError(f"{path} {said}, and the suite '{self.name}' needs it; restore it.")
+
+    def digest(self, part: str) -> str:
+        """SHA-256 of everything in a part that its loader could read; changes with it and with nothing else."""
+        if leaves_folder(part) or not (self.folder / part).exists():
+            raise UserError(f"The suite '{self.name}' has no '{part}' under {self.folder}; restore its folder.")
+        return digest_of(self.folder / part)
 
     def fingerprint(self, conditions: Sequence[str]) -> dict[str, str]:
-        """SHA-256 of every weight file that bears on an experiment, by its place."""
+        """The digest of every part that bears on an experiment."""
         self.require(conditions)
-        files = [file for part in self.parts(conditions) for file in weight_files(self.folder, part)]
-        return {
-            str(file.relative_to(self.folder)): _sha256(file, file.stat().st_mtime_ns, file.stat().st_size)
-            for file in files
-        }
+        return {part: self.digest(part) for part in self.parts(conditions)}
+
+    def base_identity(self) -> dict[str, str]:
+        """Part -> digest, of all that every picture depends on."""
+        return {part: self.digest(part) for part in (*BASE, TOKENIZER, SCHEDULER)}
+
+    def control_identity(self, condition: str) -> dict[str, Any]:
+        """What a condition's control is: its digest, and of an image prompt the encoder's."""
+        part = self.controls[condition]
+        control: dict[str, Any] = {"weights": self.digest(part)}
+        if is_image_prompt(part):
+            control["encoder"] = self.network_identity(self.image_encoder)
+        return control
+
+    def network_identity(self, network: Weights) -> dict[str, Any]:
+        """What an annotator or a scorer is, as plain JSON: the digest of its files, and how they are loaded."""
+        return {"weights": self.digest(network.folder), "load": identity(network.load)}
+
+    def annotator_identity(self, condition: str) -> dict[str, Any] | None:
+        """What draws a condition's maps; None where arithmetic does."""
+        network = self.annotators.get(condition)
+        return None if network is None else self.network_identity(network)
+
+    def scorer_identity(self, kind: str, condition: str) -> dict[str, Any] | None:
+        """What measures: kind is "clip", or "scorer" or "annotator" of a condition; None where arithmetic does."""
+        if kind == "clip":
+            return self.network_identity(self.text_scorer)
+        if kind == "annotator" or condition not in self.scorers:
+            return self.annotator_identity(condition)
+        return self.network_identity(self.scorers[condition])
 
     def scorer_names(self, conditions: Sequence[str]) -> dict[str, str]:
         """What scores, by the name and revision it has in tables: "clip", and each condition with a network."""
@@ -140,13 +216,11 @@ class FolderSuite:
         return self._named(conditions, _of([name for name in conditions if name in self.scorers], self.annotators))
 
     def _named(self, conditions: Sequence[str], networks: dict[str, Weights]) -> dict[str, str]:
-        revisions = self.fingerprint(conditions)
-
-        def named(subfolder: str) -> str:
-            file = weight_files(self.folder, subfolder)[0]
-            return f"{self.name}/{subfolder}@{revisions[str(file.relative_to(self.folder))][:8]}"
-
-        return {name: named(network.folder) for name, network in networks.items()}
+        self.require(conditions)
+        return {
+            name: f"{self.name}/{network.folder}@{self.digest(network.folder)[:8]}"
+            for name, network in networks.items()
+        }
 
     def pipeline(self, conditions: Sequence[str], device: torch.device, dtype: torch.dtype) -> Pipeline:
         """The base model with the controls of `conditions`, in evaluation mode.
@@ -154,43 +228,45 @@ class FolderSuite:
         The autoencoder is float32 whatever the dtype: in half precision its decoder may overflow.
         """
         self.require(conditions)
-        _quieten()
 
-        def load(kind: type, subfolder: str, dtype: torch.dtype = dtype):
-            with _readable(self.folder / subfolder):
-                net = kind.from_pretrained(self.folder / subfolder, torch_dtype=dtype)
-            return net.to(device).eval().requires_grad_(False)
+        def load(kind: type, part: str, dtype: torch.dtype = dtype) -> Any:
+            return load_network(kind, self.folder / part, device, dtype)
 
-        unet = load(UNet2DConditionModel, "unet")
+        unet, text_encoder = load(UNet2DConditionModel, "unet"), load(CLIPTextModel, "text_encoder")
 
         def control(part: str) -> Branch:
-            if not is_image_prompt(part):
-                return load(self._kind(part), part)
-            with _readable(self.folder / part):
-                install_image_prompt(unet, self.folder / part)
-            return ImagePrompt(unet, self._load(self.image_encoder, device))
+            if is_image_prompt(part):
+                return self._image_prompt(unet, part, device)
+            return load(self._kind(part), part)
 
         return Pipeline(
             vae=load(AutoencoderKL, "vae", torch.float32),
             unet=unet,
-            text_encoder=load(CLIPTextModel, "text_encoder"),
-            tokenizer=self._tokenizer(),
-            scheduler_config=_scheduler_config(self.folder / "scheduler"),
+            text_encoder=text_encoder,
+            tokenizer=load_tokenizer(self.folder / TOKENIZER, text_encoder.config.vocab_size),
+            scheduler_config=_scheduler_config(self.folder / SCHEDULER),
             controls={name: control(self.controls[name]) for name in conditions},
         )
 
+    def _image_prompt(self, unet: UNet2DConditionModel, part: str, device: torch.device) -> ImagePrompt:
+        with readable(self.folder / part):
+            install_image_prompt(unet, self.folder / part)
+        encoder = self._load(self.image_encoder, device)
+        if isinstance(encoder, ImageEncoder) and encoder.width != embedding_width(unet):
+            raise UserError(
+                f"{self.folder / part} reads pictures of width {embedding_width(unet)}, but the image encoder in "
+                f"{self.image_encoder.folder} gives {encoder.width}; take both from one IP-Adapter."
+            )
+        return ImagePrompt(unet, encoder)
+
     def _kind(self, subfolder: str) -> type[ControlNetModel] | type[T2IAdapter]:
         """A control's class, as its own configuration names it."""
-        with _readable(self.folder / subfolder):
-            said = json.loads((self.folder / subfolder / "config.json").read_text()).get("_class_name")
+        with readable(self.folder / subfolder):
+            said = json.loads((self.folder / subfolder / CONFIG).read_text(encoding="utf-8")).get("_class_name")
         kinds = {kind.__name__: kind for kind in (ControlNetModel, T2IAdapter)}
         if said not in kinds:
             raise UserError(f"{self.folder / subfolder} holds a {said}; a control is one of {', '.join(kinds)}.")
         return kinds[said]
-
-    def _tokenizer(self) -> CLIPTokenizer:
-        with _readable(self.folder / "tokenizer"):
-            return CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
 
     def annotator(self, condition: str, device: torch.device) -> Annotator | None:
         """The network that draws a condition's maps; None where arithmetic does."""
@@ -211,9 +287,8 @@ class FolderSuite:
     def _load(self, network: Weights | None, device: torch.device) -> Any:
         if network is None:
             return None
-        _quieten()
         folder = self.folder / network.folder
-        with _readable(folder):
+        with readable(folder):
             return network.load(folder, device)
 
 
@@ -222,25 +297,6 @@ def _of(conditions: Sequence[str], networks: dict[str, Weights]) -> dict[str, We
 
 
 def _scheduler_config(folder: Path) -> dict:
-    with _readable(folder):
-        return dict(DDPMScheduler.load_config(folder))  # any scheduler's config: every sampler starts from it
-
-
-@contextlib.contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """What a library says of a damaged or incomplete folder becomes a sentence that names the folder."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(
-            f"{folder} cannot be loaded ({type(error).__name__}: {said[:200]}); restore that folder."
-        ) from error
-
-
-def _quieten() -> None:
-    """The libraries' progress bars and hints are not ours to show."""
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    with readable(folder):
+        # any scheduler's config: every sampler starts from it
+        return dict(DDPMScheduler.load_config(folder, local_files_only=True))

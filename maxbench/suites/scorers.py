@@ -1,4 +1,4 @@
-"""Doors through which a text-image model becomes a scorer."""
+"""A text-image model as a scorer of pictures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from maxbench.conditions.base import Images
+from maxbench.models.loading import load_network, load_tokenizer
 
 
 @dataclass(frozen=True)
 class ClipScorer:
-    """A CLIP model as judge: embeddings for the CLIP score, and image features for FID and KID.
+    """A CLIP model as scorer: embeddings for the CLIP score, and image features for distances between sets.
 
     mean, std: of the pixel normalisation the model was trained with.
     """
@@ -29,8 +30,9 @@ class ClipScorer:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> ClipScorer:
-        model = CLIPModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
-        return cls(model, CLIPTokenizer.from_pretrained(folder), mean, std)
+        """From a folder that holds the model and its tokenizer."""
+        model = load_network(CLIPModel, folder, device)
+        return cls(model, load_tokenizer(folder, model.config.text_config.vocab_size), mean, std)
 
     @torch.inference_mode()
     def images(self, images: Images) -> Float[Tensor, "batch feature"]:

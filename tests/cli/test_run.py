@@ -219,7 +219,11 @@ def test_pairs_that_contradict_are_given_and_scored_by_region(small_run, tmp_pat
     manifest = json.loads((folder / "manifest.json").read_text())["samples"]
     metrics = pd.read_csv(folder / "metrics.csv")
     wide = metrics.pivot(index="method", columns="metric", values="value")
-    assert wide.loc[["real", "vae_reconstruction", "shuffled", *METHODS], ["hed_ssim", "depth_rmse"]].notna().all(axis=None)
+    assert (
+        wide.loc[["real", "vae_reconstruction", "shuffled", *METHODS], ["hed_ssim", "depth_rmse"]]
+        .notna()
+        .all(axis=None)
+    )
     assert metrics.query("metric == 'depth_rmse'").protocol.str.endswith("in its own region").all()
     one_source = pairing == "half_split"
     assert wide.loc["real", "fid":"fid"].notna().all() == one_source  # two sources have no one real picture

@@ -37,7 +37,7 @@ def test_maps_are_bytes_and_hints_are_pictures(condition):
     hint = condition.hint(maps)
     assert hint.shape == (3, 3, 64, 64) and hint.dtype == torch.float32
     assert hint.min() >= 0 and 0 < hint.max() <= 1
-    nothing = condition.hint(torch.full_like(maps, condition.nothing))
+    nothing = condition.hint(torch.full_like(maps, condition.null_value))
     assert not nothing.any()  # what training blanks with
 
 

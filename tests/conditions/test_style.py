@@ -9,10 +9,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
+from runs import only_run
 
 from maxbench.__main__ import main
-from maxbench.conditions.style import Style
 from maxbench.cli.config import CONF
+from maxbench.conditions.style import Style
 from maxbench.images import encode_png, read_maps
 from maxbench.miniature.world import SHAPES
 
@@ -73,8 +74,7 @@ def styled_run(small_run, tmp_path_factory):
     output = tmp_path_factory.mktemp("styled")
     arguments = [*small_run[1:], "samples=3", "pairing.reference=8", f"output_dir={output}"]
     assert main(["run", "experiment=style", *arguments]) == 0
-    (folder,) = output.iterdir()
-    return folder
+    return only_run(output)
 
 
 def test_every_row_of_a_styled_run_has_a_likeness(styled_run):

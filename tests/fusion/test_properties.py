@@ -126,7 +126,7 @@ def test_features_twice_as_loud_come_out_twice_as_loud(case):
 def test_no_sample_looks_at_another(case):
     rule, features = case
     half = len(features[0]) // 2
-    guided = getattr(rule, "guided", False)
+    guided = rule.needs_guidance
     own = [0, half] if guided else [0]  # one prompt is both of its guidance halves
     alone = [feature[own] for feature in features]
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if features[0].dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}

@@ -1,6 +1,5 @@
 """Methods of equal strength: what is measured, what it is divided by, and what a run keeps of it."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +11,19 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
+from runs import only_run
 
 from maxbench.__main__ import main
 from maxbench.cli.build import build
 from maxbench.cli.config import CONF
-from maxbench.cli.perform import generation
+from maxbench.cli.perform import make_generation
 from maxbench.conditions.hed import HED
 from maxbench.errors import UserError
 from maxbench.experiments.method import Experiment, Method
-from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, Sum
+from maxbench.fusion import Average, Fusion, MaxFusion, PublishedMaxFusion, Sum
 from maxbench.generation.strength import FILE, residual_norm
-from maxbench.models.control import Fusion
+from maxbench.store.artefacts import Store
+from maxbench.store.files import read_sealed
 from maxbench.store.runfolder import RunFolder
 
 MATCHED = [
@@ -89,8 +90,7 @@ def test_what_adds_nothing_has_no_strength(parts, fusion, branches):
 def matched_run(small_run, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("matched")
     assert main(["run", *small_run, *MATCHED, f"output_dir={output}"]) == 0
-    (folder,) = output.iterdir()
-    return folder
+    return only_run(output)
 
 
 def scales(folder):
@@ -110,35 +110,31 @@ def test_the_average_at_the_strength_of_the_sum_is_the_sum(matched_run):
 
 
 def test_each_strength_is_measured_once_and_kept(matched_run):
-    strengths = json.loads((matched_run / FILE).read_text())
+    strengths = read_sealed(matched_run / FILE)
     assert len(strengths) == 7  # sum, average, two singles, three rules
     assert all(norm > 0 for norm in strengths.values())
-    assert not (matched_run / "calibration" / "images").exists()
 
 
 def test_matched_methods_are_as_strong_as_what_they_are_matched_with(matched_run, small_run):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         job = build(compose("main", [*small_run, *MATCHED]))
-    sampling = generation(job, RunFolder(matched_run / "calibration")).sampling
-    experiment = replace(job.experiment, samples=job.calibration.samples)
-    training = replace(
-        sampling, given=replace(sampling.given, experiment=experiment, image_set=job.calibration.image_set)
-    )
-    training.given.make()
-    samples, scale = experiment.samples, scales(matched_run)
+    generation = make_generation(job, RunFolder(matched_run, Store(matched_run.parent / "store")))
+    training = generation.norms.training
+    training.inputs.make()
+    samples, scale = training.inputs.samples, scales(matched_run)
     assert len(samples) == 4
 
     def strength(method):
         return residual_norm(
             training.pipeline,
             training.control(replace(method, scale=scale[method.name]), samples),
-            training.given.real([sample.sources["depth"] for sample in samples]),
+            training.inputs.real([sample.sources["depth"] for sample in samples]),
             training.noise(samples, [0] * len(samples)),
             [sample.prompt for sample in samples],
             training.sampler,
         )
 
-    strengths = {method.name: strength(method) for method in experiment.methods if method.branches}
+    strengths = {method.name: strength(method) for method in job.experiment.methods if method.branches}
     matched = {name: value for name, value in strengths.items() if "_matched" in name}
     assert len(matched) == 6
     assert matched == pytest.approx(dict.fromkeys(matched, strengths["sum"]), rel=1e-3)
@@ -147,16 +143,18 @@ def test_matched_methods_are_as_strong_as_what_they_are_matched_with(matched_run
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_resumed_run_reads_its_strengths_or_measures_the_same_again(matched_run, small_run, tmp_path, capsys, kept):
-    copy = shutil.copytree(matched_run, tmp_path / matched_run.name)
+    shutil.copytree(matched_run.parent, tmp_path, dirs_exist_ok=True)
+    copy = tmp_path / matched_run.name
     lost = sorted((copy / "images" / "maxfusion_matched").glob("*.png"))[1]
     before = lost.read_bytes()
-    lost.unlink()
+    lost.write_bytes(b"")
+    (copy / FILE).write_text("{")
     if not kept:
-        (copy / FILE).write_text("{")
+        shutil.rmtree(tmp_path / "store" / "norm")
     assert main(["run", *small_run, *MATCHED, f"output_dir={tmp_path}"]) == 0
     assert lost.read_bytes() == before
-    measured = capsys.readouterr().err.count("measuring the strength")
-    assert measured == (0 if kept else 2)  # of the method and of the sum
+    measured = capsys.readouterr().err.count("measuring the residual norm")
+    assert measured == (0 if kept else 7)
     if kept:
         assert (copy / FILE).read_bytes() == (matched_run / FILE).read_bytes()
 

@@ -11,8 +11,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from maxbench.__main__ import main
-from maxbench.fusion.trace import OUTPUT, UNET, UNMERGE, Watch, Watched, drift
 from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, Sum
+from maxbench.generation.recording import OUTPUT, UNET, UNMERGE, Watch, Watched, drift
 
 NAMES = ["hed", "depth"]
 FUSING = ["average", "sum", "outputs_only", "maxfusion", "maxfusion_published"]

@@ -235,7 +235,7 @@ def test_three_conditions_and_other_names():
         | {"fused": generator.normal(size=30) + 5 * (row + 1) / 4}
         for row, condition in enumerate(names)
     }
-    scores = joint_scores(fidelity, seed=0, none="text", single="{} alone")
+    scores = joint_scores(fidelity, seed=0, none="text", singles={name: f"{name} alone" for name in names})
     fused = scores["fused"]
     values = [fused.quality[name].value for name in names]
     assert fused.mean.value == pytest.approx(np.mean(values))

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
 from maxbench.cli.config import CONF
-from maxbench.models.control import ImagePrompt
 from maxbench.errors import UserError
-from maxbench.miniature.corpus import render_corpus
 from maxbench.miniature.context import keys_of, read_history, train
+from maxbench.miniature.corpus import render_corpus
 from maxbench.miniature.readers import DilatedNet
+from maxbench.models.control import ImagePrompt
 
 DATA = {"scenes": 12, "size": 64, "seed": 3}
 

@@ -5,7 +5,7 @@ from pycocotools.coco import COCO
 from maxbench.errors import UserError
 from maxbench.images import read_png
 from maxbench.miniature import world
-from maxbench.miniature.corpus import WORLD_VERSION, VALIDATION_SEED, scene_generator
+from maxbench.miniature.corpus import VALIDATION_SEED, WORLD_VERSION, scene_generator
 from maxbench.miniature.dataset import miniature_images, write_dataset
 from maxbench.miniature.render import render
 

@@ -5,8 +5,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from maxbench.errors import UserError
 from maxbench.metrics.statistics import Interval
-from maxbench.miniature.corpus import VALIDATION_SEED, render_corpus
 from maxbench.miniature.annotators import HEADS, OUTPUTS
+from maxbench.miniature.corpus import VALIDATION_SEED, render_corpus
 from maxbench.miniature.quality import (
     BOTH,
     Maps,

@@ -8,10 +8,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from maxbench.miniature.context import TrainingContext
 from maxbench.miniature.corpus import render_corpus
 from maxbench.miniature.style import FILE, TOKENS, ImagePrompt, IPAdapter, _view, text_attention, views_of
 from maxbench.miniature.training import Recipe
-from maxbench.miniature.context import TrainingContext
 from maxbench.models.image_prompt import install_image_prompt
 
 SCENES, WIDTH = 5, 8  # of the small suite's image encoder

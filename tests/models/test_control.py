@@ -20,12 +20,12 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from maxbench.cli.config import CONF
-from maxbench.models.control import Control, Fusion, ImagePrompt
 from maxbench.errors import UserError
-from maxbench.fusion import Average, MaxFusion, Rule, Sum, Weighted
+from maxbench.fusion import Average, Fusion, MaxFusion, Rule, Sum, Weighted
+from maxbench.models.control import Control, ImagePrompt
+from maxbench.models.image_prompt import ImageEncoder, install_image_prompt
 from maxbench.models.lockstep import lockstep_adapters, lockstep_controlnets
 from maxbench.models.pipeline import Sampler
-from maxbench.models.image_prompt import ImageEncoder, install_image_prompt
 
 PROMPTS = ["a red sphere on grass", "a blue box"]
 STEPS = 5
@@ -129,7 +129,7 @@ def shown(eye):
 
 
 @dataclass
-class Recording:
+class Recording(Rule):
     """A rule that remembers of how many features it has heard."""
 
     rule: Rule

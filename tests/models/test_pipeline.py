@@ -8,8 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from maxbench.cli.config import CONF
-from maxbench.models.control import Fusion
-from maxbench.fusion import Average, MaxFusion, Sum
+from maxbench.fusion import Average, Fusion, MaxFusion, Sum
 from maxbench.models.pipeline import Sampler
 
 PROMPTS = ["a red sphere on grass", "a blue box"]

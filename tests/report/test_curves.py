@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from runs import only_run
 
 from maxbench.__main__ import main
 from maxbench.report.curves import write_curves
@@ -20,7 +21,7 @@ def swept_run(small_run, tmp_path_factory):
     small = ["samples=3", "pairing.reference=8", "calibration.samples=4", "calibration.data.count=12"]
     arguments = [*small_run[1:], *small, "scales=[0.5,2]", f"output_dir={output}"]
     assert main(["run", "experiment=scale", *arguments]) == 0
-    (folder,) = output.iterdir()
+    folder = only_run(output)
     return folder
 
 

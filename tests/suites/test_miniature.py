@@ -11,8 +11,7 @@ from transformers import CLIPTokenizer
 
 from maxbench import images as im
 from maxbench.cli.config import CONF
-from maxbench.models.control import Fusion
-from maxbench.fusion import Sum
+from maxbench.fusion import Fusion, Sum
 from maxbench.images import read_images
 from maxbench.miniature.dataset import miniature_images
 from maxbench.miniature.world import CLASSES, PALETTE
@@ -97,10 +96,10 @@ def test_every_control_is_followed(name, config, suite, scenes):
     assert (gain > 0).mean() > 0.7
 
 
-def test_the_judge_prefers_the_right_caption(suite, scenes):
+def test_the_clip_scorer_prefers_the_right_caption(suite, scenes):
     prompts, pictures = scenes
-    judge = suite.clip_scorer(torch.device("cpu"))
-    seen = torch.nn.functional.normalize(judge.images(pictures))
-    read = torch.nn.functional.normalize(judge.texts(prompts))
+    scorer = suite.clip_scorer(torch.device("cpu"))
+    seen = torch.nn.functional.normalize(scorer.images(pictures))
+    read = torch.nn.functional.normalize(scorer.texts(prompts))
     scores = seen @ read.T
     assert (scores.argmax(1) == torch.arange(len(prompts))).float().mean() > 0.6

@@ -1,0 +1,32 @@
+"""What tests ask of the folders that runs leave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+
+def all_runs(output: Path) -> list[Path]:
+    """Run folders below an output folder; the store lies beside them."""
+    return sorted(path.parent for path in Path(output).glob("*/maxbench-run.json"))
+
+
+def only_run(output: Path) -> Path:
+    (folder,) = all_runs(output)
+    return folder
+
+
+def digests(folder: Path, pattern: str = "*.png") -> dict[str, str]:
+    """Every picture of a run but those that are drawn for people, by its place."""
+    drawn = ("contact_sheet.png", "curves.png")
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob(pattern))
+        if path.name not in drawn
+    }
+
+
+def counted(folder: Path) -> dict:
+    """What the last invocation made and found."""
+    return json.loads((folder / "run.json").read_text())
