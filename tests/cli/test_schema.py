@@ -180,18 +180,18 @@ def test_rows_are_named_as_the_methods_that_are_made():
 
 
 def test_the_schema_knows_what_the_classes_take():
-    from maxbench.experiments.method import REFERENCE_ROWS, Method
+    from maxbench.experiments.method import REAL, SHUFFLED, VAE_RECONSTRUCTION, Method
     from maxbench.models.lockstep import ALL_SITES
     from maxbench.models.pipeline import Sampler
     from maxbench.suites.folder import FolderSuite
 
     for kind, made, other in (
-        (schema.Method, Method, {"name"}),
+        (schema.Method, Method, {"name", "entry", "series", "parameter", "setting"}),
         (schema.Sampler, Sampler, set()),
         (schema.Suite, FolderSuite, set()),
     ):
         assert set(kind.settings()) - {"_target_"} == {each.name for each in fields(made)} - other
-    assert schema.SITES == ALL_SITES and set(schema.RESERVED) == {*REFERENCE_ROWS, "shuffled"}
+    assert schema.SITES == ALL_SITES and schema.RESERVED == (REAL, VAE_RECONSTRUCTION, SHUFFLED)
     method = Method(rule=None)
     for name, field in schema.Method.model_fields.items():
         if name not in ("target", "rule", "otherwise", "sites"):
