@@ -8,6 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
+from runs import only_run
 
 from maxbench.__main__ import main
 from maxbench.cli.config import CONF
@@ -30,18 +31,18 @@ MISTAKES = [
     (["metrics.level=95"], "from 0.5 to 0.999"),
     (["runtime.batch_size=2.5"], "runtime.batch_size is 2.5"),
     (["runtime.dtype=fp16"], "one of float32, float16, bfloat16"),
-    (["runtime.device=gpu"], "take auto, cpu, cuda"),
+    (["runtime.device=gpu"], "must be auto, cpu, cuda or cuda:<number>"),
     (["runtime.device=cuda:99"], "CUDA devices are visible"),
     (["methods.maxfusion.rule.delta=nan"], "delta is a similarity"),
     (["methods.maxfusion.rule.delta=high"], "delta is a similarity"),
-    (["methods.maxfusion.scale=strong"], "scale is strong"),
+    (["methods.maxfusion.scale=strong"], "scale is 'strong'; it must be a number, 0 or more"),
     (["methods.maxfusion.sites=[top]"], "sites are conv_in, hint, down, mid"),
-    (["methods.maxfusion.branches=depth"], r"write \[depth\]"),
-    (["methods.maxfusion.rule._target_=maxbench.fusion.Maxfusion"], "methods.maxfusion: .*Maxfusion"),
-    (["baseline=avrage"], "take one of none, single/hed"),
+    (["methods.maxfusion.branches=depth"], r"branches is 'depth'; it must be a list of conditions, such as \[hed\]"),
+    (["methods.maxfusion.rule._target_=maxbench.fusion.Maxfusion"], "maxbench.fusion has no 'Maxfusion'; did you mean"),
+    (["baseline=avrage"], "which is no method here; did you mean 'average'"),
     (["suite.root=/nowhere/at/all"], r"lacks the weights of vae, .*/nowhere/at/all.*MB"),
     (["data.split=test"], "no split 'test'; take one of train, val"),
-    (["output_dir=/proc/nothing"], "Cannot write to .*; set output_dir="),
+    (["output_dir=/proc/nothing"], "/proc/nothing.* cannot be made .*; set output_dir="),
 ]
 
 
@@ -160,6 +161,5 @@ def test_the_readmes_rule_is_tested_and_ranked_with_the_others(small_run, tmp_pa
     tests["test_it_lies_between_the_average_and_the_loudest"]()
     chosen = ["--config-dir", str(tmp_path / "myconf"), "+fusion@methods.norm_weighted=norm_weighted"]
     assert main(["run", *chosen, *small_run, f"output_dir={tmp_path}/runs"]) == 0
-    (run,) = (tmp_path / "runs").iterdir()
-    metrics = pd.read_csv(run / "metrics.csv")
+    metrics = pd.read_csv(only_run(tmp_path / "runs") / "metrics.csv")
     assert "norm_weighted" in set(metrics[metrics.metric == "joint_mean"].method)
