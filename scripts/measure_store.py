@@ -92,8 +92,8 @@ if __name__ == "__main__":
     commits = ", ".join(f"{name} {commit_of(path)}" for name, path in checkouts.items())
     text = f"""# What reuse saves
 
-{arguments.samples} samples, batches of 8, one thread; every step a process of its own, both codes in turn. Seconds are of
-the whole command on a machine with other work: read them as ratios. Images are exact.
+{arguments.samples} samples, batches of 8, one thread; every step a process of its own, both codes in turn. Seconds are
+of the whole command on a machine with other work: read them as ratios. Images are exact.
 
 {markdown_table(headings, rows)}
 

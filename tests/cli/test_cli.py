@@ -8,6 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
+from runs import only_run
 
 from maxbench.__main__ import main
 from maxbench.cli.config import CONF
@@ -146,6 +147,5 @@ def test_the_readmes_rule_is_tested_and_ranked_with_the_others(small_run, tmp_pa
     tests["test_it_lies_between_the_average_and_the_loudest"]()
     chosen = ["--config-dir", str(tmp_path / "myconf"), "+fusion@methods.norm_weighted=norm_weighted"]
     assert main(["run", *chosen, *small_run, f"output_dir={tmp_path}/runs"]) == 0
-    (run,) = (tmp_path / "runs").iterdir()
-    metrics = pd.read_csv(run / "metrics.csv")
+    metrics = pd.read_csv(only_run(tmp_path / "runs") / "metrics.csv")
     assert "norm_weighted" in set(metrics[metrics.metric == "joint_mean"].method)
