@@ -92,7 +92,8 @@ def test_the_engine_makes_the_pictures_that_its_version_made(kind, recorded, tmp
 def test_the_tolerance_tells_methods_apart(recorded):
     same = {("average", "multi_t2i_adapter")}  # by arithmetic
     for kind in KINDS:
-        own = {name.split("/", 1)[1]: each.astype(int) for name, each in recorded.items() if name.startswith(f"{kind}/")}
+        prefix = f"{kind}/"
+        own = {name.removeprefix(prefix): each.astype(int) for name, each in recorded.items() if name.startswith(prefix)}
         for one, other in combinations(own, 2):
             if (one, other) not in same and (other, one) not in same:
                 assert np.abs(own[one] - own[other]).mean() > MEAN, (kind, one, other)
