@@ -54,6 +54,8 @@ def _sweep(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
         print(name, flush=True)
         try:
             _perform(compose(hydra, overrides))
+        except BrokenPipeError:  # nobody reads on
+            raise
         except Exception as error:
             if debug:
                 traceback.print_exception(error)
