@@ -46,7 +46,5 @@ def test_nothing_is_said_of_what_the_source_does_not_say():
 
 def test_a_misspelt_parameter_is_named_with_the_nearest_one():
     rule = {"_target_": "maxbench.fusion.MaxFusion", "detla": 0.5}
-    with pytest.raises(
-        UserError, match=r"no setting 'methods\.a\.rule\.detla'; did you mean 'methods\.a\.rule\.delta'"
-    ):
-        check_components({"methods": {"a": {"rule": rule}}})
+    with pytest.raises(UserError, match=r"no setting 'a\.rule\.detla'; did you mean 'a\.rule\.delta'"):
+        check_components({"a": {"rule": rule}})
