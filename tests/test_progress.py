@@ -23,3 +23,11 @@ def test_work_that_fails_is_not_counted(capsys, monkeypatch):
             if item == 2:
                 raise RuntimeError
     assert "2/2" not in capsys.readouterr().err
+
+
+def test_a_part_of_longer_work_speaks_only_while_it_takes_long(capsys, monkeypatch):
+    assert list(progress.track([1, 2], "scoring", 2, "images", brief=True)) == [1, 2]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "EVERY", 0)
+    list(progress.track([1, 2], "scoring", 2, "images", brief=True))
+    assert capsys.readouterr().err.startswith("scoring: 1/2 images")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from maxbench.conditions.depth import Depth
@@ -6,6 +8,7 @@ from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
 from maxbench.experiments.method import Experiment, Method
 from maxbench.fusion import Average, MaxFusion, Sum
+from maxbench.store.files import fingerprint
 
 
 def test_each_makes_one_method_a_condition():
@@ -119,3 +122,70 @@ def test_what_varies_does_so_for_each_condition():
 def test_what_cannot_vary_is_refused(vary, said):
     with pytest.raises(UserError, match=rf"^methods\.mine\..*{said}"):
         Method(MaxFusion(), vary=vary).expand("mine", ["hed", "depth"])
+
+
+# --- what a row is -------------------------------------------------------------------------------------------
+
+
+def test_a_role_is_how_many_controls_act_together():
+    roles = {count: Method(Sum(), branches=("hed", "depth", "seg")[:count]).role for count in range(4)}
+    assert roles == {0: "none", 1: "single", 2: "fusion", 3: "fusion"}
+
+
+def test_a_method_says_its_entry_series_parameter_and_setting_so_that_nobody_takes_its_name_apart():
+    own = Method(MaxFusion(), branches="each", vary={"rule.delta": [0, 0.7]}).expand("mine", ["hed", "depth"])
+    assert [(each.entry, each.series, each.parameter, each.setting) for each in own] == [
+        ("mine", "mine/hed", "rule.delta", 0.0), ("mine", "mine/hed", "rule.delta", 0.7),
+        ("mine", "mine/depth", "rule.delta", 0.0), ("mine", "mine/depth", "rule.delta", 0.7),
+    ]  # fmt: skip
+    (plain,) = Method(Sum()).expand("sum", ["hed", "depth"])
+    assert (plain.entry, plain.series, plain.parameter, plain.setting) == ("sum", "sum", None, None)
+    assert plain.is_unit and not any(each.is_unit for each in own)
+    assert not Method(Sum(), match="sum").expand("other", ["hed"])[0].is_unit
+
+
+@pytest.mark.parametrize("name", ["real", "Real", "shuffled", "vae_reconstruction", "Sum"])
+def test_no_two_rows_share_their_files_also_where_capitals_do_not_count(name):
+    methods = tuple(Method(Sum(), name=each, branches=("hed",)) for each in ("sum", name))
+    with pytest.raises(UserError, match=f"'{name}' would write the files of"):
+        Experiment("x", {"hed": HED()}, methods, (), (), baseline="sum")
+
+
+def identity(method):
+    return fingerprint(method.identity())
+
+
+def test_what_a_method_is_called_and_what_it_comes_from_are_no_part_of_its_identity():
+    one = Method(MaxFusion(0.5), branches=("hed", "depth"), name="one", entry="one", scale=2)
+    (varied,) = Method(MaxFusion(0.7), vary={"rule.delta": [0.5]}, scale=2.0).expand("two", ["hed", "depth"])
+    assert identity(one) == identity(varied)
+    spelled = Method(
+        MaxFusion(0.5), branches=["hed", "depth"], scale=2, branch_scale={"depth": 1}, control_start={"hed": 0}
+    )
+    assert identity(one) == identity(spelled)  # what is said outright and was so anyway
+
+
+def test_no_control_is_one_identity_whatever_the_rule():
+    assert identity(Method(Sum(), branches=())) == identity(Method(MaxFusion(), branches=(), scale=3))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rule": MaxFusion(0.6)}, {"rule": Sum()}, {"branches": ("depth", "hed")}, {"branches": ("hed",)},
+        {"scale": 1.5}, {"branch_scale": {"hed": 0.5}}, {"layer_scale": [0.5]}, {"sites": ("down",)},
+        {"control_end": 0.5}, {"control_start": {"hed": 0.5}}, {"fusion_start": 0.5}, {"fusion_end": 0.5},
+        {"fusion_end": 0.5, "otherwise": MaxFusion(0.1)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whatever_changes_pictures_changes_the_identity(changes):
+    plain = Method(MaxFusion(0.5), branches=("hed", "depth"))
+    assert identity(replace(plain, **changes)) != identity(plain)
+
+
+def test_what_a_fusion_is_replaced_by_counts_only_where_it_acts():
+    plain = Method(MaxFusion(0.5), branches=("hed", "depth"))
+    assert identity(replace(plain, otherwise=MaxFusion(0.1))) == identity(plain)
+    ends = replace(plain, fusion_end=0.5)
+    assert identity(replace(ends, otherwise=MaxFusion(0.1))) != identity(ends)
