@@ -8,6 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
+from runs import only_run
 
 from maxbench.__main__ import main
 from maxbench.cli.config import CONF
@@ -149,8 +150,9 @@ def test_every_experiment_runs(experiment, small_run, tmp_path):
     assert f"python -m maxbench run experiment={experiment}" in text
 
 
-def test_the_readmes_rule_is_tested_and_ranked_with_the_others(small_run, tmp_path, monkeypatch):
-    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", (CONF.parent / "README.md").read_text(), re.DOTALL)
+def test_the_rule_of_ones_own_is_tested_and_ranked_with_the_others(small_run, tmp_path, monkeypatch):
+    text = (CONF.parent / "docs" / "own_rule.md").read_text()
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, re.DOTALL)
     assert [name for name, _ in blocks] == ["mine.py", "myconf/fusion/norm_weighted.yaml", "test_mine.py"]
     for name, text in blocks:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +162,6 @@ def test_the_readmes_rule_is_tested_and_ranked_with_the_others(small_run, tmp_pa
     tests["test_it_lies_between_the_average_and_the_loudest"]()
     chosen = ["--config-dir", str(tmp_path / "myconf"), "+fusion@methods.norm_weighted=norm_weighted"]
     assert main(["run", *chosen, *small_run, f"output_dir={tmp_path}/runs"]) == 0
-    (run,) = (tmp_path / "runs").iterdir()
+    run = only_run(tmp_path / "runs")
     metrics = pd.read_csv(run / "metrics.csv")
     assert "norm_weighted" in set(metrics[metrics.metric == "joint_mean"].method)
