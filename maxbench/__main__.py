@@ -57,8 +57,10 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--data-dir", default="data")
     data = verbs.add_parser("data", help="list the data sets, prepare one, or look after the store")
     data.add_argument(
-        "name", nargs="?", help="a data set to prepare; `store` says what lies in the store, `prune` removes from it "
-        "what no run refers to"
+        "name",
+        nargs="?",
+        help="a data set to prepare; `store` says what lies in the store, `prune` removes from it "
+        "what no run refers to",
     )
     data.add_argument("--split", default="val")
     data.add_argument("--count", type=int, default=768, help="scenes to render")

@@ -18,7 +18,7 @@ from maxbench.report.tables import COLUMNS, markdown_table
 from maxbench.store.stamp import origin
 
 IMPLIED = (
-    "output_dir", "data_dir", "data.root", "suite.root", "runtime.threads",  # places change nothing
+    "output_dir", "store_dir", "data_dir", "data.root", "suite.root", "runtime.threads",  # places change nothing
     "suite.steps", "suite.guidance_scale", "suite.control_scale",  # a default; what was used stands elsewhere
 )  # fmt: skip
 

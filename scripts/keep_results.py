@@ -15,7 +15,7 @@ IF_THERE = ("strength.json", "curves.png", "variance_maps.png", "winner_maps.png
 def without_places(config: dict) -> dict:
     """A run's configuration with default folders: where it ran is nobody's business."""
     data = {**config["data"], "root": "data"} if "root" in config["data"] else config["data"]
-    return {**config, "output_dir": "runs", "data_dir": "data", "data": data}
+    return {**config, "output_dir": "runs", "store_dir": "runs/store", "data_dir": "data", "data": data}
 
 
 if __name__ == "__main__":

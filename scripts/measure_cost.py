@@ -58,7 +58,7 @@ class Traffic(TorchDispatchMode):
 
 
 @dataclass(frozen=True)
-class Timed:
+class Timed(fusion.Rule):
     """A rule that notes how long it takes."""
 
     rule: fusion.Rule
@@ -83,6 +83,13 @@ class Timed:
 
     def merge(self, features):
         return self._timed(self.rule.merge, features)
+
+    def merge_mid(self, features):
+        return self._timed(self.rule.merge_mid, features)
+
+    @property
+    def needs_guidance(self) -> bool:
+        return self.rule.needs_guidance
 
     def seconds(self) -> float:
         """Of all calls since the last time that it was asked."""

@@ -36,6 +36,7 @@ from maxbench.miniature.generated import (
     write_untrained,
 )
 from maxbench.miniature.quality import Measure, load_observers, measure_parts, parts_tables, require, tidy
+from maxbench.models.files import digest_of
 from maxbench.suites.folder import PACKAGED
 
 PARTS = """\
@@ -59,11 +60,11 @@ PICTURES = """
 Run `{name}`: {samples} samples, seed {seed}, {steps} steps, guidance {guidance:g}; features and CLIP score by
 {scorer}.
 
-FID grows as N shrinks, so only FIDs at one N can be compared. In the first column every set has {size} pictures: all
-real ones are split into two random halves {draws} times, and the second half is what the pictures of the first half's
-samples are held against; the brackets are the spread over these draws. *Floor* is the first half itself: two sets of
-real pictures differ by as much. {anchor}*FID of the run* is that of its own table, over all of its samples against
-{protocol}: another N, and so another floor.
+FD-CLIP grows as N shrinks, so only distances at one N can be compared. In the first column every set has {size}
+pictures: all real ones are split into two random halves {draws} times, and the second half is what the pictures of the
+first half's samples are held against; the brackets are the spread over these draws. *Floor* is the first half itself:
+two sets of real pictures differ by as much. {anchor}*FD-CLIP of the run* is that of its own table, over all of its
+samples against {protocol}: another N, and so another floor.
 
 {table}
 """
@@ -96,7 +97,7 @@ def measure(chosen: argparse.Namespace) -> None:
     require(chosen.weights)
     runs = [read_run(path) for path in (chosen.run, chosen.untrained) if path is not None]
     if chosen.run is not None:  # what can be wrong is found before anything long is begun
-        require_same_weights(runs[0], chosen.weights)
+        require_same_weights(runs[0], chosen.weights, digest_of)
     corpus = render_corpus(chosen.scenes, VALIDATION_SEED, resolution(chosen.weights), chosen.folder)
     measures = measure_parts(chosen.weights, corpus)
     date = datetime.now(UTC).date().isoformat()
@@ -116,18 +117,18 @@ def of_run(weights: Path, run: FinishedRun, untrained: FinishedRun | None = None
     """What a run says, as numbers and as the text of its sections."""
     pictures, obedience = quality_of_pictures(run, untrained), obedience_of(run)
     agreement = agreement_on(run, load_observers(weights))
-    fid, sampler = run.line("fid", "none"), run.settings["sampler"]
+    distance, sampler = run.line("fd_clip", "none"), run.settings["sampler"]
     text = PICTURES.format(
         name=run.path.resolve().name,
         samples=run.settings["samples"],
         seed=run.settings["seed"],
         steps=sampler["steps"],
         guidance=sampler["guidance_scale"],
-        scorer=fid.scorer,
+        scorer=distance.scorer,
         size=pictures[0].interval.n,
         draws=DRAWS,
         anchor=ANCHOR if untrained else "",
-        protocol=fid.protocol,
+        protocol=distance.protocol,
         table=pictures_table(pictures),
     ) + CONTROLS.format(table=obedience_table(obedience), agreement=parts_tables(agreement))
     return [*pictures, *(each for control in obedience for each in control.measures()), *agreement], text

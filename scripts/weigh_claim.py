@@ -7,6 +7,7 @@ over samples and corrected for the comparisons of one run's table (Bonferroni).
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -15,15 +16,13 @@ import yaml
 
 from maxbench.errors import UserError
 from maxbench.metrics.statistics import Interval, paired_difference
-from maxbench.report.tables import column, markdown_table
+from maxbench.report.tables import BY_ANNOTATOR, column, markdown_table
 from maxbench.store.stamp import origin
 
 RULES = ("maxfusion", "outputs_only", "maxfusion_published")
 AT_STRENGTH = {"maxfusion_matched": "maxfusion", "outputs_only_matched": "outputs_only",
                "published_matched": "maxfusion_published"}  # fmt: skip
 OTHERS = ("softmax", "largest_norm", "random")
-SAMPLE_METRICS = {"hed": "hed_ssim", "depth": "depth_rmse", "seg": "seg_image_iou", "canny": "canny_f1",
-                  "style": "style_clip_i"}  # fmt: skip
 
 
 def joint(folder: Path) -> tuple[dict, pd.DataFrame]:
@@ -32,15 +31,29 @@ def joint(folder: Path) -> tuple[dict, pd.DataFrame]:
         raise UserError(f"{folder} is no finished run; name the folder of one.")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     samples = pd.read_parquet(folder / "samples.parquet")
+    units = {branch: name for name, branch in reversed(alone(folder, "single").items())}
+    none = next((each["name"] for each in methods_of(folder) if each["role"] == "none"), None)
+    if none is None or set(config["conditions"]) - set(units):
+        raise UserError(f"{folder} has no joint score: that needs `none` and `single` of every condition.")
     scores = []
     for condition in config["conditions"]:
-        metric = SAMPLE_METRICS[condition]
-        own = samples[samples.metric == metric]
+        own = samples[(samples.condition == condition) & ~samples.metric.str.endswith(BY_ANNOTATOR)]
         table = own.pivot_table(index="sample", columns="method", values="value")  # replicates are averaged
-        table = table if column(metric).better == "higher" else -table
-        gained = table.sub(table["none"], axis=0)
-        scores.append(gained / gained[f"single/{condition}"].mean())
+        table = table if column(own.metric.iloc[0]).better == "higher" else -table
+        gained = table.sub(table[none], axis=0)
+        scores.append(gained / gained[units[condition]].mean())
     return config, sum(scores) / len(scores)
+
+
+def methods_of(folder: Path) -> list[dict]:
+    """What the manifest says of every method."""
+    return json.loads((folder / "manifest.json").read_text())["methods"]
+
+
+def alone(folder: Path, entry: str) -> dict[str, str]:
+    """Method -> condition, of the methods that an entry of the configuration stands for, each control alone."""
+    own = [each for each in methods_of(folder) if each["entry"] == entry and each["role"] == "single"]
+    return {each["name"]: each["branches"][0] for each in own if each["parameter"] is None}
 
 
 def verdict(interval: Interval) -> str:
@@ -49,7 +62,7 @@ def verdict(interval: Interval) -> str:
 
 def weigh(folder: Path) -> list[list[str]]:
     config, scores = joint(folder)
-    pairs = [pair for pair in comparisons(list(scores)) if set(pair) <= set(scores)]
+    pairs = [pair for pair in comparisons(folder) if set(pair) <= set(scores)]
     if not pairs:
         raise UserError(f"{folder} compares no rule with a baseline; it has {', '.join(scores)}.")
     rows = []
@@ -64,10 +77,9 @@ def weigh(folder: Path) -> list[list[str]]:
     return rows
 
 
-def comparisons(methods: list[str]) -> list[tuple[str, str]]:
+def comparisons(folder: Path) -> list[tuple[str, str]]:
     """Rule and rival: at the common scale, at the strength of the sum, and against other rules that choose."""
-    singles = [name for name in methods if name.startswith("single/")]
-    matched = [name for name in methods if name.startswith("single_matched/")]
+    singles, matched = (list(alone(folder, entry)) for entry in ("single", "single_matched"))
     return [
         *((rule, rival) for rule in RULES for rival in ("average", *singles, "sum")),
         *((rule, rival) for rule in AT_STRENGTH for rival in (*matched, "sum")),
@@ -80,7 +92,7 @@ def levels(folder: Path) -> list[str]:
     config, scores = joint(folder)
     methods = ["average", "sum", *RULES, *AT_STRENGTH, *OTHERS]
     cells = [f"{scores[name].mean():.2f}" if name in scores else "-" for name in methods]
-    singles = " / ".join(f"{scores[f'single/{name}'].mean():.2f}" for name in config["conditions"])
+    singles = " / ".join(f"{scores[name].mean():.2f}" for name in alone(folder, "single"))
     return [config["name"], str(config["seed"]), str(len(scores)), singles, *cells]
 
 

@@ -40,9 +40,11 @@ def test_a_claim_is_weighed_by_paired_joint_scores(finished_run, tmp_path, monke
 
 
 def test_runs_are_compared_by_what_they_differ_in(finished_run, tmp_path, monkeypatch, capsys):
-    assert call(monkeypatch, "compare_runs", finished_run, finished_run, "--methods", "sum", "--metrics", "fid") == 0
+    assert (
+        call(monkeypatch, "compare_runs", finished_run, finished_run, "--methods", "sum", "--metrics", "fd_clip") == 0
+    )
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| method | n | FID |" and len(lines) == 4
+    assert lines[0] == "| method | n | FD-CLIP |" and len(lines) == 4
     assert call(monkeypatch, "compare_runs", tmp_path) == 2
     assert "is no finished run" in capsys.readouterr().err
 
@@ -97,4 +99,5 @@ def test_kept_results_do_not_say_where_they_were_made(finished_run):
 def test_no_committed_result_names_a_place_of_a_machine():
     for path in (SCRIPTS.parent / "results").rglob("config.yaml"):
         config = yaml.safe_load(path.read_text())
-        assert not Path(config["output_dir"]).is_absolute() and not Path(config["data"]["root"]).is_absolute(), path
+        places = [config["output_dir"], config.get("store_dir", "."), config["data_dir"], config["data"]["root"]]
+        assert not any(Path(place).is_absolute() for place in places), path

@@ -57,7 +57,7 @@ def build(cfg: DictConfig) -> Run:
     methods = tuple(
         each
         for name, entry in config["methods"].items()
-        for each in _method(entry, f"methods.{name}").expand(name, list(conditions))
+        for each in make_method(entry, f"methods.{name}").expand(name, list(conditions))
     )
     sampler = component(config["sampler"], "sampler", SAMPLER)
     _check_guidance(methods, sampler)
@@ -138,7 +138,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _method(entry: Mapping[str, Any], key: str) -> Method:
+def make_method(entry: Mapping[str, Any], key: str) -> Method:
     """A method from its settings, of which its rules alone are components."""
     rules = {name: component(entry[name], f"{key}.{name}", RULE) for name in ("rule", "otherwise") if entry.get(name)}
     settings = {name: value for name, value in entry.items() if name not in ("_target_", "rule", "otherwise")}

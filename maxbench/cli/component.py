@@ -113,9 +113,11 @@ def _module(name: str, path: str, key: str) -> ModuleType | None:
 
 
 def _public(owner: Any) -> list[str]:
-    """Names that can be meant."""
+    """Names that can be meant: what a module says it offers, else all that it has."""
+    if hasattr(owner, "__all__"):
+        return list(owner.__all__)
     modules = [each.name for each in pkgutil.iter_modules(getattr(owner, "__path__", ()))]
-    return sorted({*getattr(owner, "__all__", dir(owner)), *modules} - {name for name in dir(owner) if name[0] == "_"})
+    return sorted({name for name in [*dir(owner), *modules] if name[0] != "_"})
 
 
 def _check_parameters(found: Callable[..., Any], entry: Mapping[str, Any], key: str) -> None:

@@ -527,14 +527,10 @@ def _place(location: Sequence[str | int], config: Any) -> list[str | int]:
 def _missing(place: Sequence[str | int], config: Mapping[str, Any]) -> str:
     """A setting that is not there; of a method that has no rule, its name may be a misspelt one."""
     sentence = f"{dotted(place)} is missing"
-    if place[0] == "methods" and place[2] == "rule":
-        whole = [
-            name
-            for name, each in config["methods"].items()
-            if isinstance(each, Mapping) and "_target_" in each.get("rule", {})
-        ]
-        close = difflib.get_close_matches(str(place[1]), whole, n=1, cutoff=0.6)
-        if close:
-            return f"{sentence}, so there is no method '{place[1]}'; did you mean '{close[0]}'?"
-        return f"{sentence}; a method needs a rule, {{_target_: maxbench.fusion.Average}} for one."
-    return f"{sentence}; set it in the command or in conf/."
+    if place[0] != "methods" or place[2] != "rule":
+        return f"{sentence}; set it in the command or in conf/."
+    name, others = str(place[1]), [each for each in config["methods"] if each != place[1]]
+    close = difflib.get_close_matches(name, others, n=1, cutoff=0.75)
+    if close and config["methods"][name]:  # an empty file is no misspelt key
+        return f"{sentence}, so there is no method '{name}'; did you mean '{close[0]}'?"
+    return f"{sentence}; a method needs a rule, {{_target_: maxbench.fusion.Average}} for one."

@@ -19,6 +19,8 @@ from maxbench.store.files import fingerprint
 from maxbench.store.runfolder import RunFolder
 
 FOLDER = "diagnostics"
+DRIFT = f"{FOLDER}/drift.json"
+"""How far each ControlNet's copied weights have moved from the U-Net's."""
 TRACING = 1
 """Version of what is recorded."""
 KINDS = {"trace_table": ".csv", "trace_maps": ".npz"}
@@ -47,10 +49,10 @@ class Tracing:
         }
         missing = [each for each in methods if not all(_find(folder, keys[each.name]))]
         folder.refer([(kind, key) for key in keys.values() for kind in KINDS])
-        if missing:
+        if missing or not (folder.path / DRIFT).exists():
             nets = {name: net for name, net in sampling.pipeline.controls.items() if isinstance(net, ControlNetModel)}
             drifts = {name: drift(net, sampling.pipeline.unet) for name, net in nets.items()}
-            folder.write(f"{FOLDER}/drift.json", json.dumps(drifts, indent=1))
+            folder.write(DRIFT, json.dumps(drifts, indent=1))
         for method in track(missing, "tracing", len(missing), "methods", lambda _: 1):
             trace = self.trace(sampling, method, samples)
             contents = (trace.table().to_csv(index=False).encode(), trace.packed())

@@ -6,8 +6,7 @@ trips and no control at all for obedience.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,16 +22,16 @@ from maxbench.images import read_images, to_bytes
 from maxbench.metrics.distribution import frechet_distance
 from maxbench.metrics.statistics import Interval, bootstrap, bootstrap_mean
 from maxbench.miniature.quality import ARROWS, BOTH, SEED, Look, Measure, compare_maps, grid, observe, told
-from maxbench.store.runfolder import MARK, digest
+from maxbench.store.files import read_sealed
+from maxbench.store.runfolder import MARK
 
 FLOOR, CEILING, NONE, ANCHOR = "real", "vae_reconstruction", "none", "untrained"
 ENDS = ("shuffled", NONE, "single", CEILING, FLOOR)
 BETTER = {"hed_ssim": "higher", "depth_rmse": "lower", "seg_image_iou": "higher", "canny_f1": "higher"}
-FIDELITY = dict(zip(("hed", "depth", "seg", "canny"), BETTER, strict=True))
-"""Condition -> the score of one sample."""
+"""Which way the score of one sample is better."""
 BY_ANNOTATOR = "_by_annotator"
 """How the name ends of a score that the annotator itself gave; the others are by an independent scorer."""
-DRAWS = 100  # random halves behind every FID
+DRAWS = 100  # random halves behind every FD-CLIP
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,21 @@ class FinishedRun:
         return self.identity["config"]
 
     @cached_property
+    def rows(self) -> pd.DataFrame:
+        """What each row of the tables is, by its name: role, branches, parameter."""
+        return self.metrics.drop_duplicates("method").set_index("method")
+
+    @cached_property
+    def singles(self) -> dict[str, str]:
+        """Condition -> the row of its control alone; the first, and none in which a number varies."""
+        alone = self.rows[(self.rows.role == "single") & self.rows.parameter.isna()]
+        return {branches: name for name, branches in alone.drop_duplicates("branches").branches.items()}
+
+    @cached_property
     def methods(self) -> list[str]:
         """`none`, and each control alone."""
-        names = dict.fromkeys(self.metrics.method)
-        return [name for name in names if name == NONE or name.startswith("single/")]
+        singles = set(self.singles.values())
+        return [name for name in self.rows.index if name == NONE or name in singles]
 
     def features(self, row: str) -> np.ndarray:
         """Image features (N, D) of a row of pictures, or of "reference"."""
@@ -72,12 +82,15 @@ def read_run(folder: Path) -> FinishedRun:
         raise UserError(
             f"{folder} is no finished run: it {what}; run `python -m maxbench run experiment=singles` to its end."
         )
+    identity = read_sealed(folder / MARK)
+    if identity is None:
+        raise UserError(f"{folder / MARK} is damaged; run the experiment again, which makes it anew.")
     run = FinishedRun(
-        folder,
-        json.loads((folder / MARK).read_text()),
-        pd.read_csv(folder / "metrics.csv"),
-        pd.read_parquet(folder / "samples.parquet"),
+        folder, identity, pd.read_csv(folder / "metrics.csv"), pd.read_parquet(folder / "samples.parquet")
     )
+    old = [name for name in ("role", "branches", "parameter") if name not in run.metrics]
+    if old:
+        raise UserError(f"{folder} has no column {old[0]}: it is of an older version; run the experiment again.")
     absent = [row for row in (NONE, FLOOR, CEILING) if row not in set(run.metrics.method)]
     if absent:
         raise UserError(f"The run {folder} has no pictures of {', '.join(absent)}; run experiment=singles.")
@@ -89,12 +102,15 @@ def read_run(folder: Path) -> FinishedRun:
     return run
 
 
-def require_same_weights(run: FinishedRun, weights: Path) -> None:
-    """Refuse a run that was made with other weights than those that are measured beside it."""
-    for file, known in run.identity["weights"].items():
-        if not (weights / file).exists() or digest((weights / file).read_bytes()) != known:
+def require_same_weights(run: FinishedRun, weights: Path, digest: Callable[[Path], str]) -> None:
+    """Refuse a run that was made with other weights than those that are measured beside it.
+
+    digest: of a part of the family, as the suite takes it.
+    """
+    for part, known in run.identity["weights"].items():
+        if not (weights / part).exists() or digest(weights / part) != known:
             raise UserError(
-                f"The run {run.path} was made with another {file} than the one in {weights}; "
+                f"The run {run.path} was made with another {part} than the one in {weights}; "
                 "give --weights the family that it was made with."
             )
 
@@ -103,7 +119,7 @@ def require_same_weights(run: FinishedRun, weights: Path) -> None:
 
 
 def quality_of_pictures(run: FinishedRun, untrained: FinishedRun | None = None, draws: int = DRAWS) -> list[Measure]:
-    """FID of every row of pictures at one N, beside the run's own FID and CLIP score.
+    """FD-CLIP of every row of pictures at one N, beside the run's own FD-CLIP and CLIP score.
 
     untrained: the run of the family whose U-Net learned nothing; with it, the share of the way from its pictures
         to real ones.
@@ -118,26 +134,26 @@ def quality_of_pictures(run: FinishedRun, untrained: FinishedRun | None = None, 
     measures = []
     for name, (where, row) in rows.items():
         drawn = distances[name]
-        measures.append(Measure(name, f"FID at N = {size}", "", _spread(drawn.mean(), drawn, size), "lower"))
+        measures.append(Measure(name, f"FD-CLIP at N = {size}", "", _spread(drawn.mean(), drawn, size), "lower"))
         if untrained is not None:
             bad, best = distances[ANCHOR], distances[FLOOR]
             share = (bad.mean() - drawn.mean()) / (bad.mean() - best.mean())
             way = _spread(share, (bad - drawn) / (bad - best), size)
             measures.append(Measure(name, "share of the way to real", "", way, "higher"))
-        for metric, title in (("fid", "FID of the run"), ("clip_score", "CLIP score")):
+        for metric, title in (("fd_clip", "FD-CLIP of the run"), ("clip_score", "CLIP score")):
             line = where.line(metric, row)
             interval = Interval(line.value, line.low, line.high, int(line.n))
-            measures.append(Measure(name, title, "", interval, "lower" if metric == "fid" else "higher"))
+            measures.append(Measure(name, title, "", interval, "lower" if metric == "fd_clip" else "higher"))
     return measures
 
 
 def equal_size(real: int, reference: int) -> int:
-    """How many pictures each side of an FID has: half of all real ones, where so many have a generated twin."""
+    """How many pictures each side of an FD-CLIP has: half of all real ones, where so many have a generated twin."""
     return min(real, (real + reference) // 2)
 
 
 def frechet_draws(features: Mapping[str, np.ndarray], reference: np.ndarray, draws: int) -> dict[str, np.ndarray]:
-    """FID of every row of pictures at equal N, (draws,) each.
+    """FD-CLIP of every row of pictures at equal N, (draws,) each.
 
     features: row -> (N, D), the same samples in the same order; `real` holds the pictures that gave the samples
         their conditions. reference: (M, D) of further real pictures.
@@ -160,7 +176,7 @@ def frechet_draws(features: Mapping[str, np.ndarray], reference: np.ndarray, dra
 
 
 def _require_comparable(run: FinishedRun, untrained: FinishedRun) -> None:
-    one, two = (each.line("fid", NONE) for each in (run, untrained))
+    one, two = (each.line("fd_clip", NONE) for each in (run, untrained))
     for column, option in (("n", "samples"), ("scorer", "suite.root"), ("protocol", "pairing.reference")):
         if one[column] != two[column]:
             raise UserError(
@@ -190,7 +206,7 @@ def pictures_table(measures: Sequence[Measure]) -> str:
 
 @dataclass(frozen=True)
 class Obedience:
-    """How far one control alone is obeyed, by one scorer.
+    """How far one control alone is obeyed, by one scorer. method: the row of its pictures.
 
     ends: of `ENDS`, the rows of pictures that the run has; "single" is the control's own.
     closed: share of the way from no control to the autoencoder's round trips, the best a picture of this family
@@ -199,12 +215,13 @@ class Obedience:
 
     condition: str
     metric: str
+    method: str
     scorer: str
     ends: Mapping[str, Interval]
     closed: Interval
 
     def measures(self) -> Iterator[Measure]:
-        by, method = f"by {self.scorer}", f"single/{self.condition}"
+        by, method = f"by {self.scorer}", self.method
         for row, interval in self.ends.items():
             yield Measure(method if row == "single" else row, self.metric, by, interval, BETTER[self.metric])
         yield Measure(method, f"share of {self.metric} closed", by, self.closed, "higher")
@@ -213,18 +230,16 @@ class Obedience:
 def obedience_of(run: FinishedRun) -> list[Obedience]:
     """Of every control of a run, by the independent scorer first and then by the annotator, where there are both."""
     found = []
-    for condition, metric in FIDELITY.items():
-        if f"single/{condition}" not in run.methods:
-            continue
-        for name in (metric, metric + BY_ANNOTATOR):
-            scores = run.samples[run.samples.metric == name]
-            if scores.empty:
+    for condition, alone in run.singles.items():
+        own = run.samples[run.samples.condition == condition]
+        for name, scores in sorted(own.groupby("metric"), key=lambda each: each[0].endswith(BY_ANNOTATOR)):
+            metric = name.removesuffix(BY_ANNOTATOR)
+            if metric not in BETTER:
                 continue
-            values = scores.pivot(index="sample", columns="method", values="value")
-            values = values.rename(columns={f"single/{condition}": "single"})
+            values = scores.pivot(index="sample", columns="method", values="value").rename(columns={alone: "single"})
             ends = {row: bootstrap_mean(values[row], seed=SEED) for row in ENDS if row in values}
             closed = share_closed(values["single"], values[NONE], values[CEILING])
-            found.append(Obedience(condition, metric, scores.scorer.iloc[0], ends, closed))
+            found.append(Obedience(condition, metric, alone, scores.scorer.iloc[0], ends, closed))
     return found
 
 

@@ -63,8 +63,8 @@ class Store:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"The store {path} cannot be made ({error.strerror or error}); set store_dir= to a folder you can "
-                "write to."
+                f"The store {path} cannot be made ({error.strerror or error}); set output_dir= or store_dir= to a "
+                "folder you can write to."
             ) from error
         return cls(path)
 

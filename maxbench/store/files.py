@@ -66,8 +66,6 @@ def link_or_copy(source: Path, target: Path) -> None:
 def _appear(path: Path, fill: Callable[[Path], None]) -> None:
     """Fill a file beside `path` and rename it there; whatever stops that leaves `path` as it was and nothing else."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():  # a folder where a file of ours belongs: moved aside, since it may be somebody's
-        path.rename(path.with_name(f"{path.name}.aside-{time.time_ns()}"))
     descriptor, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
     os.close(descriptor)
     partial = Path(name)
@@ -75,6 +73,8 @@ def _appear(path: Path, fill: Callable[[Path], None]) -> None:
         fill(partial)
         if partial.stat().st_nlink == 1:  # made by mkstemp for its owner alone; a link has the mode of its source
             partial.chmod(0o666 & ~_umask())
+        if path.is_dir():  # a folder where a file of ours belongs: moved aside, since it may be somebody's
+            path.rename(path.with_name(f"{path.name}.aside-{time.time_ns()}"))
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -103,9 +103,8 @@ def seal(value: Any) -> str:
 def unseal(content: bytes) -> Any:
     """The value of a sealed text; Damaged if a byte of it has changed."""
     try:
-        sealed = json.loads(content)
-        value = sealed["value"]
-        intact = sealed["sha256"] == fingerprint(value)
+        value = json.loads(content)["value"]
+        intact = content == seal(value).encode()
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Damaged(f"it is no sealed file ({type(error).__name__})") from error
     if not intact:

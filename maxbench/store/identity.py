@@ -52,6 +52,8 @@ def identity(thing: Any) -> Any:
     bound = getattr(thing, "__self__", None)
     if inspect.ismethod(thing) and isinstance(bound, type):  # a class method: its class decides
         return {"name": f"{name_of(bound)}.{thing.__name__}", **_code(bound)}
+    if inspect.ismethod(thing):  # of an object, whose settings decide as well
+        return {"method": thing.__name__, "of": identity(bound)}
     if isinstance(thing, type) or inspect.isroutine(thing):
         return {"name": name_of(thing), **_code(thing)}
     return {"class": name_of(type(thing)), **_code(type(thing)), "settings": identity(_settings(thing))}
@@ -66,6 +68,11 @@ def name_of(thing: Any) -> str:
 def _settings(thing: Any) -> dict[str, Any]:
     if is_dataclass(thing):
         return {field.name: getattr(thing, field.name) for field in fields(thing)}
+    if _is_library(type(thing)):  # what it holds need not be seen from here, as of a tensor
+        raise UserError(
+            f"A setting is a {type(thing).__name__}, by which images cannot be known; give plain values instead "
+            "(numbers, texts, lists)."
+        )
     settings = getattr(thing, "__dict__", {})
     for name, value in settings.items():
         if not isinstance(value, None | bool | int | float | str | list | tuple | dict):
@@ -142,6 +149,13 @@ def _is_users_file(file: str | None) -> bool:
         return False
     parents = Path(file).resolve().parents
     return PACKAGE not in parents and not any(folder in parents for folder in _library_folders())
+
+
+def _is_library(kind: type) -> bool:
+    """Whether a class is neither ours nor a user's."""
+    module = sys.modules.get(kind.__module__)
+    ours = kind.__module__.split(".")[0] == PACKAGE.name
+    return not ours and kind.__module__ != "__main__" and not (module is not None and _is_users(module))
 
 
 @lru_cache

@@ -13,6 +13,7 @@ is lost, a run folder fills it again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -194,12 +195,10 @@ class RunFolder:
             raise UserError(f"The record {path} is missing or damaged; run the experiment again.") from error
 
     def _all_entries(self) -> Iterable[Entry]:
-        for path in sorted((self.path / "records").rglob("*.json")):
-            for each in read_sealed(path) or ():
-                try:
-                    yield Entry(**each)
-                except TypeError:
-                    continue
+        records = self.path / "records"
+        for path in sorted(records.rglob("*.json")):
+            with contextlib.suppress(UserError):
+                yield from self.entries(str(path.relative_to(records).with_suffix("")))
 
     # --- what a run says of itself ----------------------------------------------------------------------------
 

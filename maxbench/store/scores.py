@@ -35,13 +35,13 @@ class Scores:
         """All that is known of a picture, by key; empty if nothing is, or if its file is damaged."""
         try:
             return {key: _array(said) for key, said in (read_sealed(self.file(subject)) or {}).items()}
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, LookupError, TypeError, ValueError):
             return {}
 
     def add(self, subject: str, measured: Mapping[str, np.ndarray]) -> None:
         """Keep measurements of a picture beside what is known of it."""
-        known = read_sealed(self.file(subject)) or {}
-        write_atomically(self.file(subject), seal({**known, **{key: _plain(each) for key, each in measured.items()}}))
+        known = {**self.of(subject), **measured}
+        write_atomically(self.file(subject), seal({key: _plain(each) for key, each in known.items()}))
 
 
 def _plain(array: np.ndarray) -> dict[str, Any]:

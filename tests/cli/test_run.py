@@ -1,6 +1,5 @@
 """The main command on small random models: what it leaves, resumes, mends and refuses."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,30 +12,34 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import Image
+from runs import all_runs, counted, digests, only_run
 
 from maxbench.__main__ import main
+from maxbench.cli.build import build
+from maxbench.cli.config import CONF
+from maxbench.cli.perform import make_evaluation, make_generation, open_folder
+from maxbench.errors import UserError
+from maxbench.store.files import read_sealed, seal, write_atomically
 
 METHODS = ["none", "single/hed", "single/depth", "average", "sum", "outputs_only", "maxfusion", "maxfusion_published"]
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*.png"))
-        if path.name != "contact_sheet.png"
-    }
-
-
 def run(arguments, output, *more) -> Path:
     assert main(["run", *arguments, f"output_dir={output}", *more]) == 0
-    return next(path for path in Path(output).iterdir() if path.is_dir())
+    return only_run(output)
+
+
+def made(folder: Path) -> dict[str, int]:
+    """What the last invocation has made, by kind, where it was anything."""
+    return {kind: count["made"] for kind, count in counted(folder).items() if count["made"]}
 
 
 def test_a_run_leaves_what_the_contract_names(finished_run):
     for name in (
         "metrics.csv", "samples.parquet", "differences.csv", "table.md", "contact_sheet.png", "config.yaml",
-        "stamp.json", "manifest.json",
+        "stamp.json", "manifest.json", "run.json", "evaluation.json",
     ):  # fmt: skip
         assert (finished_run / name).stat().st_size > 0, name
     for method in METHODS:
@@ -48,11 +51,18 @@ def test_a_run_leaves_what_the_contract_names(finished_run):
 
 def test_metrics_are_tidy_and_complete(finished_run):
     metrics = pd.read_csv(finished_run / "metrics.csv")
-    assert {"experiment", "method", "metric", "protocol", "value", "low", "high", "n", "scorer", "seed"} <= set(metrics)
+    assert {
+        "experiment", "method", "role", "branches", "parameter", "setting", "condition", "metric", "protocol", "value",
+        "low", "high", "n", "scorer", "seed",
+    } <= set(metrics)  # fmt: skip
     assert not metrics.duplicated(["method", "metric", "protocol"]).any()
     wide = metrics.pivot(index="method", columns="metric", values="value")
     assert {*METHODS, "real", "vae_reconstruction", "shuffled"} == set(wide.index)
-    assert wide.loc[METHODS, ["fid", "kid", "clip_score", "hed_ssim", "depth_rmse", "seconds"]].notna().all(axis=None)
+    assert (
+        wide.loc[METHODS, ["fd_clip", "kd_clip", "clip_score", "hed_ssim", "depth_rmse", "seconds"]]
+        .notna()
+        .all(axis=None)
+    )
     by_annotator = wide.loc["real", ["hed_ssim_by_annotator", "depth_rmse_by_annotator"]]
     assert by_annotator.iloc[0] == pytest.approx(1) and by_annotator.iloc[1] == 0  # it drew these maps from these
     assert wide.loc["real", "depth_rmse"] > 0  # the scorer is another network
@@ -61,6 +71,19 @@ def test_metrics_are_tidy_and_complete(finished_run):
     assert wide.loc["single/hed", "control_evaluations"] == wide.loc["none", "unet_evaluations"] == 4
     assert wide.loc["maxfusion", "control_evaluations"] == 8
     assert (wide.defects == 0)[METHODS].all()
+
+
+def test_what_a_row_is_stands_in_columns_and_not_in_its_name_alone(finished_run):
+    for name in ("metrics.csv", "samples.parquet"):
+        table = pd.read_csv(finished_run / name) if name.endswith("csv") else pd.read_parquet(finished_run / name)
+        rows = table.drop_duplicates("method").set_index("method")
+        roles = {name: group.index.tolist() for name, group in rows.groupby("role")}
+        assert roles.keys() == {"reference", "none", "single", "fusion"}
+        assert set(roles["reference"]) == {"real", "vae_reconstruction", "shuffled"} and roles["none"] == ["none"]
+        assert rows.branches["single/depth"] == "depth" and rows.branches["maxfusion"] == "hed+depth"
+        assert rows.parameter.isna().all() and rows.setting.isna().all()  # nothing varies in this run
+        of_fidelity = table[table.metric.isin(["hed_ssim", "depth_rmse"])]
+        assert (of_fidelity.condition == of_fidelity.metric.str.split("_").str[0]).all()
 
 
 def test_sample_rows_add_up_to_the_table(finished_run):
@@ -98,12 +121,12 @@ def test_a_finished_run_is_left_as_it_is(finished_run, small_run, capsys):
     said = capsys.readouterr()
     assert "nothing to do" in said.err and "generating" not in said.err
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    assert len(list(finished_run.parent.iterdir())) == 1
+    assert all_runs(finished_run.parent) == [finished_run] and made(finished_run) == {}
 
 
 def test_damaged_and_lost_files_are_made_again(finished_run, small_run, tmp_path):
     output = tmp_path / "runs"
-    copy = shutil.copytree(finished_run, output / finished_run.name)
+    copy = shutil.copytree(finished_run, output / finished_run.name)  # without the store, which the folder fills again
     before = digests(copy)
     broken = sorted((copy / "images" / "maxfusion").glob("*.png"))[2]
     broken.write_bytes(broken.read_bytes()[:100])
@@ -113,6 +136,21 @@ def test_damaged_and_lost_files_are_made_again(finished_run, small_run, tmp_path
     assert run(small_run, output) == copy
     assert digests(copy) == before
     assert (copy / "metrics.csv").exists()
+    counts = made(copy)
+    assert counts.keys() == {"images", "maps", "scores"}  # scores lie in the store alone
+    assert (counts["images"], counts["maps"]) == (2, 1)
+
+
+def test_what_a_folder_alone_has_lost_is_put_back_and_not_made(finished_run, small_run, tmp_path):
+    shutil.copytree(finished_run.parent, tmp_path, dirs_exist_ok=True)
+    copy = tmp_path / finished_run.name
+    before = digests(copy)
+    damaged = sorted((copy / "images" / "maxfusion").glob("*.png"))[2]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    shutil.rmtree(copy / "conditions")
+    (copy / "records" / "images" / "sum.json").write_text("[]")
+    assert run(small_run, tmp_path) == copy
+    assert digests(copy) == before and made(copy) == {}
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0])
@@ -130,20 +168,14 @@ def test_a_killed_run_ends_with_the_bytes_of_an_unbroken_one(finished_run, small
     assert digests(resumed) == digests(finished_run)
 
 
-def test_where_and_how_fast_do_not_change_the_name_but_what_does(finished_run, small_run, tmp_path, monkeypatch):
-    from hydra import compose, initialize_config_dir
-
-    from maxbench.cli.build import build
-    from maxbench.cli.config import CONF
-    from maxbench.cli.perform import open_folder
-
+def test_where_and_how_fast_do_not_change_the_name_but_what_does(finished_run, small_run, tmp_path):
     def name(*more):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("main", [*small_run, f"output_dir={tmp_path}", *more])
         return open_folder(build(cfg)).path.name
 
     assert name() == name("runtime.threads=1") == finished_run.name
-    others = ["seed=1", "samples=5", "sampler.steps=3", "methods.maxfusion.rule.delta=0.5", "conditions.depth=null"][:4]
+    others = ["seed=1", "samples=5", "sampler.steps=3", "methods.maxfusion.rule.delta=0.5"]
     assert len({name(), *(name(other) for other in others)}) == 5
 
 
@@ -164,25 +196,18 @@ def test_replicates_differ_and_are_averaged_before_intervals(small_run, tmp_path
 
 
 def test_evaluation_refuses_a_run_with_a_doubled_image(finished_run, small_run, tmp_path):
-    from maxbench.errors import UserError
-    from maxbench.evaluation.scoring import Evaluation
-
-    copy = shutil.copytree(finished_run, tmp_path / "run")
-    record = copy / "records" / "images" / "sum" / "00001.json"
-    rows = json.loads(record.read_text())
-    record.write_text(json.dumps([*rows[1:], *rows[1:]]))
-    from hydra import compose, initialize_config_dir
-
-    from maxbench.cli.build import build
-    from maxbench.cli.config import CONF
-    from maxbench.cli.perform import evaluation
-    from maxbench.store.runfolder import RunFolder
-
+    copy = shutil.copytree(finished_run, tmp_path / finished_run.name)
+    record = copy / "records" / "images" / "sum.json"
+    rows = read_sealed(record)
+    write_atomically(record, seal([*rows[1:], rows[1]]))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        job = build(compose("main", small_run))
-    checked: Evaluation = evaluation(job, RunFolder(copy))
-    with pytest.raises(UserError, match=r"images of 'sum'.*1 missing.*twice"):
-        checked.run()
+        job = build(compose("main", [*small_run, f"output_dir={tmp_path}"]))
+    folder = open_folder(job)
+    assert folder.path == copy
+    inputs = make_generation(job, folder).sampling.inputs
+    inputs.make()
+    with pytest.raises(UserError, match=r"images of 'sum'.*1 missing, 1 twice"):
+        make_evaluation(job, folder, inputs).run()
 
 
 def test_a_sweep_makes_one_run_each(small_run, tmp_path, monkeypatch):
@@ -224,9 +249,9 @@ def test_pairs_that_contradict_are_given_and_scored_by_region(small_run, tmp_pat
         .notna()
         .all(axis=None)
     )
-    assert metrics.query("metric == 'depth_rmse'").protocol.str.endswith("in its own region").all()
+    assert metrics.query("metric == 'depth_rmse'").protocol.str.endswith("inside its evaluation mask").all()
     one_source = pairing == "half_split"
-    assert wide.loc["real", "fid":"fid"].notna().all() == one_source  # two sources have no one real picture
+    assert wide.loc["real", "fd_clip":"fd_clip"].notna().all() == one_source  # two sources have no one real picture
     for sample in manifest:
         masks = {
             name: np.asarray(Image.open(folder / "evaluation_masks" / name / f"{sample['id']}.png")) > 0

@@ -93,7 +93,9 @@ def test_the_tolerance_tells_methods_apart(recorded):
     same = {("average", "multi_t2i_adapter")}  # by arithmetic
     for kind in KINDS:
         prefix = f"{kind}/"
-        own = {name.removeprefix(prefix): each.astype(int) for name, each in recorded.items() if name.startswith(prefix)}
+        own = {
+            name.removeprefix(prefix): each.astype(int) for name, each in recorded.items() if name.startswith(prefix)
+        }
         for one, other in combinations(own, 2):
             if (one, other) not in same and (other, one) not in same:
                 assert np.abs(own[one] - own[other]).mean() > MEAN, (kind, one, other)

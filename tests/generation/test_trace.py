@@ -1,4 +1,4 @@
-"""Rules under watch: nothing changes, what is written down is what was decided, and runs leave it behind."""
+"""Traced rules: nothing changes, what is recorded is what was decided, and runs leave it behind."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from maxbench.__main__ import main
 from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, Sum
-from maxbench.generation.recording import OUTPUT, UNET, UNMERGE, Watch, Watched, drift
+from maxbench.generation.recording import OUTPUT, UNET, UNMERGE, Trace, Traced, drift
 
 NAMES = ["hed", "depth"]
 FUSING = ["average", "sum", "outputs_only", "maxfusion", "maxfusion_published"]
@@ -25,46 +25,48 @@ def features(seed=0, batch=6, count=2):
     return [torch.randn(batch, 8, 4, 4, generator=generator) for _ in range(count)]
 
 
-def watch(**changes):
-    return Watch(**{"branches": NAMES, "size": 3, "keep": 2, "steps": [0], **changes})
+def a_trace(**changes):
+    return Trace(**{"branches": NAMES, "size": 3, "keep": 2, "steps": [0], **changes})
 
 
 def same(one, two):
     return len(one) == len(two) and all(torch.equal(*pair) for pair in zip(one, two, strict=True))
 
 
-# --- a rule under watch --------------------------------------------------------------------------------------
+# --- a traced rule -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", [MaxFusion(0.3), PublishedMaxFusion(0.2), Average(), Sum()], ids=repr)
-def test_a_watched_rule_gives_what_its_rule_gives(rule):
-    watched, f = Watched(rule, watch()), features()
-    assert same(watched.unmerge(f), rule.unmerge(f))
-    assert torch.equal(watched.merge(f), rule.merge(f))
-    assert torch.equal(watched.merge_mid(f), getattr(rule, "merge_mid", rule.merge)(f))
-    assert torch.equal(watched.for_images.merge(f[:1]), getattr(rule, "for_images", rule).merge(f[:1]))
-    assert watched.guided == getattr(rule, "guided", False)
+def test_a_traced_rule_gives_what_its_rule_gives(rule):
+    traced, f = Traced(rule, a_trace()), features()
+    assert same(traced.unmerge(f), rule.unmerge(f))
+    assert torch.equal(traced.merge(f), rule.merge(f))
+    assert torch.equal(traced.merge_mid(f), rule.merge_mid(f))
+    assert torch.equal(traced.for_images().merge(f[:1]), rule.for_images().merge(f[:1]))
+    assert traced.needs_guidance == rule.needs_guidance
 
 
 def test_the_published_rule_keeps_its_own_middle_and_its_own_way_with_adapters():
     rule, f = PublishedMaxFusion(0.2), features()
-    watched = Watched(rule, watch())
-    assert not torch.equal(watched.merge_mid(f), watched.merge(f))
-    assert not watched.for_images.guided and torch.equal(watched.for_images.merge(f), rule.for_images.merge(f))
+    traced = Traced(rule, a_trace())
+    assert not torch.equal(traced.merge_mid(f), traced.merge(f))
+    adapted = traced.for_images()
+    assert traced.needs_guidance and not adapted.needs_guidance
+    assert torch.equal(adapted.merge(f), rule.for_images().merge(f))
 
 
 def test_rows_say_what_the_rule_decided():
-    rule, w, f = MaxFusion(0.3), watch(), features()
-    watched = Watched(rule, w)
-    watched.unmerge(f)
-    watched.merge(f)
-    watched.merge_mid(f)
-    table = w.table()
+    rule, trace, f = MaxFusion(0.3), a_trace(), features()
+    traced = Traced(rule, trace)
+    traced.unmerge(f)
+    traced.merge(f)
+    traced.merge_mid(f)
+    table = trace.table()
     assert list(zip(table.step, table.kind, table.place, strict=True)) == [
         (0, UNMERGE, 0), (0, OUTPUT, 0), (0, OUTPUT, 1),
     ]  # fmt: skip
     sigma, rho, winner, cluster = rule.decide(f)
-    row = w.rows[0]
+    row = trace.rows[0]
     for number, name in enumerate(NAMES):
         assert row[f"wins/{name}"] == pytest.approx((winner == number).float().mean().item())
         assert row[f"saliency/{name}"] == pytest.approx(sigma[number].mean().item())
@@ -80,11 +82,11 @@ def test_rows_say_what_the_rule_decided():
 
 
 def test_a_rule_without_a_decision_is_seen_through_the_paper_s():
-    one, two = watch(), watch()
-    Watched(Average(), one).merge(features())
-    Watched(MaxFusion(), two).merge(features())
+    one, two = a_trace(), a_trace()
+    Traced(Average(), one).merge(features())
+    Traced(MaxFusion(), two).merge(features())
     pd.testing.assert_frame_equal(one.table().drop(columns="rule"), two.table().drop(columns="rule"))
-    assert (one.rows[0]["rule"], one.rows[0]["clip"]) == ("Average", "MaxFusion")
+    assert (one.rows[0]["rule"], one.rows[0]["decided_by"]) == ("Average", "MaxFusion")
     assert one.maps.keys() == two.maps.keys()
     assert all(np.array_equal(one.maps[key], two.maps[key]) for key in one.maps)
 
@@ -92,58 +94,58 @@ def test_a_rule_without_a_decision_is_seen_through_the_paper_s():
 def test_the_released_rule_is_seen_as_it_decides_itself():
     merged = []
     for delta in (0.2, 0.95):
-        w, rule = watch(), PublishedMaxFusion(delta)
-        Watched(rule, w).unmerge(features())
-        assert w.rows[0]["clip"] == "PublishedMaxFusion"
-        assert w.rows[0]["merged"] == pytest.approx(rule.decide(features()).cluster.all(0).float().mean().item())
-        merged.append(w.rows[0]["merged"])
+        trace, rule = a_trace(), PublishedMaxFusion(delta)
+        Traced(rule, trace).unmerge(features())
+        assert trace.rows[0]["decided_by"] == "PublishedMaxFusion"
+        assert trace.rows[0]["merged"] == pytest.approx(rule.decide(features()).cluster.all(0).float().mean().item())
+        merged.append(trace.rows[0]["merged"])
     assert merged[0] > merged[1]
 
 
 def test_a_winner_keeps_its_number_when_another_branch_is_silent():
-    w = Watch(branches=("style", "hed", "depth"), size=3, keep=2, steps={0})
-    Watched(MaxFusion(1.0), w).among(("hed", "depth")).merge(features())
+    trace = Trace(branches=("style", "hed", "depth"), size=3, keep=2, steps={0})
+    Traced(MaxFusion(1.0), trace).for_branches(("hed", "depth")).merge(features())
     winner = MaxFusion(1.0).decide(features()).winner[-3:, 0][:2].numpy()
-    assert np.array_equal(w.maps["output/0/0/winner"], winner + 1)
-    assert {"wins/hed", "wins/depth"} <= set(w.rows[0]) and "wins/style" not in w.rows[0]
+    assert np.array_equal(trace.maps["output/0/0/winner"], winner + 1)
+    assert {"wins/hed", "wins/depth"} <= set(trace.rows[0]) and "wins/style" not in trace.rows[0]
 
 
 def test_branches_that_always_agree_are_merged_everywhere():
-    w, (f, _) = watch(), features()
-    Watched(MaxFusion(), w).merge([f, f.clone()])
-    assert w.rows[0]["merged"] == 1 and w.rows[0]["rho"] == pytest.approx(1) and w.rows[0]["rho/+0.9"] == 1
+    trace, (f, _) = a_trace(), features()
+    Traced(MaxFusion(), trace).merge([f, f.clone()])
+    assert trace.rows[0]["merged"] == 1 and trace.rows[0]["rho"] == pytest.approx(1) and trace.rows[0]["rho/+0.9"] == 1
 
 
 def test_maps_are_the_first_prompted_samples_in_few_bytes():
-    w, f = watch(), features()
-    Watched(MaxFusion(0.3), w).merge(f)
+    trace, f = a_trace(), features()
+    Traced(MaxFusion(0.3), trace).merge(f)
     sigma, _, winner, cluster = MaxFusion(0.3).decide(f)
-    saliency, won, merged = (w.maps[f"output/0/0/{what}"] for what in ("saliency", "winner", "merged"))
+    saliency, won, merged = (trace.maps[f"output/0/0/{what}"] for what in ("saliency", "winner", "merged"))
     assert (saliency.dtype, won.dtype, merged.dtype) == (np.float16, np.uint8, np.uint8)
     assert saliency.shape == (2, 2, 4, 4) and won.shape == merged.shape == (2, 4, 4)
     prompted = slice(3, 5)  # of six, the last three are prompted and two of them kept
     np.testing.assert_allclose(saliency, sigma[:, prompted, 0], rtol=1e-3)
     np.testing.assert_array_equal(won, winner[prompted, 0])
     np.testing.assert_array_equal(merged, cluster.all(0)[prompted, 0])
-    with np.load(io.BytesIO(w.packed())) as archive:
-        assert set(archive.files) == set(w.maps)
+    with np.load(io.BytesIO(trace.packed())) as archive:
+        assert set(archive.files) == set(trace.maps)
         np.testing.assert_array_equal(archive["output/0/0/saliency"], saliency)
 
 
 def test_one_half_alone_is_the_prompted_one():
-    w, f = watch(), features(batch=3)
-    Watched(MaxFusion(), w).merge(f)
-    np.testing.assert_array_equal(w.maps["output/0/0/winner"], MaxFusion().decide(f).winner[:2, 0])
+    trace, f = a_trace(), features(batch=3)
+    Traced(MaxFusion(), trace).merge(f)
+    np.testing.assert_array_equal(trace.maps["output/0/0/winner"], MaxFusion().decide(f).winner[:2, 0])
 
 
 def test_a_single_branch_is_merely_looked_at():
-    w, f = watch(branches=["hed"]), features(count=1)
-    watched = Watched(Sum(), w)
-    assert same(watched.unmerge(f), f) and torch.equal(watched.merge(f), f[0])
-    assert not w.rows and w.table().empty
-    assert set(w.maps) == {"unmerge/0/0/saliency", "output/0/0/saliency"}
+    trace, f = a_trace(branches=["hed"]), features(count=1)
+    traced = Traced(Sum(), trace)
+    assert same(traced.unmerge(f), f) and torch.equal(traced.merge(f), f[0])
+    assert not trace.rows and trace.table().empty
+    assert set(trace.maps) == {"unmerge/0/0/saliency", "output/0/0/saliency"}
     seen = f[0][3:5].std(dim=1, correction=0)[None]
-    np.testing.assert_allclose(w.maps["output/0/0/saliency"], seen, rtol=1e-3)
+    np.testing.assert_allclose(trace.maps["output/0/0/saliency"], seen, rtol=1e-3)
 
 
 def test_regions_say_who_should_have_won():
@@ -153,11 +155,9 @@ def test_regions_say_who_should_have_won():
     one, two = torch.zeros(6, 8, 4, 4), torch.zeros(6, 8, 4, 4)
     one[..., :2], two[..., 2:] = (torch.randn(6, 8, 4, 2, generator=generator) for _ in range(2))
     for regions, share in (([left, ~left], 1.0), ([~left, left], 0.0)):
-        w = watch(
-            regions=dict(zip(watch().branches, regions, strict=True))
-        )  # of three samples; features have both halves
-        Watched(MaxFusion(1.0), w).merge([one, two])
-        assert w.rows[0]["own"] == share
+        trace = a_trace(regions=dict(zip(NAMES, regions, strict=True)))  # of three samples; features have both halves
+        Traced(MaxFusion(1.0), trace).merge([one, two])
+        assert trace.rows[0]["own"] == share
 
 
 # --- the steps of a U-Net ------------------------------------------------------------------------------------
@@ -180,47 +180,52 @@ def hooks(unet):
 
 
 def test_steps_are_calls_of_the_unet_and_maps_are_of_the_chosen_ones(unet):
-    w = watch(steps=[0, 2])
-    watched = Watched(MaxFusion(), w)
+    trace = a_trace(steps=[0, 2])
+    traced = Traced(MaxFusion(), trace)
     plain = call(unet, 1)
-    with w.over(unet):
+    with trace.over(unet):
         for step in range(3):
-            watched.unmerge(features(step))
-            watched.merge(features(step))
-            watched.merge(features(step + 10))
+            traced.unmerge(features(step))
+            traced.merge(features(step))
+            traced.merge(features(step + 10))
             assert torch.equal(call(unet, 1), plain)  # nothing is changed by being looked at
-    table = w.table()
+    table = trace.table()
     assert list(table.step) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert list(table.place) == [0, 0, 1] * 3  # places begin anew with every step
-    assert {key.split("/")[2] for key in w.maps} == {"0", "2"}
+    assert {key.split("/")[2] for key in trace.maps} == {"0", "2"}
     blocks = len(unet.down_blocks) + len(unet.up_blocks)
     for step in (0, 2):
-        kept = {key for key in w.maps if key.startswith(f"{UNET}/") and key.split("/")[2] == str(step)}
+        kept = {key for key in trace.maps if key.startswith(f"{UNET}/") and key.split("/")[2] == str(step)}
         assert kept == {f"{UNET}/{place}/{step}/saliency" for place in range(blocks)}
-    assert w.maps["unet/0/0/saliency"].shape == (1, 2, 8, 8) and w.maps["unet/3/0/saliency"].shape == (1, 2, 16, 16)
+    assert trace.maps["unet/0/0/saliency"].shape == (1, 2, 8, 8) and trace.maps["unet/3/0/saliency"].shape == (
+        1,
+        2,
+        16,
+        16,
+    )
 
 
 def test_what_is_kept_of_a_block_is_the_spread_of_its_output(unet):
-    w, seen = watch(), []
+    trace, seen = a_trace(), []
     hook = unet.up_blocks[-1].register_forward_hook(lambda module, arguments, output: seen.append(output))
-    with w.over(unet):
+    with trace.over(unet):
         call(unet)
     hook.remove()
     expected = seen[0][3:5].std(dim=1, correction=0)
-    np.testing.assert_allclose(w.maps["unet/3/0/saliency"][0], expected, rtol=1e-3)
+    np.testing.assert_allclose(trace.maps["unet/3/0/saliency"][0], expected, rtol=1e-3)
 
 
 def test_nothing_is_left_on_the_unet(unet):
-    before, w = hooks(unet), watch()
-    with w.over(unet):
+    before, trace = hooks(unet), a_trace()
+    with trace.over(unet):
         call(unet)
         assert hooks(unet) > before
     assert hooks(unet) == before
-    with pytest.raises(RuntimeError, match="half way"), w.over(unet):
+    with pytest.raises(RuntimeError, match="half way"), trace.over(unet):
         raise RuntimeError("half way")
     assert hooks(unet) == before
     call(unet)
-    assert w.step == 1
+    assert trace.step == 1
 
 
 def test_drift_is_relative_and_of_shared_weights():
@@ -231,14 +236,14 @@ def test_drift_is_relative_and_of_shared_weights():
     assert drift(base, base) == 0
 
 
-# --- a run under watch ---------------------------------------------------------------------------------------
+# --- a traced run --------------------------------------------------------------------------------------------
 
 
 def bytes_of(folder, pattern):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob(pattern))}
 
 
-def test_a_watched_run_has_the_name_and_the_pictures_of_the_run(finished_run, watched_run):
+def test_a_traced_run_has_the_name_and_the_pictures_of_the_run(finished_run, watched_run):
     assert watched_run.name == finished_run.name
     for room in ("images", "conditions", "vae_reconstruction"):
         assert bytes_of(watched_run / room, "*.png") == bytes_of(finished_run / room, "*.png")
@@ -246,20 +251,19 @@ def test_a_watched_run_has_the_name_and_the_pictures_of_the_run(finished_run, wa
     pd.testing.assert_frame_equal(*metrics)
 
 
-def test_a_run_that_does_not_watch_leaves_nothing_of_it(finished_run):
-    assert not (finished_run / "diagnostics").exists() and not (finished_run / "records" / "diagnostics").exists()
+def test_a_run_that_does_not_trace_leaves_nothing_of_it(finished_run):
+    assert not (finished_run / "diagnostics").exists()
     assert not any((finished_run / name).exists() for name in PICTURES)
 
 
-def test_a_watched_run_leaves_recordings_drift_and_pictures(watched_run):
+def test_a_traced_run_leaves_recordings_drift_and_pictures(watched_run):
     folder = watched_run / "diagnostics"
     for method in ("none", "single/hed", "single/depth", *FUSING):
-        (maps,), (table,) = folder.glob(f"{method}-*.npz"), folder.glob(f"{method}-*.csv")
-        with np.load(maps) as archive:
+        with np.load(folder / f"{method}.npz") as archive:
             assert {key.split("/")[2] for key in archive.files} == {"0", "1"}  # both steps of the run
             assert all(archive[key].shape[-3] == 2 for key in archive.files)  # both samples
         if method in FUSING:
-            rows = pd.read_csv(table)
+            rows = pd.read_csv(folder / f"{method}.csv")
             assert (rows["wins/hed"] + rows["wins/depth"]).round(5).eq(1).all()
             assert set(rows.kind) == {UNMERGE, OUTPUT} if "maxfusion" in method else set(rows.kind) == {OUTPUT}
     drifts = json.loads((folder / "drift.json").read_text())
@@ -267,13 +271,50 @@ def test_a_watched_run_leaves_recordings_drift_and_pictures(watched_run):
     assert all((watched_run / name).stat().st_size > 5000 for name in PICTURES)
 
 
-def test_what_is_recorded_is_not_recorded_again_and_what_is_lost_is(watched_run, small_run, tmp_path, capsys):
-    copy = shutil.copytree(watched_run, tmp_path / watched_run.name)
-    times = {path: path.stat().st_mtime_ns for path in copy.rglob("diagnostics/**/*-*.*")}
-    next((copy / "diagnostics").glob("maxfusion-*.npz")).unlink()
-    assert main(["run", *small_run, "diagnostics.samples=2", f"output_dir={tmp_path}"]) == 0
-    said = capsys.readouterr().err
-    assert "watching: 1/1" in said and "generating" not in said
+def recorded(watched_run, tmp_path):
+    """A copy of the traced run and of the store beside it."""
+    shutil.copytree(watched_run.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / watched_run.name
+
+
+def traced_again(small_run, copy, capsys):
+    """What the run says when it is asked for once more."""
+    assert main(["run", *small_run, "diagnostics.samples=2", f"output_dir={copy.parent}"]) == 0
+    return capsys.readouterr().err
+
+
+def test_what_is_recorded_is_not_recorded_again_and_what_a_folder_lacks_is_put_back(
+    watched_run, small_run, tmp_path, capsys
+):
+    copy = recorded(watched_run, tmp_path)
+    files = {path: path.stat().st_ino for path in (copy / "diagnostics").rglob("*.*")}
+    (copy / "diagnostics" / "maxfusion.npz").unlink()
+    (copy / "diagnostics" / "sum.csv").write_text("step")
+    (copy / "diagnostics" / "drift.json").unlink()
+    said = traced_again(small_run, copy, capsys)
+    assert "tracing" not in said and "generating" not in said
     assert bytes_of(copy / "diagnostics", "*.*") == bytes_of(watched_run / "diagnostics", "*.*")
-    again = {path.name.split("-")[0] for path, time in times.items() if path.stat().st_mtime_ns != time}
-    assert again == {"maxfusion"}
+    assert {path.name for path, file in files.items() if path.stat().st_ino != file} == {
+        "maxfusion.npz",
+        "sum.csv",
+        "drift.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "harm"), [("trace_maps", ".npz", "damaged"), ("trace_table", ".csv", "lost")]
+)
+def test_a_recording_that_the_store_has_lost_is_made_again_and_is_the_same(
+    watched_run, small_run, tmp_path, capsys, kind, suffix, harm
+):
+    copy = recorded(watched_run, tmp_path)
+    kept = (copy / "diagnostics" / f"maxfusion{suffix}").read_bytes()
+    (stored,) = (each for each in (tmp_path / "store" / kind).rglob(f"*{suffix}") if each.read_bytes() == kept)
+    if harm == "lost":
+        stored.unlink()
+    else:
+        stored.write_bytes(kept[:-7] + b"damaged")
+    said = traced_again(small_run, copy, capsys)
+    assert "tracing: 1/1" in said and "generating" not in said
+    assert bytes_of(copy / "diagnostics", "*.*") == bytes_of(watched_run / "diagnostics", "*.*")
+    assert stored.read_bytes() == kept

@@ -1,7 +1,7 @@
 """Written runs whose numbers are known beforehand, read by what reads finished runs."""
 
 import importlib.util
-import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,15 @@ from maxbench.miniature.generated import (
     share_closed,
     write_untrained,
 )
-from maxbench.store.runfolder import digest
+from maxbench.models.files import digest_of
+from maxbench.store.files import read_sealed, seal
 
 SAMPLES, REFERENCE, WIDTH = 24, 12, 4
 METHODS = ("none", "single/hed", "single/depth")
+ROLES = {
+    "real": ("reference", ""), "vae_reconstruction": ("reference", ""), "none": ("none", ""),
+    "single/hed": ("single", "hed"), "single/depth": ("single", "depth"),
+}  # fmt: skip
 OBEYED = {"shuffled": 0.1, "none": 0.2, "single/hed": 0.5, "single/depth": 0.3, "vae_reconstruction": 0.8, "real": 0.9}
 
 
@@ -41,9 +46,10 @@ def write_run(folder, weights, shift=0.0, scorer="clip@1", seed=0):
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, features.astype(np.float32))
     metrics = [
-        {"method": row, "metric": metric, "protocol": "12 reference images", "value": 7.0, "low": 6.0, "high": 8.0,
-         "n": SAMPLES, "scorer": scorer}
-        for row in rows for metric in ("fid", "clip_score")
+        {"method": row, "role": role, "branches": branches, "parameter": None, "setting": None, "metric": metric,
+         "protocol": "12 reference images", "value": 7.0, "low": 6.0, "high": 8.0, "n": SAMPLES, "scorer": scorer}
+        for row, (role, branches) in ROLES.items()
+        for metric in ("fd_clip", "clip_score")
     ]  # fmt: skip
     pd.DataFrame(metrics).to_csv(folder / "metrics.csv", index=False)
     samples = []
@@ -54,7 +60,8 @@ def write_run(folder, weights, shift=0.0, scorer="clip@1", seed=0):
                 gain = 1 if by == "maps@2" else 1.5
                 values = sign * (gain * level + noise) + (sign < 0) * 9
                 numbers = [f"{number:03d}" for number in range(SAMPLES)]
-                fields = {"sample": numbers, "method": row, "metric": name, "protocol": "p", "scorer": by}
+                fields = {"sample": numbers, "method": row, "condition": metric.split("_")[0], "metric": name}
+                fields |= {"protocol": "p", "scorer": by}
                 samples.append(pd.DataFrame({**fields, "value": values}))
     pd.concat(samples).to_parquet(folder / "samples.parquet", index=False)
     for method in METHODS:
@@ -66,8 +73,8 @@ def write_run(folder, weights, shift=0.0, scorer="clip@1", seed=0):
         "samples": SAMPLES, "replicates": 1, "seed": 4, "suite": {"resolution": 64},
         "sampler": {"steps": 20, "guidance_scale": 3.0},
     }  # fmt: skip
-    known = {str(path.relative_to(weights)): digest(path.read_bytes()) for path in weights.rglob("vae/*.safetensors")}
-    (folder / "maxbench-run.json").write_text(json.dumps({"config": config, "weights": known}))
+    known = {part: digest_of(weights / part) for part in ("vae", "scorers/clip")}
+    (folder / "maxbench-run.json").write_text(seal({"config": config, "weights": known}))
     return folder
 
 
@@ -83,13 +90,13 @@ def untrained(small_suite, tmp_path_factory):
 
 def test_pictures_stand_between_the_floor_and_the_anchor(trained, untrained):
     measures = quality_of_pictures(read_run(trained), read_run(untrained), draws=20)
-    fid = {each.part: each.interval for each in measures if each.measure.startswith("FID at N")}
-    assert {interval.n for interval in fid.values()} == {equal_size(SAMPLES, REFERENCE)} == {18}
-    assert fid["real"].value < fid["single/hed"].value < fid["none"].value < fid["untrained"].value
-    assert all(interval.low <= interval.value <= interval.high for interval in fid.values())
+    distance = {each.part: each.interval for each in measures if each.measure.startswith("FD-CLIP at N")}
+    assert {interval.n for interval in distance.values()} == {equal_size(SAMPLES, REFERENCE)} == {18}
+    assert distance["real"].value < distance["single/hed"].value < distance["none"].value < distance["untrained"].value
+    assert all(interval.low <= interval.value <= interval.high for interval in distance.values())
     way = {each.part: each.interval.value for each in measures if each.measure.startswith("share")}
     assert way["real"] == 1 and way["untrained"] == 0 and 0 < way["none"] < way["single/hed"] < 1
-    assert {each.interval.value for each in measures if each.measure == "FID of the run"} == {7.0}
+    assert {each.interval.value for each in measures if each.measure == "FD-CLIP of the run"} == {7.0}
     alone = {each.part for each in quality_of_pictures(read_run(trained), draws=2)}
     assert alone == {"real", "vae_reconstruction", *METHODS}
 
@@ -169,9 +176,33 @@ def test_a_run_is_finished_and_of_the_same_family_or_refused(trained, small_suit
         read_run(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"lacks maxbench-run\.json, metrics\.csv, samples\.parquet"):
         read_run(tmp_path)
-    require_same_weights(read_run(trained), small_suite)
-    with pytest.raises(UserError, match=r"another vae/.*safetensors"):
-        require_same_weights(read_run(trained), tmp_path)
+    require_same_weights(read_run(trained), small_suite, digest_of)
+    with pytest.raises(UserError, match=r"another vae than"):
+        require_same_weights(read_run(trained), tmp_path, digest_of)
+    copy = shutil.copytree(trained, tmp_path / "run")
+    (copy / "maxbench-run.json").write_bytes((copy / "maxbench-run.json").read_bytes()[:-3])
+    with pytest.raises(UserError, match=r"maxbench-run\.json is damaged"):
+        read_run(copy)
+    shutil.copy(trained / "maxbench-run.json", copy)
+    pd.read_csv(copy / "metrics.csv").drop(columns="role").to_csv(copy / "metrics.csv", index=False)
+    with pytest.raises(UserError, match="has no column role: it is of an older version"):
+        read_run(copy)
+
+
+def test_a_finished_run_is_read_as_it_was_left(finished_run, small_suite):
+    run = read_run(finished_run)
+    require_same_weights(run, small_suite, digest_of)
+    assert run.identity == read_sealed(finished_run / "maxbench-run.json") and run.settings["samples"] == 6
+    assert run.methods == ["none", "single/hed", "single/depth"]
+    assert run.singles == {"hed": "single/hed", "depth": "single/depth"}
+    found = obedience_of(run)
+    assert [(each.condition, each.metric, each.method) for each in found[::2]] == [
+        ("hed", "hed_ssim", "single/hed"), ("depth", "depth_rmse", "single/depth"),
+    ]  # fmt: skip
+    assert "scorers/maps" in found[0].scorer and "annotators" in found[1].scorer
+    by_annotator = run.metrics[(run.metrics.metric == "hed_ssim_by_annotator") & (run.metrics.method == "single/hed")]
+    assert found[1].ends["single"].value == pytest.approx(by_annotator.value.iloc[0])
+    assert {each.part for each in quality_of_pictures(run, draws=2)} == {"real", "vae_reconstruction", *run.methods}
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -191,7 +222,15 @@ def test_the_command_writes_a_page_and_a_table(command, trained, untrained, smal
     runs = ["--run", str(trained), "--untrained", str(untrained)]
     assert command.main([*places, "--scenes", "4", *runs]) == 0
     text = (tmp_path / "out" / "quality.md").read_text()
-    for word in ("PSNR", "FID at N = 18 ↓", "untrained (bad anchor)", "by", "maps@2", "annotators@3", "share closed"):
+    for word in (
+        "PSNR",
+        "FD-CLIP at N = 18 ↓",
+        "untrained (bad anchor)",
+        "by",
+        "maps@2",
+        "annotators@3",
+        "share closed",
+    ):
         assert word in text
     assert "{" not in text
     table = pd.read_csv(tmp_path / "out" / "quality.csv")

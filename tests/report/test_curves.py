@@ -41,14 +41,21 @@ def test_a_sweep_has_every_method_at_every_scale_at_the_strength_of_the_sum(swep
         assert family == "sum" or used[f"{family}/scale=2"] != pytest.approx(2, rel=0.01)
 
 
+def copy_of(run, folder):
+    """All that curves are made of; returns the run's metrics."""
+    for name in ("metrics.csv", "manifest.json"):
+        shutil.copy(run / name, folder)
+    return pd.read_csv(run / "metrics.csv")
+
+
 def test_a_run_whose_methods_do_not_vary_has_no_curves(finished_run, tmp_path):
     assert not (finished_run / "curves.png").exists()
-    shutil.copy(finished_run / "metrics.csv", tmp_path)
-    assert write_curves(tmp_path) is None and len(list(tmp_path.iterdir())) == 1
+    copy_of(finished_run, tmp_path)
+    assert write_curves(tmp_path) is None and len(list(tmp_path.iterdir())) == 2
 
 
 def test_curves_need_numbers_alone_and_change_with_them(swept_run, tmp_path):
-    metrics = pd.read_csv(swept_run / "metrics.csv")
+    metrics = copy_of(swept_run, tmp_path)
     metrics.to_csv(tmp_path / "metrics.csv", index=False)
     assert write_curves(tmp_path) == tmp_path / "curves.png"
     as_drawn = (tmp_path / "curves.png").read_bytes()
@@ -61,7 +68,7 @@ def test_curves_need_numbers_alone_and_change_with_them(swept_run, tmp_path):
 
 
 def test_a_number_without_an_interval_is_a_point(swept_run, tmp_path):
-    metrics = pd.read_csv(swept_run / "metrics.csv")
-    metrics.loc[metrics.metric == "fid", ["low", "high"]] = None
+    metrics = copy_of(swept_run, tmp_path)
+    metrics.loc[metrics.metric == "fd_clip", ["low", "high"]] = None
     metrics.to_csv(tmp_path / "metrics.csv", index=False)
     assert write_curves(tmp_path) is not None

@@ -1,6 +1,5 @@
 """What a run has recorded of its rules -> pictures."""
 
-import json
 import shutil
 
 import numpy as np
@@ -20,9 +19,9 @@ def recorded(watched_run, tmp_path):
 
     def keep(*methods):
         copy = shutil.copytree(watched_run, tmp_path / "run", ignore=shutil.ignore_patterns("features", "*_maps.png"))
-        for record in (copy / "records" / "diagnostics").rglob("*.json"):
-            if str(record.parent.relative_to(copy / "records" / "diagnostics")) not in methods:
-                record.unlink()
+        for recording in (copy / "diagnostics").rglob("*.*"):
+            if str(recording.relative_to(copy / "diagnostics").with_suffix("")) not in methods:
+                recording.unlink()
         (copy / "fusion_curves.png").unlink()
         return copy
 
@@ -55,7 +54,7 @@ def test_a_rule_s_recording_is_drawn_as_winners_and_curves(recorded):
 @pytest.mark.parametrize(("winner", "merged"), [(0, 0), (1, 0), (1, 1)])
 def test_a_winner_s_area_has_its_colour_and_what_is_merged_has_none(recorded, winner, merged):
     folder = recorded("outputs_only")
-    (file,) = (folder / "diagnostics").glob("outputs_only-*.npz")
+    file = folder / "diagnostics" / "outputs_only.npz"
     with np.load(file) as archive:
         arrays = {key: archive[key] for key in archive.files}
     for key in arrays:
@@ -73,21 +72,25 @@ def test_controls_alone_are_drawn_as_saliency(recorded):
     assert [path.name for path in write_maps(folder)] == ["variance_maps.png"]
     with Image.open(folder / "variance_maps.png") as image:
         three = image.size
-    (folder / "records" / "diagnostics" / "none" / "00000.json").unlink()
+    (folder / "diagnostics" / "none.npz").unlink()
     write_maps(folder)
     with Image.open(folder / "variance_maps.png") as image:
         assert image.size[1] < three[1]  # a row for each control and step
 
 
-def test_the_latest_recording_is_drawn(recorded):
+def test_what_is_recorded_anew_is_what_is_drawn(recorded):
     folder = recorded("outputs_only")
-    (record,) = (folder / "records" / "diagnostics").rglob("*.json")
-    rows = json.loads(record.read_text())
-    for row in rows:  # as a recording with other settings leaves it: beside the old one, the record its own
-        other = row["file"].replace("-2-", "-1-")
-        shutil.copy(folder / row["file"], folder / other)
-        row["file"] = other
-    table = pd.read_csv(folder / rows[0]["file"]).assign(merged=0.25)
-    table.to_csv(folder / rows[0]["file"], index=False)
-    record.write_text(json.dumps(rows))
+    write_maps(folder)
+    before = (folder / "fusion_curves.png").read_bytes()
+    place = folder / "diagnostics" / "outputs_only.csv"  # other settings leave their recording at the same place
+    pd.read_csv(place).assign(merged=0.25).to_csv(place, index=False)
     assert summaries(folder)["outputs_only"].merged.eq(0.25).all()
+    write_maps(folder)
+    assert (folder / "fusion_curves.png").read_bytes() != before
+
+
+def test_what_no_method_of_the_run_recorded_is_not_drawn(recorded):
+    folder = recorded("outputs_only")
+    for suffix in (".csv", ".npz"):  # of a method that the run has no longer
+        shutil.copy(folder / "diagnostics" / f"outputs_only{suffix}", folder / "diagnostics" / f"left_over{suffix}")
+    assert list(summaries(folder)) == ["outputs_only"]

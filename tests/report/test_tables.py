@@ -22,9 +22,9 @@ def test_a_cell_is_the_number_of_the_csv(finished_run):
 @pytest.mark.parametrize(("column", "value"), [("n", 99), ("protocol", "another"), ("scorer", "someone else")])
 def test_a_table_refuses_to_mix_what_cannot_be_compared(finished_run, column, value):
     metrics = pd.read_csv(finished_run / "metrics.csv")
-    chosen = (metrics.metric == "fid") & (metrics.method == "sum")
+    chosen = (metrics.metric == "fd_clip") & (metrics.method == "sum")
     metrics.loc[chosen, column] = value
-    with pytest.raises(UserError, match=f"'fid' differ in {column}"):
+    with pytest.raises(UserError, match=f"'fd_clip' differ in {column}"):
         method_table(metrics, intervals=False)
 
 
