@@ -21,7 +21,7 @@ ALLOWED = {
     "metrics": set(),
     "images": {"errors"},
     "store": {"maxbench", "errors", "progress"},
-    "report": {"errors"},
+    "report": {"errors", "store"},
     "conditions": {"errors", "images", "metrics"},
     "data": {"errors", "images", "names", "seeds"},
     "models": {"conditions", "errors", "fusion", "names"},

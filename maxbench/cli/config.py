@@ -22,6 +22,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from yaml import MarkedYAMLError
 
 from maxbench.cli.schema import check, nearest
+from maxbench.cli.sources import check_components
 from maxbench.errors import UserError
 
 CONF = next(
@@ -60,8 +61,14 @@ def compose(hydra: Hydra, overrides: Sequence[str]) -> DictConfig:
         HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in a user's file
         with open_dict(cfg):
             del cfg["hydra"]
-        check(plain(cfg))
+        check_all(plain(cfg))
     return cfg
+
+
+def check_all(config: dict[str, Any]) -> None:
+    """Everything that can be said of a configuration before torch is imported; a mistake is a UserError."""
+    check(config)
+    check_components(config)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig
 
 from maxbench.cli.command import Command, jobs, parse, read_overrides, write
-from maxbench.cli.config import MAIN, compose, hydra_on, plain, sentences
+from maxbench.cli.config import MAIN, check_all, compose, hydra_on, plain, sentences
 from maxbench.cli.failures import say_failure
-from maxbench.cli.schema import check
 
 
 def run(arguments: Sequence[str], debug: bool) -> int:
@@ -54,6 +53,8 @@ def _sweep(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
         print(name, flush=True)
         try:
             _perform(compose(hydra, overrides))
+        except BrokenPipeError:  # nobody reads on
+            raise
         except Exception as error:
             if debug:
                 traceback.print_exception(error)
@@ -73,5 +74,5 @@ def _hand_over(hydra: Hydra, overrides: Sequence[str]) -> int:
 
 def _checked(cfg: DictConfig) -> None:
     """The task of another launcher, at the top of its module so that it can be sent to another process."""
-    check(plain(cfg))
+    check_all(plain(cfg))
     _perform(cfg)

@@ -209,7 +209,7 @@ class Method(Settings):
         None, alias="_target_"
     )
     rule: Component
-    sites: listed(Site, f"a list of sites, of {', '.join(SITES)}, or [] for none") = list(SITES)
+    sites: listed(Site, f"a list of sites, of {', '.join(SITES)}, or [] for none") = ["conv_in", "down", "mid"]
     branches: listed(
         Text, "a list of conditions, such as [hed], or each, pairs, or null for all", Literal[EACH, PAIRS] | None
     ) = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+
+from maxbench.store.files import write_atomically
 
 SHOWN = ("joint_mean", "joint_min", "clip_score", "fd_clip")
 HEADINGS = {
@@ -38,7 +41,9 @@ def write_curves(folder: Path) -> Path | None:
             axis.set_title(HEADINGS.get(metric, metric.replace("q_", "q of ")), fontsize=9)
         axes[0].legend(fontsize=7)
     path = folder / "curves.png"
-    figure.savefig(path, dpi=100)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100)
+    write_atomically(path, drawn.getvalue())
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
+
+from maxbench.store.files import write_atomically
 
 FOLDER = "diagnostics"
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")  # of branches, in their order
@@ -35,7 +38,9 @@ def write_maps(folder: Path) -> list[Path]:
     paths = []
     for name, figure in drawn.items():
         if figure is not None:
-            figure.savefig(folder / name, dpi=90)
+            drawing = io.BytesIO()
+            figure.savefig(drawing, dpi=90)
+            write_atomically(folder / name, drawing.getvalue())
             paths.append(folder / name)
     return paths
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import textwrap
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 from PIL import Image, ImageDraw, ImageFont
+
+from maxbench.store.files import write_atomically
 
 CELL, GAP, MARGIN, CAPTION = 144, 6, 16, 34  # pixels
 INK, PAPER, FAINT, SILENT = (25, 25, 30), (255, 255, 255), (110, 110, 120), (20, 24, 60)
@@ -40,9 +43,9 @@ def write_sheet(folder: Path, samples: int = 8, output: Path | None = None) -> P
         words = textwrap.shorten(sample["prompt"], 150, placeholder=" ...")
         draw.text((MARGIN, top + CELL + 6), words, FAINT, _font(14))
     path = output or folder / "contact_sheet.png"
-    partial = path.with_name(f".{path.name}.partial")
-    sheet.save(partial, format="PNG", optimize=True)
-    partial.replace(path)
+    drawn = io.BytesIO()
+    sheet.save(drawn, format="PNG", optimize=True)
+    write_atomically(path, drawn.getvalue())
     return path
 
 

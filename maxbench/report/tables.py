@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from maxbench.errors import UserError
+from maxbench.store.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Tables(NamedTuple):
 def write_tables(folder: Path) -> str:
     """Write `table.md` into a run folder from its CSV files; return the same tables as plain text."""
     tables = read_tables(folder)
-    (folder / "table.md").write_text(tables.markdown)
+    write_atomically(folder / "table.md", tables.markdown)
     return tables.text
 
 

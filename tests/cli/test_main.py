@@ -145,3 +145,9 @@ def test_doctor_names_damaged_data(tmp_path, capsys):
     main(["doctor", "--data-dir", str(tmp_path), "--output-dir", __file__])
     said = capsys.readouterr().out
     assert said.count("damaged, it has no images") == 2 and "is a file: set output_dir=" in said
+
+
+@pytest.mark.parametrize("what", ["store", "prune"])
+def test_a_store_that_is_not_there_is_one_sentence(what, capsys):
+    assert main(["data", what, "--store-dir", "nowhere"]) == 2
+    assert "There is no store nowhere" in capsys.readouterr().err
