@@ -137,8 +137,9 @@ def test_every_experiment_runs(experiment, small_run, tmp_path):
     assert f"python -m maxbench run experiment={experiment}" in text
 
 
-def test_the_readmes_rule_is_tested_and_ranked_with_the_others(small_run, tmp_path, monkeypatch):
-    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", (CONF.parent / "README.md").read_text(), re.DOTALL)
+def test_the_rule_of_ones_own_is_tested_and_ranked_with_the_others(small_run, tmp_path, monkeypatch):
+    text = (CONF.parent / "docs" / "own_rule.md").read_text()
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, re.DOTALL)
     assert [name for name, _ in blocks] == ["mine.py", "myconf/fusion/norm_weighted.yaml", "test_mine.py"]
     for name, text in blocks:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
