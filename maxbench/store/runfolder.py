@@ -222,7 +222,7 @@ class RunFolder:
 
     def summarise(self, **more: Any) -> None:
         """Write `run.json`: what the last invocation made, and what it found."""
-        made = {f"{kind}s": count.as_dict() for kind, count in sorted(self.counts.items())}
+        made = {f"{kind.removesuffix('s')}s": count.as_dict() for kind, count in sorted(self.counts.items())}
         self.write(SUMMARY, json.dumps({**made, **more}, indent=1))
 
 
