@@ -38,6 +38,7 @@ class Run:
     batch_size: int
     threads: int | None
     resamples: int
+    halvings: int
     level: float
     output_dir: Path
     store_dir: Path
@@ -87,6 +88,7 @@ def build(cfg: DictConfig) -> Run:
         batch_size=runtime["batch_size"],
         threads=runtime["threads"],
         resamples=metrics["resamples"],
+        halvings=metrics["halvings"],
         level=metrics["level"],
         output_dir=Path(config["output_dir"]),
         store_dir=Path(config["store_dir"]),

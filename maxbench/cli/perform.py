@@ -187,6 +187,7 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
         annotator_names=annotator_names,
         suite=suite.name,
         resamples=job.resamples,
+        halvings=job.halvings,
         level=job.level,
     )
 

@@ -339,6 +339,7 @@ class Metrics(Settings):
     """Of every interval."""
 
     resamples: whole(100, 1_000_000)
+    halvings: whole(2, 100_000)
     level: number(0.5, 0.999)
 
 

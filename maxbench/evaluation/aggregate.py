@@ -28,7 +28,6 @@ from maxbench.metrics.statistics import (
 from maxbench.store.artefacts import Artefact
 
 KD_FACTOR = 1000  # tables print kernel distances x 1000, as the field does
-HALVINGS = 200  # random halves behind an interval of a distance
 CLIP_PROTOCOL = "100 x cosine"
 BY_ANNOTATOR = "_by_annotator"  # of a metric measured by the network that drew the given maps
 JOINT_PROTOCOL = "q: 0 no control, 1 own single control"
@@ -117,7 +116,7 @@ class Tables:
     reference: (M, D) features of the reference images.
     scorers: what the scorers are called in tables: "clip", and each condition that has a network.
     annotators: likewise of the networks that drew the given maps, where they are others than the scorers.
-    resamples, level: of every interval.
+    resamples, level: of every interval; halvings: random halves behind an interval of a distance.
     """
 
     experiment: Experiment
@@ -128,6 +127,7 @@ class Tables:
     scorers: dict[str, str]
     annotators: dict[str, str]
     resamples: int
+    halvings: int
     level: float
 
     def samples(self) -> pd.DataFrame:
@@ -272,7 +272,7 @@ class Tables:
     def _quality(self) -> Iterator[Entry]:
         """Distances to the reference, on the CLIP scorer's features, and the CLIP score of every row that has them."""
         protocol, scorer = f"{len(self.reference)} reference images", self.scorers["clip"]
-        settings = {**self._settings, "resamples": HALVINGS}
+        settings = {**self._settings, "resamples": self.halvings}
         for name, what in self.measured.items():
             if not len(what.features):
                 continue

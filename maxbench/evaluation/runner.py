@@ -49,6 +49,7 @@ class Evaluation:
     annotator_names: dict[str, str]
     suite: str
     resamples: int
+    halvings: int
     level: float
 
     def references(self) -> list[str]:
@@ -81,6 +82,7 @@ class Evaluation:
             scorers=self.scorer_names,
             annotators=self.annotator_names,
             resamples=self.resamples,
+            halvings=self.halvings,
             level=self.level,
         )
         self._write(tables, measured, reference, asked["tables"])
@@ -102,6 +104,7 @@ class Evaluation:
             "scorers": [self.scorer_names, self.annotator_names],
             "experiment": [self.experiment.name, self.suite, self.experiment.seed, self.experiment.baseline],
             "resamples": self.resamples,
+            "halvings": self.halvings,
             "level": self.level,
             "code": code_fingerprint(package / "evaluation", package / "metrics"),
         }
