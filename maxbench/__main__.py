@@ -124,7 +124,7 @@ def _guarded(debug: bool, verb: Callable[[], int]) -> int:
     """The exit code of a verb; whatever goes wrong in it becomes one sentence."""
     try:
         code = verb()
-        sys.stdout.flush()  # here, where a full disk or a reader that has gone away can still be told
+        sys.stdout.flush()  # here, where a full disk or a reader that has gone away can still be noticed
         return code
     except KeyboardInterrupt:
         print("maxbench: stopped; the same command continues where it was.", file=sys.stderr)

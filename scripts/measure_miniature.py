@@ -1,4 +1,4 @@
-"""How good the miniature family is: its parts by themselves, its pictures, and how far its controls are obeyed.
+"""How good the miniature family is: its parts by themselves, its pictures, and how far its controls are followed.
 
     python -m maxbench run experiment=singles samples=1000
     python scripts/measure_miniature.py --write-untrained /tmp/untrained
@@ -27,15 +27,15 @@ from maxbench.miniature.generated import (
     DRAWS,
     FinishedRun,
     agreement_on,
-    obedience_of,
-    obedience_table,
+    control_fidelity_of,
+    control_fidelity_table,
     pictures_table,
     quality_of_pictures,
     read_run,
     require_same_weights,
     write_untrained,
 )
-from maxbench.miniature.quality import Measure, load_observers, measure_parts, parts_tables, require, tidy
+from maxbench.miniature.quality import Measure, load_map_networks, measure_parts, parts_tables, require, tidy
 from maxbench.models.files import digest_of
 from maxbench.suites.folder import PACKAGED
 
@@ -47,9 +47,9 @@ numbers about a rendered world, not about photographs.
 
 ## Parts by themselves
 
-On {scenes} scenes (seed {seed}) that no part was trained on. *Round trips* are renderings after the autoencoder. The
-observers are compared with the renderer's exact maps, and with each other; depth *fitted* is after a fit of scale and
-shift in every picture, as the benchmark measures it. Intervals are bootstrapped over scenes.
+On {scenes} scenes (seed {seed}) that no part was trained on. *Round trips* are renderings after the autoencoder. 
+Annotator and scorer are compared with the renderer's exact maps, and with each other; depth *fitted* is after a fit of
+scale and shift in every picture, as the benchmark measures it. Intervals are bootstrapped over scenes.
 
 {tables}
 """
@@ -76,17 +76,17 @@ CONTROLS = """
 ## Controls
 
 Each control alone, without any other: scores of samples, averaged. *Shuffled* is a real picture under another
-sample's map, *none* is text alone, and the autoencoder's round trip of the very picture that gave the map is the best
-that this family can score. *Share closed* is how much of the way from none to that ceiling the control goes, with an
+sample's map, *none* is text alone, and the VAE reconstruction of the very picture that gave the map is the best that
+this family can score. *Share closed* is how much of the way from none to that ceiling the control goes, with an
 interval bootstrapped over samples. Where a score is given twice, the first is by the independent scorer and the second
 by the annotator that also drew the maps.
 
 {table}
 
-## Do the two observers agree on generated pictures?
+## Do annotator and scorer agree on generated pictures?
 
 Annotator and scorer on the same pictures, the scorer's maps held against the annotator's. Where they agree on generated
-pictures as they do on round trips (above), a picture does not obey by fooling one of them.
+pictures as they do on VAE reconstructions (above), a picture does not follow its map by fooling one of them.
 
 {agreement}
 """
@@ -115,8 +115,8 @@ def measure(chosen: argparse.Namespace) -> None:
 
 def of_run(weights: Path, run: FinishedRun, untrained: FinishedRun | None = None) -> tuple[list[Measure], str]:
     """What a run says, as numbers and as the text of its sections."""
-    pictures, obedience = quality_of_pictures(run, untrained), obedience_of(run)
-    agreement = agreement_on(run, load_observers(weights))
+    pictures, fidelity = quality_of_pictures(run, untrained), control_fidelity_of(run)
+    agreement = agreement_on(run, load_map_networks(weights))
     distance, sampler = run.line("fd_clip", "none"), run.settings["sampler"]
     text = PICTURES.format(
         name=run.path.resolve().name,
@@ -130,8 +130,8 @@ def of_run(weights: Path, run: FinishedRun, untrained: FinishedRun | None = None
         anchor=ANCHOR if untrained else "",
         protocol=distance.protocol,
         table=pictures_table(pictures),
-    ) + CONTROLS.format(table=obedience_table(obedience), agreement=parts_tables(agreement))
-    return [*pictures, *(each for control in obedience for each in control.measures()), *agreement], text
+    ) + CONTROLS.format(table=control_fidelity_table(fidelity), agreement=parts_tables(agreement))
+    return [*pictures, *(each for control in fidelity for each in control.measures()), *agreement], text
 
 
 def wrapped(text: str) -> str:

@@ -96,7 +96,7 @@ def locate(path: str, key: str) -> Any:
 
 
 def _module(name: str, path: str, key: str) -> ModuleType | None:
-    """A module, or None where there is none of this name; what it raises is told."""
+    """A module, or None where there is none of this name; what it raises is reported."""
     try:
         return importlib.import_module(name)
     except Exception as error:

@@ -124,7 +124,7 @@ Finite = Annotated[float, must("a number")]
 
 
 def listed(item: Any, wanted: str, other: Any = list) -> Any:
-    """The type of lists, or of something else; a mistake in the list is told of its item."""
+    """The type of lists, or of something else; a mistake in the list names its item."""
     return Annotated[
         Annotated[list[item], Tag("list")] | Annotated[other, must(wanted), Tag("other")],
         Discriminator(lambda value: "list" if isinstance(value, list) else "other"),

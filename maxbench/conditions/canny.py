@@ -33,7 +33,9 @@ class Canny(Levels):
 
     def __post_init__(self):
         if not 0 <= self.low <= self.high:
-            raise UserError(f"Canny needs 0 <= low <= high, not low={self.low}, high={self.high}; mend the thresholds.")
+            raise UserError(
+                f"Canny needs 0 <= low <= high, not low={self.low}, high={self.high}; correct the thresholds."
+            )
 
     def draw(self, images: Images, annotator: Annotator | None) -> Maps:
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in to_bytes(images)]

@@ -34,7 +34,9 @@ class Segmentation(AsGiven):
 
     def __post_init__(self):
         if not self.palette or any(len(colour) != 3 for colour in self.palette):
-            raise UserError("A segmentation palette needs one [red, green, blue] for every class; mend suite.palette.")
+            raise UserError(
+                "A segmentation palette needs one [red, green, blue] for every class; correct suite.palette."
+            )
 
     def draw(self, images: Images, annotator: Annotator | None) -> Maps:
         return annotator(images).argmax(1).to(torch.uint8).cpu()

@@ -1,4 +1,4 @@
-"""How well a picture obeys a map: the map re-estimated from it, against the map that was given.
+"""How faithfully a picture follows a map: the map re-estimated from it, against the map that was given.
 
 Every function compares a batch of given maps with the measured ones and returns one float64 per sample, so
 that methods can be compared on the same sample; a sample's number does not depend on its batch. Maps are

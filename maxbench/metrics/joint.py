@@ -1,7 +1,7 @@
 """The joint score: how far one picture satisfies several conditions at once.
 
 For a condition, q = (fidelity - no control) / (own single control - no control): 0 is a condition ignored,
-1 a condition obeyed as well as by its control alone; more than 1 and less than 0 occur. The joint score is
+1 a condition followed as well as by its control alone; more than 1 and less than 0 occur. The joint score is
 the mean, and the minimum, of q over the conditions.
 
 Fidelity is per sample and oriented: higher is better (an error enters with its sign changed).

@@ -28,7 +28,7 @@ BLOCK = 2**18  # indices drawn at a time: bounds memory, 2 MiB of indices
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the interval it is told with; bounds are NaN where `n` samples cannot carry one."""
+    """A value and the interval it is reported with; bounds are NaN where `n` samples cannot carry one."""
 
     value: float
     low: float

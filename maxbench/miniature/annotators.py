@@ -22,7 +22,7 @@ from maxbench.miniature.readers import DilatedNet
 from maxbench.miniature.training import History, Recipe, pick
 
 HEADS = {"depth": slice(0, 1), "hed": slice(1, 2), "seg": slice(2, 2 + len(world.CLASSES))}
-"""Channels of an observer's output: depth in [0, 1], logits of a soft edge, logits of the classes."""
+"""Channels of a map network's output: depth in [0, 1], logits of a soft edge, logits of the classes."""
 OUTPUTS = HEADS["seg"].stop
 
 
@@ -38,7 +38,7 @@ def observing_loss(output: Tensor, depth: Tensor, edges: Tensor, segmentation: T
 class Observer:
     """Learns on renderings and on their VAE reconstructions alike, since both are what it will look at.
 
-    reconstructions: scenes whose round trip it sees.
+    reconstructions: scenes whose VAE reconstruction it sees.
     """
 
     recipe: Recipe

@@ -57,8 +57,8 @@ losses of different parts are different quantities. Minutes are wall clock on a 
 ## Quality
 
 Measured on {held_out} held-out scenes, with 95% bootstrap intervals over them. *Round trips* are renderings after the
-autoencoder. The observers are compared with the renderer's exact maps, and with each other; depth *fitted* is after a
-fit of scale and shift in every picture, as the benchmark measures it.
+autoencoder. Annotator and scorer are compared with the renderer's exact maps, and with each other; depth *fitted* is
+after a fit of scale and shift in every picture, as the benchmark measures it.
 
 {quality}
 """
@@ -112,7 +112,7 @@ def write_card(
 def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
     """What a reader must know of how the generator and its controls learn, in lines of a list."""
     again = {part: history["part"]["noise"] for part, history in histories.items() if "noise" in history["part"]}
-    observers = {part: history["part"] for part, history in histories.items() if "reconstructions" in history["part"]}
+    networks = {part: history["part"] for part, history in histories.items() if "reconstructions" in history["part"]}
     controls = {part: history["part"] for part, history in histories.items() if "condition" in history["part"]}
     lines = [
         f"- **Generator**: noise prediction with Min-SNR weighting (gamma {MIN_SNR:g}) on latent means; "
@@ -123,11 +123,11 @@ def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
             f"- **Decoder** ({part}): the autoencoder's decoder once more, on frozen latents with noise of standard "
             f"deviation {noise:g}. Every other part was trained with the decoder as it was before."
         )
-    if observers:
-        seen = ", ".join(f"{count}" for count in sorted({fields["reconstructions"] for fields in observers.values()}))
+    if networks:
+        seen = ", ".join(f"{count}" for count in sorted({fields["reconstructions"] for fields in networks.values()}))
         lines.append(
-            f"- **Observers** ({', '.join(observers)}): learn the same exact maps in networks of another make; half of "
-            f"their pictures are renderings and half the autoencoder's round trips of {seen} scenes."
+            f"- **Annotators and scorers** ({', '.join(networks)}): learn the same exact maps in networks of another "
+            f"make; half of their pictures are renderings, half VAE reconstructions of {seen} scenes."
         )
     prompts = {part: history["part"] for part, history in histories.items() if "image_drop" in history["part"]}
     for part, fields in prompts.items():

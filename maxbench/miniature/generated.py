@@ -1,7 +1,7 @@
-"""What a finished run of `experiment=singles` says of the family: its pictures, and how far its controls are obeyed.
+"""What a finished run of `experiment=singles` says of the family: its pictures, and how far its controls are followed.
 
-Every number stands between two ends: real pictures and the untrained U-Net's for quality, the autoencoder's round
-trips and no control at all for obedience.
+Every number stands between two ends: real pictures and the untrained U-Net's for quality, VAE reconstructions and no
+control at all for control fidelity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from maxbench.errors import UserError
 from maxbench.images import read_images, to_bytes
 from maxbench.metrics.distribution import frechet_distance
 from maxbench.metrics.statistics import Interval, bootstrap, bootstrap_mean
-from maxbench.miniature.quality import ARROWS, BOTH, SEED, Look, Measure, compare_maps, grid, observe, told
+from maxbench.miniature.quality import ARROWS, BOTH, SEED, Look, Measure, compare_maps, format_interval, grid, read_maps
 from maxbench.store.files import read_sealed
 from maxbench.store.runfolder import MARK
 
@@ -201,15 +201,15 @@ def pictures_table(measures: Sequence[Measure]) -> str:
     )
 
 
-# --- obedience ----------------------------------------------------------------------------------------------
+# --- control fidelity ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Obedience:
-    """How far one control alone is obeyed, by one scorer. method: the row of its pictures.
+class ControlFidelity:
+    """How far one control alone is followed, by one scorer. method: the row of its pictures.
 
     ends: of `ENDS`, the rows of pictures that the run has; "single" is the control's own.
-    closed: share of the way from no control to the autoencoder's round trips, the best a picture of this family
+    closed: share of the way from no control to the autoencoder's VAE reconstructions, the best a picture of this family
         can score.
     """
 
@@ -227,7 +227,7 @@ class Obedience:
         yield Measure(method, f"share of {self.metric} closed", by, self.closed, "higher")
 
 
-def obedience_of(run: FinishedRun) -> list[Obedience]:
+def control_fidelity_of(run: FinishedRun) -> list[ControlFidelity]:
     """Of every control of a run, by the independent scorer first and then by the annotator, where there are both."""
     found = []
     for condition, alone in run.singles.items():
@@ -239,7 +239,7 @@ def obedience_of(run: FinishedRun) -> list[Obedience]:
             values = scores.pivot(index="sample", columns="method", values="value").rename(columns={alone: "single"})
             ends = {row: bootstrap_mean(values[row], seed=SEED) for row in ENDS if row in values}
             closed = share_closed(values["single"], values[NONE], values[CEILING])
-            found.append(Obedience(condition, metric, alone, scores.scorer.iloc[0], ends, closed))
+            found.append(ControlFidelity(condition, metric, alone, scores.scorer.iloc[0], ends, closed))
     return found
 
 
@@ -258,8 +258,8 @@ def share_closed(values: ArrayLike, none: ArrayLike, ceiling: ArrayLike) -> Inte
     return bootstrap(share, rows.shape[1], seed=SEED, vectorized=True)
 
 
-def obedience_table(found: Sequence[Obedience]) -> str:
-    """Obedience as Markdown, a line for each control and scorer."""
+def control_fidelity_table(found: Sequence[ControlFidelity]) -> str:
+    """ControlFidelity as Markdown, a line for each control and scorer."""
     rows = [row for row in ENDS if any(row in each.ends for each in found)]
     names = {"single": "control alone", CEILING: f"{CEILING} (ceiling)"}
     lines = [
@@ -267,25 +267,27 @@ def obedience_table(found: Sequence[Obedience]) -> str:
         ["---"] * (len(rows) + 5),
     ]
     for each in found:
-        cells = [told(each.ends.get(row)) for row in rows]
+        cells = [format_interval(each.ends.get(row)) for row in rows]
         score = each.metric + ARROWS[BETTER[each.metric]]
-        lines.append([each.condition, score, each.scorer, *cells, f"**{told(each.closed)}**", str(each.closed.n)])
+        lines.append(
+            [each.condition, score, each.scorer, *cells, f"**{format_interval(each.closed)}**", str(each.closed.n)]
+        )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 # --- agreement ----------------------------------------------------------------------------------------------
 
 
-def agreement_on(run: FinishedRun, observers: Mapping[str, Look]) -> list[Measure]:
+def agreement_on(run: FinishedRun, networks: Mapping[str, Look]) -> list[Measure]:
     """How far annotator and scorer agree on the pictures of every method of a run."""
     measures = []
     for method in run.methods:
         paths = sorted((run.path / "images" / method).glob("*.png"))
         if not paths:
-            raise UserError(f"The run {run.path} has no pictures of {method}; run it again to mend it.")
+            raise UserError(f"The run {run.path} has no pictures of {method}; run it again to correct it.")
         pictures = torch.from_numpy(to_bytes(read_images(paths, run.settings["suite"]["resolution"])))
         pictures = pictures.permute(0, 3, 1, 2)  # (N, 3, S, S)
-        seen = {name: observe(look, pictures, f"{name} on {method}") for name, look in observers.items()}
+        seen = {name: read_maps(look, pictures, f"{name} on {method}") for name, look in networks.items()}
         measures += compare_maps(BOTH, method, seen["annotator"], seen["scorer"])
     return measures
 

@@ -34,7 +34,7 @@ BOTH = "annotator and scorer"
 SOLIDS = slice(len(world.CLASSES) - len(world.SHAPES), None)  # the classes that are solids: few pixels, hard to tell
 
 Look = Callable[[Tensor], Tensor]
-"""An observer: pictures (B, 3, S, S) in [-1, 1] to its output (B, OUTPUTS, S, S)."""
+"""A map network: pictures (B, 3, S, S) in [-1, 1] to its output (B, OUTPUTS, S, S)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Maps:
-    """What an observer, or the renderer, says of N pictures."""
+    """What a map network, or the renderer, says of N pictures."""
 
     depth: Tensor  # (N, 1, S, S) float32 in [0, 1], near = 1
     edges: Tensor  # (N, 1, S, S) float32 in [0, 1]
@@ -61,15 +61,15 @@ class Maps:
 
 
 def measure_parts(weights: Path, corpus: Corpus) -> list[Measure]:
-    """Measure autoencoder, text-image scorer and both observers of the family in `weights` on a held-out corpus."""
+    """Measure autoencoder, text-image scorer and both map networks of the family in `weights` on a held-out corpus."""
     require(weights)
     images = torch.from_numpy(np.array(corpus.images))
     decoded = reconstructions(weights, images)
-    observers, exact = load_observers(weights), exact_maps(corpus)
+    networks, exact = load_map_networks(weights), exact_maps(corpus)
     measures = [*autoencoder_quality(images, decoded), *retrieval(weights, images, corpus)]
     together: list[Measure] = []
-    for where, pictures in (("renderings", images), ("round trips", decoded)):
-        seen = {name: observe(look, pictures, f"{name} on {where}") for name, look in observers.items()}
+    for where, pictures in (("renderings", images), ("VAE reconstructions", decoded)):
+        seen = {name: read_maps(look, pictures, f"{name} on {where}") for name, look in networks.items()}
         for name, maps in seen.items():
             measures += compare_maps(name, where, exact, maps)
         together += compare_maps(BOTH, where, seen["annotator"], seen["scorer"])
@@ -139,16 +139,16 @@ def found(images: Tensor, texts: Tensor, among: int) -> Tensor:
     return torch.cat(hits)
 
 
-def load_observers(weights: Path) -> dict[str, Look]:
-    """Both observers of a family, ready to look."""
+def load_map_networks(weights: Path) -> dict[str, Look]:
+    """Both map networks of a family, ready to look."""
     annotator = UNet2DModel.from_pretrained(weights / "annotators", torch_dtype=torch.float32).eval()
     scorer = DilatedNet.from_pretrained(weights / "scorers" / "maps", torch_dtype=torch.float32).eval()
     return {"annotator": partial(Annotator.look, annotator), "scorer": partial(MapScorer.look, scorer)}
 
 
 @torch.inference_mode()
-def observe(look: Look, images: Tensor, what: str) -> Maps:
-    """What an observer sees in pictures (N, 3, S, S) uint8; `what` is said of the progress."""
+def read_maps(look: Look, images: Tensor, what: str) -> Maps:
+    """What a map network sees in pictures (N, 3, S, S) uint8; `what` is said of the progress."""
     depth, edges, classes = [], [], []
     for batch in batches(images, what):
         output = look(signed(batch))
@@ -261,11 +261,11 @@ def grid(
     rows = [[*headings, *columns, "N"], ["---"] * (len(headings) + len(columns) + 1)]
     for first, cells in lines.items():
         sizes = dict.fromkeys(str(interval.n) for interval in cells.values())
-        rows.append([*first, *(told(cells.get(name)) for name in columns), ", ".join(sizes)])
+        rows.append([*first, *(format_interval(cells.get(name)) for name in columns), ", ".join(sizes)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def told(interval: Interval | None) -> str:
+def format_interval(interval: Interval | None) -> str:
     """A value and its interval, rounded to about three digits."""
     if interval is None or np.isnan(interval.value):
         return "-"

@@ -59,7 +59,7 @@ def test_the_card_says_what_was_kept_apart():
     assert "**ControlNets** (controlnet_hed, controlnet_canny)" in text and "at 0.125 of the rate" in text
     assert "**Adapters** (adapter_seg)" in text and "random weights" in text
     assert "**Decoder** (decoder)" in text and "deviation 0.25" in text
-    assert "round trips of 77 scenes" in text and "Canny" in text
+    assert "VAE reconstructions of 77 scenes" in text and "Canny" in text
     alone = "\n".join(tasks({"unet": history_of("unet")}))
     assert "ControlNet" not in alone and "Adapter" not in alone and "Min-SNR" in alone
 

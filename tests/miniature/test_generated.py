@@ -14,9 +14,9 @@ from PIL import Image
 from maxbench.errors import UserError
 from maxbench.miniature.generated import (
     agreement_on,
+    control_fidelity_of,
     equal_size,
     frechet_draws,
-    obedience_of,
     quality_of_pictures,
     read_run,
     require_same_weights,
@@ -32,7 +32,14 @@ ROLES = {
     "real": ("reference", ""), "vae_reconstruction": ("reference", ""), "none": ("none", ""),
     "single/hed": ("single", "hed"), "single/depth": ("single", "depth"),
 }  # fmt: skip
-OBEYED = {"shuffled": 0.1, "none": 0.2, "single/hed": 0.5, "single/depth": 0.3, "vae_reconstruction": 0.8, "real": 0.9}
+FIDELITY = {
+    "shuffled": 0.1,
+    "none": 0.2,
+    "single/hed": 0.5,
+    "single/depth": 0.3,
+    "vae_reconstruction": 0.8,
+    "real": 0.9,
+}
 
 
 def write_run(folder, weights, shift=0.0, scorer="clip@1", seed=0):
@@ -55,7 +62,7 @@ def write_run(folder, weights, shift=0.0, scorer="clip@1", seed=0):
     samples = []
     noise = generator.normal(size=SAMPLES) * 0.02
     for metric, sign in (("hed_ssim", 1), ("depth_rmse", -1)):  # an error falls where a similarity rises
-        for row, level in OBEYED.items():
+        for row, level in FIDELITY.items():
             for name, by in ((metric, "maps@2"), (f"{metric}_by_annotator", "annotators@3")):
                 gain = 1 if by == "maps@2" else 1.5
                 values = sign * (gain * level + noise) + (sign < 0) * 9
@@ -128,8 +135,8 @@ def test_the_share_closed_is_1_for_the_ceiling_and_0_for_no_control():
     assert mirrored.value == pytest.approx(interval.value)
 
 
-def test_obedience_is_told_by_the_scorer_and_then_by_the_annotator(trained):
-    found = obedience_of(read_run(trained))
+def test_control_fidelity_is_reported_by_the_scorer_and_then_by_the_annotator(trained):
+    found = control_fidelity_of(read_run(trained))
     assert [(each.condition, each.scorer) for each in found] == [
         ("hed", "maps@2"), ("hed", "annotators@3"), ("depth", "maps@2"), ("depth", "annotators@3"),
     ]  # fmt: skip
@@ -195,7 +202,7 @@ def test_a_finished_run_is_read_as_it_was_left(finished_run, small_suite):
     assert run.identity == read_sealed(finished_run / "maxbench-run.json") and run.settings["samples"] == 6
     assert run.methods == ["none", "single/hed", "single/depth"]
     assert run.singles == {"hed": "single/hed", "depth": "single/depth"}
-    found = obedience_of(run)
+    found = control_fidelity_of(run)
     assert [(each.condition, each.metric, each.method) for each in found[::2]] == [
         ("hed", "hed_ssim", "single/hed"), ("depth", "depth_rmse", "single/depth"),
     ]  # fmt: skip

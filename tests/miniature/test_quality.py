@@ -14,13 +14,13 @@ from maxbench.miniature.quality import (
     autoencoder_quality,
     compare_maps,
     exact_maps,
+    format_interval,
     found,
     measure_parts,
-    observe,
     parts_tables,
+    read_maps,
     require,
     tidy,
-    told,
 )
 
 
@@ -35,7 +35,7 @@ def test_an_observer_that_draws_the_exact_maps_is_perfect(corpus):
     output[:, HEADS["depth"]] = exact.depth
     output[:, HEADS["hed"]] = exact.edges.logit(eps=1e-6)
     output[:, HEADS["seg"]].scatter_(1, exact.classes[:, None].long(), 9.0)
-    seen = observe(lambda images: output, torch.from_numpy(np.array(corpus.images)), "perfect")
+    seen = read_maps(lambda images: output, torch.from_numpy(np.array(corpus.images)), "perfect")
     values = {each.measure: each.interval.value for each in compare_maps("perfect", "renderings", exact, seen)}
     assert values["depth RMSE, 0-255, fitted"] == pytest.approx(0, abs=1e-4)
     assert values["depth RMSE, 0-255, as is"] == 0
@@ -79,7 +79,7 @@ def test_every_part_of_a_family_is_measured_on_every_kind_of_picture(small_suite
     measures = measure_parts(small_suite, corpus)
     assert [each.part for each in measures].count("vae") == 2
     for part in ("annotator", "scorer", BOTH):
-        assert {each.on for each in measures if each.part == part} == {"renderings", "round trips"}
+        assert {each.on for each in measures if each.part == part} == {"renderings", "VAE reconstructions"}
     for each in measures:
         assert each.interval.n == len(corpus) and each.better in ("higher", "lower")
         assert each.interval.low <= each.interval.value <= each.interval.high
@@ -87,9 +87,9 @@ def test_every_part_of_a_family_is_measured_on_every_kind_of_picture(small_suite
     assert list(table.columns) == ["part", "measure", "value", "low", "high", "n", "better"]
     assert len(table) == len(measures) and not table.duplicated(["part", "measure"]).any()
     text = parts_tables(measures)
-    for word in ("PSNR, dB ↑", "own caption", "mIoU", "as is ↓", "| scorer | round trips |"):
+    for word in ("PSNR, dB ↑", "own caption", "mIoU", "as is ↓", "| scorer | VAE reconstructions |"):
         assert word in text
-    assert text.count("| part | on |") == 3  # autoencoder, captions, and all observers in one
+    assert text.count("| part | on |") == 3  # autoencoder, captions, and all map networks in one
 
 
 def test_an_incomplete_family_is_a_sentence(tmp_path):
@@ -98,10 +98,10 @@ def test_an_incomplete_family_is_a_sentence(tmp_path):
 
 
 def test_numbers_are_told_with_about_three_digits():
-    assert told(Interval(27.312, 27.1, 27.55, 9)) == "27.3 [27.1, 27.6]"
-    assert told(Interval(0.91234, 0.9, 0.92, 9)) == "0.912 [0.900, 0.920]"
-    assert told(Interval(4.5, np.nan, np.nan, 1)) == "4.50"
-    assert told(None) == told(Interval(np.nan, np.nan, np.nan, 3)) == "-"
+    assert format_interval(Interval(27.312, 27.1, 27.55, 9)) == "27.3 [27.1, 27.6]"
+    assert format_interval(Interval(0.91234, 0.9, 0.92, 9)) == "0.912 [0.900, 0.920]"
+    assert format_interval(Interval(4.5, np.nan, np.nan, 1)) == "4.50"
+    assert format_interval(None) == format_interval(Interval(np.nan, np.nan, np.nan, 3)) == "-"
     ssim = Measure("vae", "SSIM", "renderings", Interval(0.5, 0.4, 0.6, 7), "higher")
     assert parts_tables([ssim]).splitlines() == [
         "| part | on | SSIM ↑ | N |",
