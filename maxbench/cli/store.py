@@ -10,6 +10,7 @@ from maxbench.errors import UserError
 from maxbench.report.tables import plain_table
 from maxbench.store import prune as pruning
 from maxbench.store.artefacts import Store
+from maxbench.store.files import sweep
 
 
 def show(store_dir: str) -> int:
@@ -27,6 +28,7 @@ def show(store_dir: str) -> int:
 def prune(store_dir: str, yes: bool) -> int:
     """Remove what no run refers to, after asking."""
     store = _existing(store_dir)
+    sweep(store.path)
     files = _files(store)
     unused = [each for each in files if not each.needed]
     if not unused:

@@ -97,20 +97,30 @@ class Measuring:
 
     def keys(self, subject: Subject) -> dict[str, str]:
         """Label -> key, of everything that is measured in a subject."""
-        common = {"version": SCORING, "device": self.scorers.device, "batch": self.batch_size}
         keys = {}
-        clip = {**common, "clip": self.scorers.identity("clip", "")}
         if subject.features:
-            keys["features"] = fingerprint(clip)
+            keys["features"] = fingerprint(self._clip)
         if subject.prompt is not None:
-            keys["clip_score"] = fingerprint({**clip, "prompt": subject.prompt})
+            keys["clip_score"] = fingerprint({**self._clip, "prompt": subject.prompt})
         for name, target in subject.targets.items():
-            parts = {**common, "condition": identity(self.conditions[name]), "target": target.identity}
+            parts = {**self._common, "condition": self._identities[name], "target": target.identity}
             keys[name] = fingerprint({**parts, "network": self.scorers.identity("scorer", name)})
             if name in self.with_annotators:
                 network = self.scorers.identity("annotator", name)
                 keys[f"{name}{BY_ANNOTATOR}"] = fingerprint({**parts, "network": network})
         return keys
+
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        return {"version": SCORING, "device": self.scorers.device, "batch": self.batch_size}
+
+    @cached_property
+    def _clip(self) -> dict[str, Any]:
+        return {**self._common, "clip": self.scorers.identity("clip", "")}
+
+    @cached_property
+    def _identities(self) -> dict[str, Any]:
+        return {name: identity(condition) for name, condition in self.conditions.items()}
 
     def measure(self, subjects: Sequence[Subject], what: str) -> list[dict[str, np.ndarray]]:
         """Label -> measurement of every subject."""

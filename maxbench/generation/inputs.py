@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,11 @@ class ControlInputs:
                 if masks:
                     self.folder.place(f"{kind}/{name}", masks, "mask")
 
+    @cached_property
+    def identities(self) -> dict[str, Any]:
+        """What every condition is, as plain data."""
+        return {name: identity(condition) for name, condition in self.conditions.items()}
+
     @property
     def artefacts(self) -> list[tuple[str, str]]:
         """(kind, key) of all of them."""
@@ -113,7 +119,7 @@ class ControlInputs:
         """What a sample's control input is, for the keys of what depends on it."""
         mask = self.masks.get((CONTROL, condition, sample.id))
         return {
-            "condition": identity(self.conditions[condition]),
+            "condition": self.identities[condition],
             "map": self.maps[condition, sample.sources[condition]].sha256,
             "mask": None if mask is None else mask.sha256,
         }
@@ -130,7 +136,7 @@ class ControlInputs:
     def _make_maps(self, name: str) -> None:
         condition, network = self.conditions[name], self.annotators.identity(name)
         images = sorted({sample.sources[name] for sample in self.samples})
-        parts = {"version": DRAWING, "condition": identity(condition), "annotator": network}
+        parts = {"version": DRAWING, "condition": self.identities[name], "annotator": network}
         if network is not None:  # arithmetic knows neither batch nor device
             parts |= {"device": self.annotators.device, "batch": self.batch_size}
         keys = {image: fingerprint({**parts, "source": self.sources[image].sha256}) for image in images}

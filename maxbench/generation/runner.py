@@ -44,7 +44,7 @@ class Generation:
         self.sampling.inputs.make()
         self.sampling.inputs.place()
         methods = [self.norms.matched(method) for method in self.experiment.methods]
-        keys = {method.name: self._keys(method) for method in methods}
+        keys = {method.name: self.sampling.keys(method, self.experiment.images) for method in methods}
         reconstructions = self._reconstruction_keys()
         images = [("image", key) for own in keys.values() for key in own]
         needed = [*images, *(("reconstruction", key) for key in reconstructions.values())]
@@ -79,10 +79,6 @@ class Generation:
         self.folder.place(VAE_RECONSTRUCTION, files, "reconstruction")
 
     # --- pictures of methods ----------------------------------------------------------------------------------
-
-    def _keys(self, method: Method) -> list[str]:
-        """The key of every picture of a method, in the order of the experiment's images."""
-        return [self.sampling.key(method, sample, replicate) for sample, replicate in self.experiment.images]
 
     def _generate(self, methods: Sequence[Method], keys: Mapping[str, Sequence[str]]) -> None:
         """Have every picture of every method; an image is known by its place among the experiment's."""

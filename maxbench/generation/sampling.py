@@ -62,18 +62,24 @@ class Sampling:
 
     # --- what a picture depends on ----------------------------------------------------------------------------
 
-    def key(self, method: Method, sample: Sample, replicate: int) -> str:
-        """The key of a picture; `method` at the scale at which it runs."""
-        return fingerprint(
-            {
-                **self._identity,
-                "controls": {name: self.networks.control(name) for name in method.branches},
-                "fusion": method.identity(),
-                "inputs": [self.inputs.identity(name, sample) for name in method.branches],
-                "prompt": sample.prompt,
-                "noise": [self.seed, sample.id, replicate],
-            }
-        )
+    def keys(self, method: Method, images: Sequence[tuple[Sample, int]]) -> list[str]:
+        """The keys of a method's pictures, each of a sample and a replicate; `method` at the scale at which it runs."""
+        shared = {
+            **self._identity,
+            "controls": {name: self.networks.control(name) for name in method.branches},
+            "fusion": method.identity(),
+        }
+        return [
+            fingerprint(
+                {
+                    **shared,
+                    "inputs": [self.inputs.identity(name, sample) for name in method.branches],
+                    "prompt": sample.prompt,
+                    "noise": [self.seed, sample.id, replicate],
+                }
+            )
+            for sample, replicate in images
+        ]
 
     @cached_property
     def _identity(self) -> dict[str, Any]:

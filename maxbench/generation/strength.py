@@ -73,7 +73,7 @@ class ResidualNorms:
         samples = training.inputs.samples
         parts = {
             "version": MEASURING,
-            "images": [training.key(unit, sample, 0) for sample in samples],
+            "images": training.keys(unit, [(sample, 0) for sample in samples]),
             "pictures": [training.inputs.sources[_shown(sample)].sha256 for sample in samples],
         }
         self.used[method.name] = self.folder.store.value("norm", parts, lambda: self._measure(unit))

@@ -44,7 +44,7 @@ class Tracing:
         samples = experiment.samples[: self.samples]
         settings = {"version": TRACING, "maps": self.maps, "steps": self.steps}
         keys = {
-            method.name: fingerprint({**settings, "images": [sampling.key(method, sample, 0) for sample in samples]})
+            method.name: fingerprint({**settings, "images": sampling.keys(method, [(sample, 0) for sample in samples])})
             for method in methods
         }
         missing = [each for each in methods if not all(_find(folder, keys[each.name]))]

@@ -76,9 +76,8 @@ def _appear(path: Path, fill: Callable[[Path], None]) -> None:
         if path.is_dir():  # a folder where a file of ours belongs: moved aside, since it may be somebody's
             path.rename(path.with_name(f"{path.name}.aside-{time.time_ns()}"))
         partial.replace(path)
-    except BaseException:
+    finally:  # also after a success: renaming one name of a file to another name of it leaves both
         partial.unlink(missing_ok=True)
-        raise
 
 
 def _umask() -> int:

@@ -29,7 +29,7 @@ MISTAKES = [
     (["+conditions.hed.low=3"], "There is no setting 'conditions.hed.low'"),
     (["suite.root=/nowhere/at/all"], r"lacks the weights of vae, .*/nowhere/at/all.*MB"),
     (["data.split=test"], "no split 'test'; take one of train, val"),
-    (["output_dir=/proc/nothing"], "/proc/nothing.* cannot be made .*; set store_dir="),
+    (["output_dir=/proc/nothing"], "/proc/nothing.* cannot be made .*; set output_dir= or store_dir="),
 ]
 """What is known only when the classes and the data are there; the others are in test_schema.py."""
 

@@ -223,3 +223,11 @@ def test_a_file_s_digest_is_its_bytes(tmp_path):
     content = bytes(range(256)) * 1000
     (tmp_path / "file").write_bytes(content)
     assert file_digest(tmp_path / "file") == digest(content) and digest("ü") == digest("ü".encode())
+
+
+def test_a_link_to_what_is_there_already_leaves_one_name(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"same")
+    for _ in range(2):  # the second renames one name of a file to another of the same file, which does nothing
+        link_or_copy(source, target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
