@@ -8,11 +8,11 @@ import sys
 
 import pandas as pd
 import pytest
-from runs import only_run
 
 from maxbench.__main__ import main
 from maxbench.cli.config import CONF
 from maxbench.miniature.corpus import WORLD_VERSION
+from runs import only_run
 
 MISTAKES = [
     (["samples=23"], "lower samples to at most 12"),
