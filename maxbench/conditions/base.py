@@ -27,6 +27,7 @@ class Condition(Protocol):
     """
 
     name: ClassVar[str]
+    version: ClassVar[int]  # of how it draws, shows and compares, in the keys of maps, images and scores
     annotator: ClassVar[str | None]  # the suite's network that draws the maps; None where arithmetic does
     metric: ClassVar[str]  # the data set's score
     sample_metric: ClassVar[str]  # one sample's score
@@ -60,6 +61,7 @@ class AsGiven:
     """The shared part of every condition whose maps are compared as they were given, place by place."""
 
     is_spatial: ClassVar[bool] = True
+    version: ClassVar[int] = 1
 
     def as_measured(self, given: Maps, scorer: Annotator | None) -> Maps:
         return given

@@ -27,6 +27,7 @@ class Style:
     """
 
     name = "style"
+    version = 1
     annotator = None
     metric = sample_metric = "style_clip_i"
     protocol = "100 x cosine of image embeddings"

@@ -58,14 +58,9 @@ class Evaluation:
 
     def run(self) -> bool:
         """Write the tables; False if they were there already."""
-        rows = self._rows()
-        count = self.folder.count("score")
-        measuring = Measuring(
-            self.experiment.conditions, self.scorers, self.with_annotators, Scores(self.folder.store.path),
-            self.batch_size, count,
-        )  # fmt: skip
+        rows, count = self._rows(), self.folder.count("score")
         scoring = Scoring(
-            measuring, self.experiment.images, self._targets(), self.experiment.replicates, self.inputs.resolution
+            self.measuring(), self.experiment.images, self.targets(), self.experiment.replicates, self.inputs.resolution
         )
         asked = self._asked_for(rows, scoring)
         if self._already(asked["tables"]):
@@ -87,6 +82,13 @@ class Evaluation:
         )
         self._write(tables, measured, reference, asked["tables"])
         return True
+
+    def measuring(self) -> Measuring:
+        """The scorers, and what they have measured before."""
+        return Measuring(
+            self.experiment.conditions, self.scorers, self.with_annotators, Scores(self.folder.store.path),
+            self.batch_size, self.folder.count("score"),
+        )  # fmt: skip
 
     # --- what is asked for ------------------------------------------------------------------------------------
 
@@ -165,7 +167,8 @@ class Evaluation:
             )
         return {condition: tuple(known[file] for file in own) for condition, own in files.items()}
 
-    def _targets(self) -> dict[str, list[Target]]:
+    def targets(self) -> dict[str, list[Target]]:
+        """Condition -> what every image of the experiment is held against."""
         targets: dict[str, list[Target]] = {}
         for name in self.experiment.conditions:
             targets[name] = []

@@ -1,6 +1,6 @@
-"""The engine has a version: recorded pictures of every kind of method, so that a change of it does not pass unnoticed.
+"""What makes artefacts has versions: recorded pictures of every kind of method, maps and scores.
 
-After a change of the arithmetic that is meant, raise `maxbench.generation.sampling.ENGINE` and record anew; after new
+After a change of the arithmetic that is meant, raise the version that the message names and record anew; after new
 weights, record anew: `python tests/generation/test_recorded.py`.
 """
 
@@ -16,9 +16,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from maxbench.cli.build import build
+from maxbench.cli.build import Run, build
 from maxbench.cli.config import CONF
-from maxbench.cli.perform import make_generation
+from maxbench.cli.perform import make_evaluation, make_generation
+from maxbench.evaluation.scoring import SCORING, Subject
+from maxbench.generation.inputs import DRAWING, READING, ControlInputs
 from maxbench.generation.sampling import ENGINE
 from maxbench.images import to_bytes
 from maxbench.store.artefacts import Store
@@ -43,18 +45,45 @@ KINDS = {
 }
 
 
-def pictures(kind: str, folder: Path, data_dir: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Method -> two pictures (2, 64, 64, 3) uint8 of the shipped weights; and the digest of those."""
+VERSIONS = {"ENGINE": ENGINE, "DRAWING": DRAWING, "READING": READING, "SCORING": SCORING}
+
+
+def make(kind: str, folder: Path, data_dir: Path) -> tuple[dict[str, np.ndarray], str]:
+    """What the shipped weights make of two samples, by name; and the digest of those weights.
+
+    `images/<method>` (2, 64, 64, 3) and `maps/<condition>` (2, 64, 64) uint8; `scores/<label>` of the real pictures.
+    """
     with initialize_config_dir(str(CONF), version_base="1.3"):
         job = build(compose("main", [*KINDS[kind][:1], f"data_dir={data_dir}", *SMALL, *KINDS[kind][1:]]))
-    generation = make_generation(job, RunFolder(folder, Store.open(folder / "store")))
-    generation.sampling.inputs.make()
-    samples = job.experiment.samples
+    run = RunFolder(folder, Store.open(folder / "store"))
+    sampling = make_generation(job, run).sampling
+    inputs, samples = sampling.inputs, job.experiment.samples
+    inputs.make()
     made = {
-        method.name: to_bytes(generation.sampling.pictures(method, samples, [0] * len(samples)))
+        f"images/{method.name}": to_bytes(sampling.pictures(method, samples, [0] * len(samples)))
         for method in job.experiment.methods
     }
+    made |= {f"maps/{name}": inputs.condition_maps(name, samples).numpy() for name in inputs.conditions}
+    made |= {f"scores/{label}": values for label, values in scores(job, run, inputs).items()}
     return made, fingerprint(job.suite.fingerprint(list(job.experiment.conditions)))
+
+
+def scores(job: Run, run: RunFolder, inputs: ControlInputs) -> dict[str, np.ndarray]:
+    """What every scorer measures in the samples' own pictures."""
+    evaluation = make_evaluation(job, run, inputs)
+    targets = evaluation.targets()
+    subjects = [
+        Subject(
+            digest=inputs.sources[next(iter(sample.sources.values()))].sha256,
+            read=lambda sample=sample: inputs.real([next(iter(sample.sources.values()))]),
+            targets={name: targets[name][place] for name in targets},
+            prompt=sample.prompt,
+            features=True,
+        )
+        for place, sample in enumerate(job.experiment.samples)
+    ]
+    values = evaluation.measuring().measure(subjects, "scoring")
+    return {label: np.stack([np.asarray(each[label], float) for each in values]) for label in values[0]}
 
 
 def record(data_dir: Path) -> dict[str, np.ndarray]:
@@ -63,9 +92,16 @@ def record(data_dir: Path) -> dict[str, np.ndarray]:
     weights = {}
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
-            made, weights[kind] = pictures(kind, Path(folder), data_dir)
-        found |= {f"{kind}/{method}": each for method, each in made.items()}
-    return {**found, "about": np.array(json.dumps({"engine": ENGINE, "weights": weights}))}
+            made, weights[kind] = make(kind, Path(folder), data_dir)
+        found |= {f"{kind}/{name}": each for name, each in made.items()}
+    return {**found, "about": np.array(json.dumps({"versions": VERSIONS, "weights": weights}))}
+
+
+SAYS = {
+    "images": "if that is meant, raise ENGINE in maxbench/generation/sampling.py and record anew",
+    "maps": "if that is meant, raise the condition's version, DRAWING or READING in maxbench/generation/, and record anew",
+    "scores": "if that is meant, raise the condition's version or SCORING in maxbench/evaluation/, and record anew",
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,24 +111,29 @@ def recorded() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_engine_makes_the_pictures_that_its_version_made(kind, recorded, tmp_path):
+def test_what_is_made_is_what_its_version_made(kind, recorded, tmp_path):
     about = json.loads(str(recorded["about"]))
-    made, weights = pictures(kind, tmp_path / "run", tmp_path / "data")
+    made, weights = make(kind, tmp_path / "run", tmp_path / "data")
     assert about["weights"][kind] == weights, "the weights are others than were recorded with: record anew"
-    assert about["engine"] == ENGINE, "the engine has another version than was recorded with: record anew"
-    assert {f"{kind}/{method}" for method in made} == {name for name in recorded if name.startswith(f"{kind}/")}
-    for method, each in made.items():
-        change = np.abs(each.astype(int) - recorded[f"{kind}/{method}"].astype(int))
-        assert change.mean() <= MEAN and change.max() <= MOST, (
-            f"'{method}' makes other pictures (mean difference {change.mean():.2f} levels, most {change.max()}): "
-            "if that is meant, raise ENGINE in maxbench/generation/sampling.py and record anew"
-        )
+    assert about["versions"] == VERSIONS, "versions are others than were recorded with: record anew"
+    assert {f"{kind}/{name}" for name in made} == {name for name in recorded if name.startswith(f"{kind}/")}
+    for name, each in made.items():
+        was = recorded[f"{kind}/{name}"]
+        what = name.split("/")[0]
+        if what == "scores":
+            np.testing.assert_allclose(each, was, rtol=2e-3, atol=2e-3, err_msg=f"'{name}' is another: {SAYS[what]}")
+            continue
+        change = np.abs(each.astype(int) - was.astype(int))
+        few = change.mean() <= MEAN and change.max() <= MOST
+        if name == "maps/seg":  # class numbers: a pixel is of the same class or not
+            few = (change > 0).mean() <= 0.002
+        assert few, f"'{name}' is another (mean difference {change.mean():.2f}, most {change.max()}): {SAYS[what]}"
 
 
 def test_the_tolerance_tells_methods_apart(recorded):
     same = {("average", "multi_t2i_adapter")}  # by arithmetic
     for kind in KINDS:
-        prefix = f"{kind}/"
+        prefix = f"{kind}/images/"
         own = {
             name.removeprefix(prefix): each.astype(int) for name, each in recorded.items() if name.startswith(prefix)
         }
