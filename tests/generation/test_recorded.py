@@ -99,7 +99,7 @@ def record(data_dir: Path) -> dict[str, np.ndarray]:
 
 SAYS = {
     "images": "if that is meant, raise ENGINE in maxbench/generation/sampling.py and record anew",
-    "maps": "if that is meant, raise the condition's version, DRAWING or READING in maxbench/generation/, and record anew",
+    "maps": "if that is meant, raise the condition's version, DRAWING or READING, and record anew",
     "scores": "if that is meant, raise the condition's version or SCORING in maxbench/evaluation/, and record anew",
 }
 
