@@ -31,6 +31,7 @@ class Run:
     config: dict[str, Any]  # resolved, plain values
     experiment: Experiment
     suite: FolderSuite
+    weights: dict[str, str]  # part -> digest, as they were when the run began
     image_set: ImageSet
     sampler: Sampler
     device: torch.device
@@ -54,7 +55,7 @@ def build(cfg: DictConfig) -> Run:
     conditions = {
         name: component(entry, f"conditions.{name}", CONDITION) for name, entry in config["conditions"].items()
     }
-    suite.require(list(conditions))
+    weights = suite.fingerprint(list(conditions))
     methods = tuple(
         each
         for name, entry in config["methods"].items()
@@ -81,6 +82,7 @@ def build(cfg: DictConfig) -> Run:
         config=config,
         experiment=experiment,
         suite=suite,
+        weights=weights,
         image_set=image_set,
         sampler=sampler,
         device=pick_device(runtime["device"]),

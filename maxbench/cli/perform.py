@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from maxbench.cli.build import Run, build
 from maxbench.cli.config import CONF
 from maxbench.cli.doctor import slow_dtype
 from maxbench.data.pairing import Sample
+from maxbench.errors import UserError
 from maxbench.evaluation.runner import Evaluation
 from maxbench.evaluation.scoring import SCORING, Scorers
 from maxbench.experiments.method import Method
@@ -59,6 +60,7 @@ def perform(cfg: DictConfig) -> Path:
     evaluation = make_evaluation(job, folder, generation.sampling.inputs)
     generation.run(scored=evaluation.references())
     evaluated = evaluation.run()
+    require_same_weights(job)
     folder.summarise()
     table = write_tables(folder.path)
     sheet = write_sheet(folder.path)
@@ -96,7 +98,6 @@ def open_folder(job: Run) -> RunFolder:
 
 def run_identity(job: Run) -> Any:
     """Everything that a run's numbers depend on: another value of it is another run, in another folder."""
-    conditions = list(job.experiment.conditions)
     pictures = {image: job.image_set for image in (*job.experiment.sources, *job.experiment.reference)}
     resolution = job.suite.resolution
     rules = {method.entry: [identity(method.rule), identity(method.otherwise)] for method in job.experiment.methods}
@@ -104,7 +105,7 @@ def run_identity(job: Run) -> Any:
         "versions": {"engine": ENGINE, "drawing": DRAWING, "reading": READING, "scoring": SCORING},
         "config": _without(job.config, INDIFFERENT),
         "device": job.device.type,
-        "weights": job.suite.fingerprint(conditions),
+        "weights": job.weights,
         "rules": rules,
         "conditions": {name: identity(condition) for name, condition in job.experiment.conditions.items()},
         "samples": [_row(sample) for sample in job.experiment.samples],
@@ -126,7 +127,7 @@ def make_generation(job: Run, folder: RunFolder) -> Generation:
         resolution=job.suite.resolution,
         batch_size=job.batch_size,
         annotators=Annotators(
-            load=cache(partial(job.suite.annotator, device=job.device)),
+            load=cache(_unchanged(job, partial(job.suite.annotator, device=job.device))),
             identity=cache(job.suite.annotator_identity),
             device=job.device.type,
         ),
@@ -135,7 +136,7 @@ def make_generation(job: Run, folder: RunFolder) -> Generation:
         inputs=inputs,
         sampler=job.sampler,
         networks=Networks(
-            load=partial(job.suite.pipeline, conditions, job.device, job.dtype),
+            load=_unchanged(job, partial(job.suite.pipeline, conditions, job.device, job.dtype)),
             base=job.suite.base_identity(),
             control=cache(job.suite.control_identity),
             dtype=job.dtype,
@@ -176,9 +177,9 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
         image_set=job.image_set,
         batch_size=job.batch_size,
         scorers=Scorers(
-            load_clip=partial(suite.clip_scorer, job.device),
-            load_map=cache(partial(suite.scorer, device=job.device)),
-            load_annotator=cache(partial(suite.self_consistency, device=job.device)),
+            load_clip=_unchanged(job, partial(suite.clip_scorer, job.device)),
+            load_map=cache(_unchanged(job, partial(suite.scorer, device=job.device))),
+            load_annotator=cache(_unchanged(job, partial(suite.self_consistency, device=job.device))),
             identity=cache(suite.scorer_identity),
             device=job.device.type,
         ),
@@ -190,6 +191,28 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
         halvings=job.halvings,
         level=job.level,
     )
+
+
+def _unchanged(job: Run, load: Callable[..., Any]) -> Callable[..., Any]:
+    """A loader after which the weights are still those that the run began with, and that its keys are made of."""
+
+    def loading(*arguments: Any) -> Any:
+        network = load(*arguments)
+        require_same_weights(job)
+        return network
+
+    return loading
+
+
+def require_same_weights(job: Run) -> None:
+    """UserError if a part of the suite is not what it was when the run began."""
+    now = job.suite.fingerprint(list(job.experiment.conditions))
+    changed = [part for part, digest in now.items() if job.weights.get(part) != digest]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)} of the suite '{job.suite.name}' changed while the run was going on; run again when "
+            "the weights are at rest."
+        )
 
 
 def _row(sample: Sample) -> dict:

@@ -12,6 +12,9 @@ from maxbench.store import prune as pruning
 from maxbench.store.artefacts import Store
 from maxbench.store.files import sweep
 
+STRAYS = "*/??/.*.partial"
+"""Where killed runs leave half-written files in a store."""
+
 
 def show(store_dir: str) -> int:
     """Print what a store holds, by kind, and which runs use it."""
@@ -28,7 +31,6 @@ def show(store_dir: str) -> int:
 def prune(store_dir: str, yes: bool) -> int:
     """Remove what no run refers to, after asking."""
     store = _existing(store_dir)
-    sweep(store.path)
     files = _files(store)
     unused = [each for each in files if not each.needed]
     if not unused:
@@ -39,14 +41,17 @@ def prune(store_dir: str, yes: bool) -> int:
     if not yes and not _agreed(question):
         print("Nothing was removed.")
         return 0
+    files = _files(store)  # again: a run may have begun while the question stood
+    unused = [each for each in files if not each.needed]
     freed = pruning.prune(files)
+    sweep(store.path, STRAYS)
     print(f"{len(unused)} files removed, {freed / 1e6:.1f} MB freed.")
     return 0
 
 
 def _existing(store_dir: str) -> Store:
     path = Path(store_dir)
-    if not path.is_dir():
+    if not (path / pruning.RUNS).is_dir():  # the first thing that a run leaves in a store
         raise UserError(f"There is no store {path}; a run makes one, or name another with --store-dir.")
     return Store(path)
 

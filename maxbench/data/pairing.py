@@ -213,10 +213,12 @@ def _chosen(
     order = sorted(images.ids, key=lambda image: derive("pairing", seed, image))
     given = each * samples
     if given + reference > len(order):
+        most = max(len(order) - reference, 0) // each
+        smaller = f"lower samples to at most {most} or " if most >= 2 else ""
         raise UserError(
             f"samples={samples} and pairing.reference={reference} need {given + reference} images, "
-            f"but '{images.name}' has {len(order)}; lower samples to at most {max(len(order) - reference, 0) // each} "
-            "or take a larger data set."
+            f"but '{images.name}' has {len(order)}; {smaller}take a larger data set (data.count= of the miniature) or "
+            "a smaller pairing.reference."
         )
     return order[:given], tuple(order[len(order) - reference :])
 

@@ -70,7 +70,7 @@ class Method(Fusion):
         return {
             "branches": list(self.branches),
             "rule": identity(self.rule),
-            "sites": sorted(self.sites),
+            "sites": sorted(set(self.sites)),
             "scale": float(self.scale),
             "layer_scale": identity(self.layer_scale),
             "branch_scale": self._of_branches(self.branch_scale, 1),

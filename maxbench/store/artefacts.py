@@ -97,7 +97,7 @@ class Store:
         key = fingerprint(parts)
         path = self._file(kind, key, RECORD)
         known = read_sealed(path)
-        if known is None or known.get("key") != key:
+        if not isinstance(known, dict) or known.get("key") != key or "value" not in known:
             known = {"key": key, "value": make()}
             write_atomically(path, seal(known))
         return known["value"]

@@ -86,12 +86,17 @@ def _umask() -> int:
     return mask
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, pattern: str = "**/.*.partial") -> None:
     """Remove what killed processes have left half written; what another process may be writing now stays."""
-    for stray in folder.rglob(".*.partial"):
+    for stray in folder.glob(pattern):
         with contextlib.suppress(OSError):
-            if time.time() - stray.stat().st_mtime > STRAY_SECONDS:
+            if age(stray) > STRAY_SECONDS:
                 stray.unlink()
+
+
+def age(path: Path) -> float:
+    """Seconds since a file got its name: the modification time of a link is its source's."""
+    return time.time() - path.stat().st_ctime
 
 
 def seal(value: Any) -> str:

@@ -17,7 +17,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,21 +66,34 @@ def name_of(thing: Any) -> str:
 
 
 def _settings(thing: Any) -> dict[str, Any]:
-    if is_dataclass(thing):
-        return {field.name: getattr(thing, field.name) for field in fields(thing)}
-    if _is_library(type(thing)):  # what it holds need not be seen from here, as of a tensor
+    """All that an object holds: fields, other attributes, slots; what it computes of these when asked is left out."""
+    kind = type(thing)
+    if not is_dataclass(thing) and _is_library(kind):  # what it holds need not be seen from here, as of a tensor
         raise UserError(
-            f"A setting is a {type(thing).__name__}, by which images cannot be known; give plain values instead "
+            f"A setting is a {kind.__name__}, by which images cannot be known; give plain values instead "
             "(numbers, texts, lists)."
         )
-    settings = getattr(thing, "__dict__", {})
+    held = {field.name for field in fields(thing)} if is_dataclass(thing) else set()
+    held |= set(getattr(thing, "__dict__", ())) | {name for base in kind.__mro__ for name in _slots(base)}
+    settings = {
+        name: getattr(thing, name)
+        for name in sorted(held)
+        if hasattr(thing, name) and not isinstance(getattr(kind, name, None), cached_property)
+    }
     for name, value in settings.items():
-        if not isinstance(value, None | bool | int | float | str | list | tuple | dict):
+        plain = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+        if not plain and not is_dataclass(thing):
             raise UserError(
-                f"{name_of(type(thing))} keeps a {type(value).__name__} in '{name}', by which images cannot be known; "
-                "keep plain values there (numbers, texts, lists), best as the fields of a dataclass."
+                f"{name_of(kind)} keeps a {type(value).__name__} in '{name}', by which images cannot be known; keep "
+                "plain values there (numbers, texts, lists), best as the fields of a dataclass."
             )
-    return {key: settings[key] for key in sorted(settings)}
+    return settings
+
+
+def _slots(base: type) -> tuple[str, ...]:
+    slots = vars(base).get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 def _code(thing: Any) -> dict[str, Any]:
@@ -101,14 +114,20 @@ def _is_versioned(base: type) -> bool:
 def source_digest(module: ModuleType) -> str:
     """SHA-256 of what a user's module does, and every module of theirs that it imports, directly or not."""
     found: dict[str, Path] = {}
-    waiting = {module.__name__: Path(module.__file__)}
+    waiting = {name: place for name in _with_parents(module.__name__) if (place := _user_file(name)) is not None}
     while waiting:
         name, path = waiting.popitem()
         found[name] = path
-        for other in _imported(name, path):
+        for other in {each for imported in _imported(name, path) for each in _with_parents(imported)}:
             if other not in found and (place := _user_file(other)) is not None:
                 waiting[other] = place
     return digest("".join(f"{name}\n{_meaning(path)}" for name, path in sorted(found.items())))
+
+
+def _with_parents(module: str) -> list[str]:
+    """A module and the packages that it lies in, which are run before it."""
+    parts = module.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def _imported(module: str, path: Path) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from maxbench.errors import UserError
 from maxbench.store.artefacts import RECORD, Store
 from maxbench.store.files import read_sealed
-from maxbench.store.runfolder import REFERENCES
+from maxbench.store.runfolder import REFERENCES, references
 
 RUNS = "runs"
 SCORES = "scores"
@@ -50,14 +50,14 @@ def _needed(store: Store) -> tuple[set[tuple[str, str]], set[str]]:
     artefacts: set[tuple[str, str]] = set()
     scored: set[str] = set()
     for run in runs_of(store):
-        said = read_sealed(run / REFERENCES)
-        if said is None:
+        needed = references(run)
+        if needed is None:
             raise UserError(
                 f"{run / REFERENCES} is missing or damaged, so that nobody knows what that run needs; run it again, or "
                 "remove its folder."
             )
-        artefacts |= {(kind, key) for kind, key in said["artefacts"]}
-        scored |= set(said["scores"])
+        artefacts |= needed[0]
+        scored |= needed[1]
     for kind, key, path in store.files():
         if path.suffix == RECORD and (kind, key) in artefacts and (record := read_sealed(path)) is not None:
             scored.add(record["sha256"])

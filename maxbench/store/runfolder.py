@@ -14,8 +14,9 @@ is lost, a run folder fills it again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
-import os
+import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,11 +96,13 @@ class RunFolder:
                         f"{path} is not a run folder of maxbench; move it away or set output_dir= elsewhere."
                     )
                 path.mkdir(parents=True, exist_ok=True)
-            if not os.access(path, os.W_OK):
-                raise PermissionError(13, "Permission denied")
+            with tempfile.TemporaryFile(dir=path):  # also where the mark need not be written
+                pass
             if read_sealed(mark) != identity:  # also where it was damaged
                 write_atomically(mark, seal(identity))
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise  # another folder would not help
             reason = error.strerror or error
             raise UserError(
                 f"Cannot write to {path}: {reason}; set output_dir= to a folder you can write to."
@@ -150,6 +153,7 @@ class RunFolder:
 
         make: items => the content and details of each. what: for the progress line.
         """
+        self.refer((kind, key) for key in keys.values())
         found = {item: self.find(kind, key) for item, key in keys.items()}
         missing = [item for item, artefact in found.items() if artefact is None]
         self.count(kind).found += len(keys) - len(missing)
@@ -207,14 +211,10 @@ class RunFolder:
 
         `data prune` keeps what any run refers to; the store knows the run by its path. What was said before stays said.
         """
-        known = read_sealed(self.path / REFERENCES) or {"artefacts": [], "scores": []}
-        said = {
-            "artefacts": sorted({*map(tuple, known["artefacts"]), *artefacts}),
-            "scores": sorted({*known["scores"], *scores}),
-        }
-        said["artefacts"] = list(map(list, said["artefacts"]))
-        if said != known or not (self.path / REFERENCES).exists():
-            self.write(REFERENCES, seal(said))
+        known = references(self.path) or (set(), set())
+        needed = known[0] | set(artefacts), known[1] | set(scores)
+        if needed != known or not (self.path / REFERENCES).exists():
+            self.write(REFERENCES, seal({"artefacts": sorted(map(list, needed[0])), "scores": sorted(needed[1])}))
         here = str(self.path.resolve())
         mark = self.store.path / "runs" / f"{digest(here)}.json"
         if read_sealed(mark) != here:
@@ -237,8 +237,19 @@ def _is_marked(mark: Path, identity: Any) -> bool:
     except Damaged:
         return True  # the name of the folder says which run it is, and every file in it is checked by its digest
     if known != identity:
-        raise UserError(f"{mark.parent} holds another run; move it away or set output_dir= to another folder.")
+        raise UserError(
+            f"{mark} says that {mark.parent} holds another run; move the folder away or set output_dir= to another one."
+        )
     return True
+
+
+def references(run: Path) -> tuple[set[tuple[str, str]], set[str]] | None:
+    """The artefacts (kind, key) and the scored pictures (digest) that a run needs; None if it does not say."""
+    said = read_sealed(run / REFERENCES)
+    try:
+        return {(str(kind), str(key)) for kind, key in said["artefacts"]}, {str(each) for each in said["scores"]}
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def run_name(experiment: str, suite: str, identity: Any) -> str:

@@ -1,6 +1,6 @@
 """What has been measured in a picture, kept beside the pictures: one small file for each, by the picture's digest.
 
-    <store>/scores/<first two digits>/<digest>.json   {key of a measurement: an array}
+    <store>/scores/<first two digits>/<digest>.json   the digest, and {key of a measurement: an array}
 
 A measurement's key is the digest of what it depends on besides the picture. A metric that is added, or a scorer that is
 replaced, is measured anew and nothing else.
@@ -33,15 +33,18 @@ class Scores:
 
     def of(self, subject: str) -> dict[str, np.ndarray]:
         """All that is known of a picture, by key; empty if nothing is, or if its file is damaged."""
+        said = read_sealed(self.file(subject))
         try:
-            return {key: _array(said) for key, said in (read_sealed(self.file(subject)) or {}).items()}
+            own = said["picture"] == subject  # and not another one's file under this name
+            return {key: _array(each) for key, each in said["scores"].items()} if own else {}
         except (AttributeError, LookupError, TypeError, ValueError):
             return {}
 
     def add(self, subject: str, measured: Mapping[str, np.ndarray]) -> None:
         """Keep measurements of a picture beside what is known of it."""
         known = {**self.of(subject), **measured}
-        write_atomically(self.file(subject), seal({key: _plain(each) for key, each in known.items()}))
+        said = {"picture": subject, "scores": {key: _plain(each) for key, each in known.items()}}
+        write_atomically(self.file(subject), seal(said))
 
 
 def _plain(array: np.ndarray) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import stat
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -146,14 +145,13 @@ def test_a_copy_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, monk
     assert (tmp_path / "two").read_text() == "two" and len(list(tmp_path.iterdir())) == 2
 
 
-def test_what_dead_processes_left_is_removed_and_what_another_writes_now_stays(tmp_path):
+def test_what_dead_processes_left_is_removed_and_what_another_writes_now_stays(tmp_path, monkeypatch):
     (tmp_path / "room").mkdir()
     kept = [tmp_path / ".now.partial", tmp_path / "picture.png", tmp_path / "thesis.partial"]
     old = [tmp_path / ".dead.partial", tmp_path / "room" / ".dead.partial"]
     for path in (*kept, *old):
         path.write_text("")
-    for path in (*kept[1:], *old):
-        os.utime(path, (time.time() - STRAY_SECONDS - 60,) * 2)
+    monkeypatch.setattr("maxbench.store.files.age", lambda path: STRAY_SECONDS + (-60 if "now" in path.name else 60))
     sweep(tmp_path)
     assert all(path.exists() for path in kept) and not any(path.exists() for path in old)
 

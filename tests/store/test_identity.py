@@ -4,7 +4,7 @@ import enum
 import importlib
 import json
 import sys
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -312,3 +312,52 @@ def test_a_folder_s_code_is_what_it_does(tmp_path):
     assert of('"""Doc."""\n\n\ndef f(x):\n    """Says."""\n    return (x + 1)  # why\n') == plain
     assert of("def f(x):\n    return x + 2\n") != plain
     assert of("") != of("pass\n")
+
+
+# --- nothing that an object holds is overlooked ------------------------------------------------------------------
+
+
+class Slotted:
+    __slots__ = ("a",)
+
+    def __init__(self, a):
+        self.a = a
+
+
+class Beside(MaxFusion):
+    """A plain subclass of a dataclass, with a setting beside the fields."""
+
+    def __init__(self, a):
+        super().__init__()
+        object.__setattr__(self, "a", a)
+
+
+@dataclass(frozen=True)
+class Hidden(MaxFusion):
+    a: InitVar[float] = 0.0
+
+    def __post_init__(self, a):
+        object.__setattr__(self, "_a", a)
+
+
+@pytest.mark.parametrize("kind", [Slotted, Beside, lambda a: Hidden(a=a)])
+def test_a_setting_counts_wherever_an_object_keeps_it(kind):
+    assert identity(kind(1)) == identity(kind(1)) != identity(kind(5))
+
+
+def test_a_package_s_own_code_counts_for_its_modules(tmp_path, monkeypatch):
+    package = tmp_path / "their_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("CONSTANT = 1\n")
+    (package / "rules.py").write_text("class Theirs:\n    pass\n")
+    (tmp_path / "their_rule.py").write_text("import their_package.rules\n\n\nclass Mine:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import their_package.rules
+    import their_rule
+
+    before = [identity(each) for each in (their_rule.Mine, their_package.rules.Theirs)]
+    (package / "__init__.py").write_text("CONSTANT = 2\n")
+    after = [identity(each) for each in (their_rule.Mine, their_package.rules.Theirs)]
+    assert before[0] != after[0] and before[1] != after[1]
+    for name in ("their_rule", "their_package", "their_package.rules"):
+        sys.modules.pop(name, None)

@@ -230,7 +230,7 @@ def test_a_folder_is_reopened_by_its_own_run_alone(folder, tmp_path):
     have(folder, Maker())
     before = below(folder.path)
     assert opened(tmp_path).known.keys() == {("image", key) for key in KEYS.values()}
-    with pytest.raises(UserError, match=r"holds another run; move it away or set output_dir="):
+    with pytest.raises(UserError, match=r"holds another run; move the folder away or set output_dir="):
         opened(tmp_path, {**IDENTITY, "weights": {"unet": "abd"}})
     assert below(folder.path) == before
     assert read_sealed(folder.path / MARK) == IDENTITY
@@ -244,12 +244,12 @@ def test_a_folder_whose_mark_is_damaged_is_its_run_s_by_its_name(folder, tmp_pat
     assert maker.asked == [] and read_sealed(folder.path / MARK) == IDENTITY
 
 
-def test_what_a_dead_process_left_is_removed_and_another_s_is_not(folder, tmp_path):
+def test_what_a_dead_process_left_is_removed_and_another_s_is_not(folder, tmp_path, monkeypatch):
     young, old = folder.path / ".x.png.12.partial", folder.path / "images" / ".y.png.13.partial"
     old.parent.mkdir()
     for path in (young, old):
         path.write_bytes(b"")
-    os.utime(old, (old.stat().st_mtime - STRAY_SECONDS - 60,) * 2)
+    monkeypatch.setattr("maxbench.store.files.age", lambda path: STRAY_SECONDS + (60 if path == old else -60))
     assert opened(tmp_path) == folder
     assert young.exists() and not old.exists()
 

@@ -95,3 +95,14 @@ def test_a_whole_file_of_another_kind_is_unknown(scores, said):
     scores.add(SUBJECT, {"two": np.asarray(1.0)})
     assert scores.of(SUBJECT) == {"two": 1}
     assert read_sealed(scores.file(SUBJECT)) is not None
+
+
+def test_the_scores_of_another_picture_are_not_believed(tmp_path):
+    book = Scores(tmp_path)
+    one, two = "a" * 64, "b" * 64
+    book.add(one, {"k": np.array(1.0)})
+    book.add(two, {"k": np.array(2.0)})
+    first, second = book.file(one).read_bytes(), book.file(two).read_bytes()
+    book.file(one).write_bytes(second)
+    book.file(two).write_bytes(first)
+    assert book.of(one) == book.of(two) == {}
