@@ -117,7 +117,7 @@ def _check_regions(experiment: Experiment) -> None:
         if not condition.is_spatial and any(
             name in {**each.control_masks, **each.evaluation_masks} for each in experiment.samples
         ):
-            raise UserError(f"'{name}' has no places and this pairing gives it a mask; take pairing=styled.")
+            raise UserError(f"'{name}' is not spatial and this pairing gives it a mask; take pairing=styled.")
 
 
 def _check_guidance(methods: Sequence[Method], sampler: Sampler) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ from maxbench.store.stamp import made_by, write_stamp
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
 # run's identity by their digests.
 INDIFFERENT = {
-    "calibration", "data", "data_dir", "device", "diagnostics", "megabytes", "output_dir", "root", "store_dir",
-    "threads",
+    "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.device", "runtime.threads", "store_dir",
+    "suite.megabytes", "suite.root",
 }  # fmt: skip
 
 
@@ -243,8 +243,10 @@ def _choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def _without(value: object, names: Sequence[str] | set[str]) -> object:
-    """A nested configuration without the keys of these names."""
-    if isinstance(value, dict):
-        return {key: _without(inner, names) for key, inner in value.items() if key not in names}
-    return value
+def _without(config: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration without these dotted keys."""
+    return {
+        key: _without(inner, keys, f"{prefix}{key}.") if isinstance(inner, dict) else inner
+        for key, inner in config.items()
+        if f"{prefix}{key}" not in keys
+    }

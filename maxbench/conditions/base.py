@@ -45,7 +45,7 @@ class Condition(Protocol):
         ...
 
     def as_measured(self, given: Maps, scorer: Annotator | None) -> Tensor:
-        """ControlInputs maps as `compare` takes them: most are compared as they are."""
+        """Given maps as `compare` takes them: most are compared as they are."""
         ...
 
     def compare(self, given: Tensor, measured: Tensor, valid: Valid = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Parts of a picture: where a condition speaks, and where it is scored."""
+"""Parts of a picture: where a map is a control, and where its fidelity is measured."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Evaluation:
             "resamples": self.resamples,
             "halvings": self.halvings,
             "level": self.level,
-            "code": code_fingerprint(package / "evaluation", package / "metrics"),
+            "code": code_fingerprint(*(package / room for room in ("conditions", "evaluation", "metrics"))),
         }
         return {
             "tables": fingerprint({"settings": settings, "measurements": keys}),

@@ -7,7 +7,7 @@ values alone (:mod:`maxbench.evaluation.aggregate`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -127,10 +127,11 @@ class Measuring:
         keys = [self.keys(subject) for subject in subjects]
         known = [self.book.of(subject.digest) for subject in subjects]
         missing = [place for place, own in enumerate(keys) if not set(own.values()) <= set(known[place])]
-        self.count.found += sum(len(own) for place, own in enumerate(keys) if place not in set(missing))
+        self.count.found += sum(map(len, keys)) - sum(len(keys[place]) for place in missing)
         for batch in track(batches(missing, self.batch_size), what, len(missing), "images", len, brief=True):
             wanted = [{label: key for label, key in keys[place].items() if key not in known[place]} for place in batch]
-            measured = self._measure([subjects[place] for place in batch])
+            labels = {label for wants in wanted for label in wants}
+            measured = self._measure([subjects[place] for place in batch], labels)
             for place, wants, values in zip(batch, wanted, measured, strict=True):
                 new = {key: values[label] for label, key in wants.items()}
                 self.book.add(subjects[place].digest, new)
@@ -139,27 +140,29 @@ class Measuring:
                 self.count.found += len(keys[place]) - len(new)
         return [{label: known[place][key] for label, key in own.items()} for place, own in enumerate(keys)]
 
-    def _measure(self, subjects: Sequence[Subject]) -> list[dict[str, np.ndarray]]:
-        """Everything of one batch, filled up to its shape."""
+    def _measure(self, subjects: Sequence[Subject], labels: Collection[str]) -> list[dict[str, np.ndarray]]:
+        """The measurements `labels` of one batch, which is filled up to its shape."""
         pictures = torch.cat([each.read() for each in padded(subjects, self.batch_size)])
         values: list[dict[str, np.ndarray]] = [{} for _ in subjects]
-        if subjects[0].features or subjects[0].prompt is not None:
+        if {"features", "clip_score"} & set(labels):
             features = self.scorers.clip.images(pictures)[: len(subjects)]
             for own, feature in zip(values, features, strict=True):
                 own["features"] = feature.numpy()
-        if subjects[0].prompt is not None:
+        if "clip_score" in labels:
             prompts = [each.prompt for each in padded(subjects, self.batch_size)]
             scores = clip_score(features, self.scorers.clip.texts(prompts)[: len(subjects)])
             for own, score in zip(values, scores, strict=True):
                 own["clip_score"] = np.asarray(float(score))
         for name in subjects[0].targets:
             condition, targets = self.conditions[name], [each.targets[name] for each in subjects]
-            networks = {"": self.scorers.load_map(name)}
-            if name in self.with_annotators:
-                networks[BY_ANNOTATOR] = self.scorers.load_annotator(name)
-            for suffix, network in networks.items():
-                measured = condition.draw(pictures, network)[: len(subjects)]
-                for own, each in zip(values, self._compare(condition, targets, measured, networks[""]), strict=True):
+            networks = {"": self.scorers.load_map, BY_ANNOTATOR: self.scorers.load_annotator}
+            for suffix, load in networks.items():
+                if f"{name}{suffix}" not in labels:
+                    continue
+                measured = condition.draw(pictures, load(name))[: len(subjects)]
+                for own, each in zip(
+                    values, self._compare(condition, targets, measured, self.scorers.load_map(name)), strict=True
+                ):
                     own[f"{name}{suffix}"] = np.asarray(each)
         return values
 

@@ -27,7 +27,7 @@ class Fusion:
         under MaxFusion does not depend on it, unless it is 0 and the branch says nothing.
     control_start, control_end: shares of the steps between which branches act (diffusers'
         `control_guidance_start`, `control_guidance_end`); one number, or condition -> number. A branch that does not
-        act does not run, and no rule hears of it.
+        act does not run, and rules are not given its features.
     fusion_start, fusion_end: likewise of the rule. Outside, branches run independently and `otherwise` merges them.
     """
 

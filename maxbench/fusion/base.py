@@ -84,7 +84,7 @@ class RuleError(ValueError):
 
 
 class NotFinite(RuleError):
-    """A branch speaks in infinities or NaN, which no rule can weigh."""
+    """A branch gives infinities or NaN, which no rule can weigh."""
 
 
 def require_features(features: Sequence[Feature]) -> None:

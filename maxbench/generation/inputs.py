@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -170,5 +171,12 @@ class ControlInputs:
 
 def source_key(image_set: ImageSet, image: int, resolution: int) -> str:
     """The key of an image as the square picture that controls and metrics see."""
-    content = file_digest(im.existing(image_set.picture(image).path))
+    path = im.existing(image_set.picture(image).path)
+    stat = path.stat()
+    content = _content(path, stat.st_mtime_ns, stat.st_size)
     return fingerprint({"version": READING, "file": content, "resolution": resolution})
+
+
+@cache  # a run asks for the same picture several times
+def _content(path: Path, modified: int, size: int) -> str:
+    return file_digest(path)

@@ -120,8 +120,9 @@ class Generation:
             evaluations = self.sampling.pipeline.cost(method.branches, method, self.sampling.sampler)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
+            hints = self.sampling.hints(method, samples)  # before the clock: files are no part of a method's cost
             begun = time.perf_counter()
-            pictures = self.sampling.pictures(method, samples, replicates).cpu()  # copying waits for the device
+            pictures = self.sampling.pictures(method, samples, replicates, hints).cpu()  # copying waits for the device
             seconds = time.perf_counter() - begun
         except UserError as error:
             raise UserError(f"methods.{method.name}: {error}") from error

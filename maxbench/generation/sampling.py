@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maxbench.conditions.base import Images
 from maxbench.data.pairing import Sample
 from maxbench.experiments.method import Method
 from maxbench.generation.inputs import ControlInputs
@@ -109,22 +110,35 @@ class Sampling:
             for sample, replicate in zip(samples, replicates, strict=True)
         ]
 
-    def control(self, method: Method, samples: Sequence[Sample]) -> Control:
-        """A method's branches on the maps of samples."""
+    def hints(self, method: Method, samples: Sequence[Sample]) -> dict[str, Images]:
+        """What a method's branches are shown, (B, 3, H, W) in [0, 1] by condition; read from files."""
         conditions = self.inputs.conditions
-        hints = {name: conditions[name].hint(self.inputs.condition_maps(name, samples)) for name in method.branches}
-        return self.pipeline.control(hints, method)
+        return {name: conditions[name].hint(self.inputs.condition_maps(name, samples)) for name in method.branches}
 
-    def latents(self, method: Method, samples: Sequence[Sample], replicates: Sequence[int]) -> Tensor:
-        """One method's pictures for a list of samples, before they are decoded."""
+    def control(self, method: Method, samples: Sequence[Sample], hints: Mapping[str, Images] | None = None) -> Control:
+        """A method's branches on the maps of samples."""
+        return self.pipeline.control(dict(self.hints(method, samples) if hints is None else hints), method)
+
+    def latents(
+        self,
+        method: Method,
+        samples: Sequence[Sample],
+        replicates: Sequence[int],
+        hints: Mapping[str, Images] | None = None,
+    ) -> Tensor:
+        """One method's pictures for a list of samples, before they are decoded; hints: if they are read already."""
         pipeline = self.pipeline
         text = pipeline.encode_text([sample.prompt for sample in samples])
         negative = pipeline.encode_text([self.sampler.negative_prompt]).expand(len(samples), -1, -1)
-        noise, control = self.noise(samples, replicates), self.control(method, samples)
+        noise, control = self.noise(samples, replicates), self.control(method, samples, hints)
         return pipeline.denoise(noise, text, negative, control, self.sampler, self.generators(samples, replicates))
 
     def pictures(
-        self, method: Method, samples: Sequence[Sample], replicates: Sequence[int]
+        self,
+        method: Method,
+        samples: Sequence[Sample],
+        replicates: Sequence[int],
+        hints: Mapping[str, Images] | None = None,
     ) -> Float[Tensor, "batch 3 H W"]:
         """The same as pictures, float32."""
-        return self.pipeline.decode(self.latents(method, samples, replicates))
+        return self.pipeline.decode(self.latents(method, samples, replicates, hints))

@@ -69,7 +69,8 @@ class ResidualNorms:
     def of(self, method: Method) -> float:
         """A method's mean residual norm at scale 1 on the training scenes."""
         unit, training = replace(method, scale=1.0, match=None), self.training
-        training.inputs.make()
+        if not training.inputs.sources:
+            training.inputs.make()
         samples = training.inputs.samples
         parts = {
             "version": MEASURING,

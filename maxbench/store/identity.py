@@ -17,7 +17,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -96,13 +96,15 @@ def _slots(base: type) -> tuple[str, ...]:
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
+@cache  # a class is what it was when its module was loaded
 def _code(thing: Any) -> dict[str, Any]:
     """Versions of the classes of ours that a thing is or extends, and a user's source; nothing of a library's."""
     module = sys.modules.get(thing.__module__)
     bases = thing.__mro__ if isinstance(thing, type) else ()
     versions = {name_of(base): vars(base)["version"] for base in bases if _is_versioned(base)}
     code: dict[str, Any] = {"versions": versions} if versions else {}
-    if module is not None and _is_users(module):
+    extends_ours = versions and thing.__module__.split(".")[0] != PACKAGE.name  # also from an installed package
+    if module is not None and (extends_ours or _is_users(module)):
         code["source"] = source_digest(module)
     return code
 
@@ -112,14 +114,18 @@ def _is_versioned(base: type) -> bool:
 
 
 def source_digest(module: ModuleType) -> str:
-    """SHA-256 of what a user's module does, and every module of theirs that it imports, directly or not."""
+    """SHA-256 of what a user's module does, and every module of theirs that it imports, directly or not.
+
+    Theirs are those outside of the folders of libraries, and those of the same package as the module.
+    """
     found: dict[str, Path] = {}
-    waiting = {name: place for name in _with_parents(module.__name__) if (place := _user_file(name)) is not None}
+    own = module.__name__.split(".")[0]
+    waiting = {name: place for name in _with_parents(module.__name__) if (place := _user_file(name, own)) is not None}
     while waiting:
         name, path = waiting.popitem()
         found[name] = path
         for other in {each for imported in _imported(name, path) for each in _with_parents(imported)}:
-            if other not in found and (place := _user_file(other)) is not None:
+            if other not in found and (place := _user_file(other, own)) is not None:
                 waiting[other] = place
     return digest("".join(f"{name}\n{_meaning(path)}" for name, path in sorted(found.items())))
 
@@ -147,22 +153,26 @@ def _imported(module: str, path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _user_file(name: str) -> Path | None:
-    """The file of a user's module, imported yet or not; None for a library's, for ours and for no module at all."""
+def _user_file(name: str, own: str) -> Path | None:
+    """The file of a user's module, imported yet or not, also of an installed package `own`; None for any other."""
     module = sys.modules.get(name)
     if module is not None:
-        return Path(module.__file__) if _is_users(module) else None
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return None
-    return Path(spec.origin) if spec is not None and _is_users_file(spec.origin) else None
+        file = getattr(module, "__file__", None)
+    else:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError, AttributeError):
+            return None
+        file = None if spec is None else spec.origin
+    theirs = name.split(".")[0] == own and file is not None and file.endswith(".py")
+    return Path(file) if theirs or _is_users_file(file) else None
 
 
 def _is_users(module: ModuleType) -> bool:
     return _is_users_file(getattr(module, "__file__", None))
 
 
+@cache
 def _is_users_file(file: str | None) -> bool:
     if file is None or not file.endswith(".py"):
         return False
@@ -177,7 +187,7 @@ def _is_library(kind: type) -> bool:
     return not ours and kind.__module__ != "__main__" and not (module is not None and _is_users(module))
 
 
-@lru_cache
+@cache
 def _library_folders() -> tuple[Path, ...]:
     places = [*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("stdlib", "platstdlib"))]
     return tuple(Path(place).resolve() for place in places if place)

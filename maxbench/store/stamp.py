@@ -47,7 +47,9 @@ def environment(device: torch.device) -> dict:
 def made_by(device: torch.device) -> dict[str, str]:
     """Of every artefact's record: the code and the machine that made it, briefly."""
     now = environment(device)
-    return {"code": code_version(now), "machine": now["processor"] if now["device"] == "cpu" else now["device"]}
+    libraries = {name: now["packages"][name] for name in ("torch", "diffusers", "transformers", "pillow")}
+    machine = now["processor"] if now["device"] == "cpu" else now["device"]
+    return {"code": code_version(now), "machine": machine, **libraries}
 
 
 def write_stamp(folder: RunFolder, device: torch.device) -> list[str]:

@@ -29,7 +29,7 @@ from maxbench.fusion import (
 )
 from maxbench.models.pipeline import Sampler
 from maxbench.store.files import fingerprint
-from maxbench.store.identity import PACKAGE, code_fingerprint, identity
+from maxbench.store.identity import PACKAGE, code_fingerprint, identity, source_digest
 
 RULES = [Sum(), Average(), Weighted([1, 0.5]), MaxFusion(), PublishedMaxFusion(), SoftmaxSaliency(), LargestNorm()]
 RULES += [RandomChoice(), Canny(), Depth()]
@@ -355,9 +355,9 @@ def test_a_package_s_own_code_counts_for_its_modules(tmp_path, monkeypatch):
     import their_package.rules
     import their_rule
 
-    before = [identity(each) for each in (their_rule.Mine, their_package.rules.Theirs)]
+    before = [source_digest(each) for each in (their_rule, their_package.rules)]
     (package / "__init__.py").write_text("CONSTANT = 2\n")
-    after = [identity(each) for each in (their_rule.Mine, their_package.rules.Theirs)]
+    after = [source_digest(each) for each in (their_rule, their_package.rules)]
     assert before[0] != after[0] and before[1] != after[1]
     for name in ("their_rule", "their_package", "their_package.rules"):
         sys.modules.pop(name, None)
