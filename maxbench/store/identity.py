@@ -96,7 +96,6 @@ def _slots(base: type) -> tuple[str, ...]:
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
-@cache  # a class is what it was when its module was loaded
 def _code(thing: Any) -> dict[str, Any]:
     """Versions of the classes of ours that a thing is or extends, and a user's source; nothing of a library's."""
     module = sys.modules.get(thing.__module__)
@@ -105,8 +104,13 @@ def _code(thing: Any) -> dict[str, Any]:
     code: dict[str, Any] = {"versions": versions} if versions else {}
     extends_ours = versions and thing.__module__.split(".")[0] != PACKAGE.name  # also from an installed package
     if module is not None and (extends_ours or _is_users(module)):
-        code["source"] = source_digest(module)
+        code["source"] = _source_of(thing)
     return code
+
+
+@cache  # a class is what it was when its module was loaded
+def _source_of(thing: Any) -> str:
+    return source_digest(sys.modules[thing.__module__])
 
 
 def _is_versioned(base: type) -> bool:

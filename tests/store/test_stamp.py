@@ -30,7 +30,7 @@ def test_a_damaged_stamp_says_nothing_and_is_begun_anew(tmp_path):
 
 def test_what_is_made_says_by_which_code_and_machine():
     made = stamp.made_by(torch.device("cpu"))
-    assert set(made) == {"code", "machine"} and all(made.values())
+    assert set(made) == {"code", "machine", "torch", "diffusers", "transformers", "pillow"} and all(made.values())
     assert stamp.code_version({"git": {"commit": "a" * 40, "dirty": True}}) == "commit aaaaaaaaaa, dirty"
     assert stamp.code_version({"git": {"commit": "a" * 40, "dirty": False}}) == "commit aaaaaaaaaa"
     assert stamp.code_version({"git": None, "maxbench": "0.1"}) == "maxbench 0.1"
