@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel, UNet2DModel
-from runs import only_run
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -26,6 +25,7 @@ from maxbench.miniature.diffusion import make_scheduler
 from maxbench.miniature.language import TOKENS, make_tokenizer
 from maxbench.miniature.readers import DilatedNet
 from maxbench.miniature.style import IPAdapter
+from runs import only_run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 WORDS = ["a red sphere on grass under a clear sky", "a striped blue box on sand at sunset with hills"]

@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from runs import all_runs, counted, digests, only_run
 
 from maxbench.__main__ import main
+from runs import all_runs, counted, digests, only_run
 
 CHEAP = ["samples=3", "~methods.maxfusion_published", "~methods.outputs_only", "~methods.sum"]
 

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
-from runs import all_runs, counted, digests, only_run
 
 from maxbench.__main__ import main
 from maxbench.cli.build import build
@@ -22,6 +21,7 @@ from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_evaluation, make_generation, open_folder
 from maxbench.errors import UserError
 from maxbench.store.files import read_sealed, seal, write_atomically
+from runs import all_runs, counted, digests, only_run
 
 METHODS = ["none", "single/hed", "single/depth", "average", "sum", "outputs_only", "maxfusion", "maxfusion_published"]
 

@@ -9,13 +9,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
-from runs import only_run
 
 from maxbench.__main__ import main
 from maxbench.cli.config import CONF
 from maxbench.conditions.style import Style
 from maxbench.images import encode_png, read_maps
 from maxbench.miniature.world import SHAPES
+from runs import only_run
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
-from runs import only_run
 
 from maxbench.__main__ import main
 from maxbench.cli.build import build
@@ -25,6 +24,7 @@ from maxbench.generation.strength import FILE, residual_norm
 from maxbench.store.artefacts import Store
 from maxbench.store.files import read_sealed
 from maxbench.store.runfolder import RunFolder
+from runs import only_run
 
 MATCHED = [
     "fusion@methods=strength_matched", "samples=3", "pairing.reference=8",

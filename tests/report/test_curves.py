@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from runs import only_run
 
 from maxbench.__main__ import main
 from maxbench.report.curves import write_curves
+from runs import only_run
 
 FAMILIES = ["sum", "outputs_only", "maxfusion", "maxfusion_published", "alone/hed", "alone/depth"]
 

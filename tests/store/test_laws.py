@@ -14,7 +14,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
-from runs import all_runs, counted, digests, only_run
 from safetensors.torch import load_file, save_file
 
 from maxbench.__main__ import main
@@ -23,6 +22,7 @@ from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_generation, open_folder
 from maxbench.store.artefacts import Store
 from maxbench.store.scores import Scores
+from runs import all_runs, counted, digests, only_run
 
 FEW = ["~methods.maxfusion_published", "~methods.outputs_only", "~methods.sum"]  # none, singles, average, maxfusion
 
