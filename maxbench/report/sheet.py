@@ -44,7 +44,7 @@ def write_sheet(folder: Path, samples: int = 8, output: Path | None = None) -> P
         draw.text((MARGIN, top + CELL + 6), words, FAINT, _font(14))
     path = output or folder / "contact_sheet.png"
     drawn = io.BytesIO()
-    sheet.save(drawn, format="PNG", optimize=True)
+    sheet.save(drawn, format="PNG")
     write_atomically(path, drawn.getvalue())
     return path
 
