@@ -28,6 +28,8 @@ from maxbench.miniature.style import IPAdapter
 from runs import only_run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start: two workers share two cores
+torch.set_num_threads(1)
 WORDS = ["a red sphere on grass under a clear sky", "a striped blue box on sand at sunset with hills"]
 
 
