@@ -212,7 +212,7 @@ def test_a_fingerprint_is_of_values_not_of_their_order():
 
 
 @pytest.mark.parametrize(
-    "value", [{1, 2}, b"bytes", object(), float("nan"), float("inf")], ids=repr, ids=lambda value: type(value).__name__
+    "value", [{1, 2}, b"bytes", object(), float("nan"), float("inf")], ids=lambda value: type(value).__name__
 )
 def test_what_is_no_plain_value_has_no_fingerprint(value):
     with pytest.raises((TypeError, ValueError)):
