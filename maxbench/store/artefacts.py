@@ -112,14 +112,6 @@ class Store:
                 yield path.parents[1].name, key, path
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Something to have: what it is of, and the key it is known by."""
-
-    item: Any
-    key: str
-
-
 def batches(items: Sequence[Item], size: int) -> list[list[Item]]:
     """Cut a sequence into parts of `size`; the last may be smaller."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
