@@ -1,14 +1,30 @@
 """The two set distances against their formulas, written out, and the laws that any such distance obeys."""
 
+import cleanfid.fid
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torch import nn
+from torch_fidelity.metric_fid import fid_statistics_to_metric
+from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from maxbench.metrics.distribution import GivenFeatures, frechet_distance, kernel_distance
+from maxbench.metrics.distribution import Distance, cmmd, frechet, frechet_distance, kernel, kernel_distance
 
 DISTANCES = [frechet_distance, kernel_distance]
+WITH_INFLUENCE = [frechet, kernel, cmmd]
+
+
+class GivenFeatures(nn.Module):
+    """The feature network of a torchmetrics class whose images are features already."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features):
+        return features
 
 
 def two_sets(n: int = 40, m: int = 60, dimensions: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +72,35 @@ def test_kernel_is_torchmetrics_class_where_the_class_compares_whole_sets():
     metric.update(torch.tensor(reference), real=True)
     metric.update(torch.tensor(features), real=False)
     assert kernel_distance(features, reference) == pytest.approx(metric.compute()[0].item(), rel=1e-12)
+
+
+def others_frechet(features: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    moments = [(rows.mean(axis=0), np.cov(rows, rowvar=False)) for rows in (features, reference)]
+    metric = FrechetInceptionDistance(GivenFeatures(features.shape[1]))
+    metric.update(torch.tensor(reference), real=True)
+    metric.update(torch.tensor(features), real=False)
+    statistics = [{"mu": mean, "sigma": sigma} for mean, sigma in moments]
+    return {
+        "torchmetrics": metric.compute().item(),
+        "torch-fidelity": fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"],
+        "clean-fid": cleanfid.fid.frechet_distance(*moments[0], *moments[1]),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+@pytest.mark.parametrize(("n", "m"), [(120, 160), (160, 120)])
+def test_frechet_is_what_other_libraries_say(n, m):
+    features, reference = two_sets(n, m, dimensions=24)
+    value = frechet_distance(features, reference)
+    for library, theirs in others_frechet(features, reference).items():
+        assert value == pytest.approx(theirs, rel=1e-8), library
+
+
+@pytest.mark.parametrize("n", [30, 31])
+def test_kernel_is_what_clean_fid_says_of_whole_sets(n):
+    features, reference = two_sets(n, n)
+    theirs = cleanfid.fid.kernel_distance(features, reference, num_subsets=1, max_subset_size=n)
+    assert kernel_distance(features, reference) == pytest.approx(theirs, rel=1e-10)
 
 
 def test_moving_a_set_by_a_vector_is_its_squared_length():
@@ -147,3 +192,111 @@ def test_mistakes_are_named(distance):
     reference[17, 2] = np.nan
     with pytest.raises(ValueError, match="reference has values that are not finite, first in row 17"):
         distance(features, reference)
+
+
+# Influence
+
+
+def jackknife(distance, features: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(N - 1) times how much the distance falls when a row is left out."""
+    without = np.array([distance(np.delete(features, i, 0), reference).value for i in range(len(features))])
+    return (len(features) - 1) * (without.mean() - without)
+
+
+@pytest.mark.parametrize("distance", WITH_INFLUENCE)
+@pytest.mark.parametrize(("n", "dimensions"), [(60, 4), (20, 30)])
+def test_the_influence_is_the_jackknifes(distance, n, dimensions):
+    features, reference = two_sets(n, 70, dimensions)
+    found, expected = distance(features, reference), jackknife(distance, features, reference)
+    assert np.corrcoef(found.influence, expected)[0, 1] > 0.995
+    assert found.error() == pytest.approx(np.std(expected, ddof=1) / np.sqrt(n), rel=0.08)
+    assert found.influence.sum() == pytest.approx(0, abs=1e-9 * np.abs(found.influence).sum())
+
+
+def test_the_influence_on_the_frechet_distance_is_its_derivative():
+    """By the weight of a row, against the formula with weighted moments."""
+    features, reference = two_sets(25, 60, 4)
+    mean_r, sigma_r = reference.mean(axis=0), np.cov(reference, rowvar=False)
+
+    def weighted(weights):
+        weights = weights / weights.sum()
+        mean = weights @ features
+        sigma = (features - mean).T @ ((features - mean) * weights[:, None]) * 25 / 24
+        root = scipy.linalg.sqrtm(sigma @ sigma_r).real
+        return np.sum((mean - mean_r) ** 2) + np.trace(sigma + sigma_r - 2 * root)
+
+    step = 1e-5 * np.eye(25)
+    found = frechet(features, reference)
+    slopes = [25 * (weighted(1 + row) - weighted(1 - row)) / 2e-5 for row in step]
+    assert found.value == pytest.approx(weighted(np.ones(25)), rel=1e-10)
+    assert found.influence == pytest.approx(np.array(slopes), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("distance", WITH_INFLUENCE)
+def test_the_error_is_the_spread_over_samples(distance):
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=(300, 4))
+    found = [distance(0.5 + 1.5 * generator.normal(size=(120, 4)), reference) for _ in range(250)]
+    spread = np.std([each.value for each in found])
+    assert np.mean([each.error() for each in found]) == pytest.approx(spread, rel=0.12)
+
+
+@pytest.mark.parametrize("distance", WITH_INFLUENCE)
+def test_the_error_of_a_difference_is_the_paired_one(distance):
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=(200, 4))
+    differences = []
+    for _ in range(150):
+        shared = generator.normal(size=(100, 4))
+        methods = [distance(0.5 + shared + 0.3 * generator.normal(size=shared.shape), reference) for _ in range(2)]
+        differences.append(methods[0].minus(methods[1]))
+    errors = [each.error() for each in differences]
+    assert np.mean(errors) == pytest.approx(np.std([each.value for each in differences]), rel=0.15)
+    assert np.mean(errors) < 0.7 * methods[0].error()
+    nothing = methods[0].minus(methods[0])
+    assert nothing.value == nothing.error() == 0
+
+
+def test_replicates_of_a_sample_are_one_cluster():
+    features, reference = two_sets(40, 60, 4)
+    # biased, so that pairs of equal rows change nothing
+    once, twice = (cmmd(rows, reference) for rows in (features, np.repeat(features, 2, axis=0)))
+    assert once.error(clusters=np.arange(40)[::-1]) == pytest.approx(once.error(), rel=1e-12)
+    labels = np.repeat([f"sample {i}" for i in range(40)], 2)
+    assert twice.error(labels) == pytest.approx(once.error(), rel=1e-9)
+    assert twice.error() < 0.8 * once.error()
+    by_hand = twice.influence.reshape(40, 2).sum(axis=1)
+    assert twice.error(labels) == pytest.approx(np.std(by_hand, ddof=1) * np.sqrt(40) / 80, rel=1e-12)
+    assert np.isnan(twice.error(np.zeros(80)))
+    with pytest.raises(ValueError, match=r"one label for each of 80 rows, got \(40,\)"):
+        twice.error(labels[:40])
+    with pytest.raises(ValueError, match="the same samples on both sides, got 40 and 80"):
+        once.minus(twice)
+
+
+@pytest.mark.parametrize("distance", WITH_INFLUENCE)
+def test_the_influence_follows_its_row(distance):
+    features, reference = two_sets()
+    order = np.random.default_rng(3).permutation(len(features))
+    found, moved = distance(features, reference), distance(features[order], reference)
+    assert isinstance(found, Distance)
+    assert moved.influence == pytest.approx(found.influence[order], rel=1e-9)
+
+
+# CMMD
+
+
+def test_cmmd_is_its_double_loop():
+    features, reference = two_sets(7, 9, dimensions=3)
+    rows, others = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, reference))
+
+    def mean(xs, ys):
+        return np.mean([np.exp(-np.sum((x - y) ** 2) / (2 * 10**2)) for x in xs for y in ys])
+
+    expected = 1000 * (mean(rows, rows) + mean(others, others) - 2 * mean(rows, others))
+    assert cmmd(features, reference).value == pytest.approx(expected, rel=1e-9)
+    assert cmmd(17 * features, reference).value == pytest.approx(expected, rel=1e-9)
+    assert cmmd(features, features).value == pytest.approx(0, abs=1e-9)
+    features[2] = 0
+    with pytest.raises(ValueError, match="features has a row of length 0, first row 2"):
+        cmmd(features, reference)
