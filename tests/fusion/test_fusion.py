@@ -13,9 +13,11 @@ from torch import Tensor
 from maxbench.fusion import (
     RATIO_CAP,
     Average,
+    GatedSum,
     LargestNorm,
     MaxFusion,
     PublishedMaxFusion,
+    RandomBlobs,
     RandomChoice,
     SoftmaxSaliency,
     Sum,
@@ -24,9 +26,9 @@ from maxbench.fusion import (
 
 SYMMETRIC = [
     Average(), Sum(), MaxFusion(), MaxFusion(-1.0), MaxFusion(1.0), MaxFusion(rescale=False),
-    SoftmaxSaliency(), LargestNorm(),
+    SoftmaxSaliency(), LargestNorm(), GatedSum(), GatedSum(0.5, "max", smoothing=0.7), GatedSum(normaliser="none"),
 ]  # fmt: skip
-RULES = [*SYMMETRIC, RandomChoice()]
+RULES = [*SYMMETRIC, RandomChoice(), RandomBlobs()]
 FOR_TWO = [PublishedMaxFusion(), PublishedMaxFusion(halves=False, normaliser="sample"), Weighted([0.3, 1.2])]
 EXACT = {"rtol": 0, "atol": 0}
 

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from maxbench.fusion import (
     RATIO_CAP,
     Average,
+    GatedSum,
     LargestNorm,
     MaxFusion,
     NotFinite,
     PublishedMaxFusion,
+    RandomBlobs,
     RandomChoice,
     SoftmaxSaliency,
     Sum,
@@ -31,7 +33,9 @@ mixing = st.one_of(  # rules that give a mean of what they are given, of any num
     st.builds(SoftmaxSaliency, st.floats(1e-3, 1e3)),
     st.just(LargestNorm()),
     st.builds(RandomChoice, st.integers(0, 9)),
+    st.builds(RandomBlobs, st.integers(0, 9), st.floats(0.05, 0.5)),
 )
+gated = st.builds(GatedSum, st.floats(0, 20), st.sampled_from(["sum", "max", "none"]), st.just(0.0) | st.floats(0.1, 3))
 published = st.builds(
     PublishedMaxFusion, deltas, st.sampled_from(["pearson", "cosine"]), st.sampled_from(["variance", "std"]),
     st.sampled_from(["pair", "sample"]), st.booleans(),
@@ -41,7 +45,7 @@ published = st.builds(
 @st.composite
 def cases(draw, dtypes=DTYPES, contents=CONTENTS):
     """A rule, features that it takes, and what they are like."""
-    rule = draw(mixing | published | st.just(Sum()) | st.just(Weighted([0.3, 1.7])))
+    rule = draw(mixing | published | gated | st.just(Sum()) | st.just(Weighted([0.3, 1.7])))
     few = isinstance(rule, PublishedMaxFusion)
     branches = 2 if isinstance(rule, Weighted) else draw(st.integers(1, 2 if few else 4))
     batch = draw(st.sampled_from([2, 4])) if few else draw(st.integers(1, 3))
@@ -105,7 +109,7 @@ def test_a_branch_alone_passes_untouched(case):
 @given(case=cases())
 def test_a_merged_feature_lies_between_its_branches(case):
     rule, features = case
-    if isinstance(rule, Sum | Weighted) or getattr(rule, "halves", False):
+    if isinstance(rule, Sum | Weighted | GatedSum) or getattr(rule, "halves", False):
         return  # they add up, or give one half what the other half said
     merged = rule.merge(features).double()
     low, high = (getattr(torch.stack(features).double(), side)(dim=0).values for side in ("min", "max"))
@@ -138,7 +142,12 @@ def test_no_sample_looks_at_another(case):
 @settings(max_examples=100, deadline=None)
 @given(
     rule=st.one_of(
-        st.builds(SoftmaxSaliency), st.just(LargestNorm()), st.just(RandomChoice()), st.just(MaxFusion(1.0))
+        st.builds(SoftmaxSaliency),
+        st.just(LargestNorm()),
+        st.just(RandomChoice()),
+        st.just(MaxFusion(1.0)),
+        st.just(RandomBlobs()),
+        gated,
     ),
     branches=st.integers(2, 4),
     seed=st.integers(0, 2**31),
@@ -173,7 +182,8 @@ def test_infinities_are_refused_and_the_branch_is_named(case, value, place, whic
 
 EVERY = [
     Average(), Sum(), Weighted([0.5, 2.0]), MaxFusion(), MaxFusion(-1.0), MaxFusion(rescale=False), SoftmaxSaliency(),
-    LargestNorm(), RandomChoice(), PublishedMaxFusion(), PublishedMaxFusion(halves=False, normaliser="sample"),
+    LargestNorm(), RandomChoice(), RandomBlobs(), GatedSum(), GatedSum(smoothing=1.0), PublishedMaxFusion(),
+    PublishedMaxFusion(halves=False, normaliser="sample"),
 ]  # fmt: skip
 
 
