@@ -39,12 +39,11 @@ class Run:
     batch_size: int
     threads: int | None
     resamples: int
-    halvings: int
     level: float
     output_dir: Path
     store_dir: Path
     tracing: Tracing
-    calibration: Calibration | None  # only where methods are matched in strength
+    calibration: Calibration | None  # only where methods are matched in strength, or tuned
 
 
 def build(cfg: DictConfig) -> Run:
@@ -74,7 +73,7 @@ def build(cfg: DictConfig) -> Run:
         reference=plan.reference,
         seed=config["seed"],
         replicates=config["replicates"],
-        baseline=config["baseline"],
+        baselines=_listed(config["baseline"]),
     )
     _check_regions(experiment)
     runtime, metrics = config["runtime"], config["metrics"]
@@ -90,7 +89,6 @@ def build(cfg: DictConfig) -> Run:
         batch_size=runtime["batch_size"],
         threads=runtime["threads"],
         resamples=metrics["resamples"],
-        halvings=metrics["halvings"],
         level=metrics["level"],
         output_dir=Path(config["output_dir"]),
         store_dir=Path(config["store_dir"]),
@@ -100,8 +98,8 @@ def build(cfg: DictConfig) -> Run:
 
 
 def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration | None:
-    """The experiment's own pairing over training scenes, if a strength is to be measured."""
-    if all(method.match is None for method in experiment.methods):
+    """The experiment's own pairing over training scenes, if a strength is to be measured or a method to be tuned."""
+    if all(method.match is None and not method.tune for method in experiment.methods):
         return None
     image_set = component({**config["data"], **config["calibration"]["data"]}, "calibration.data")
     pairing = component({**config["pairing"], "reference": 2}, "pairing", PAIRING)
@@ -109,6 +107,10 @@ def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration 
         image_set, list(experiment.conditions), config["calibration"]["samples"], config["calibration"]["seed"]
     )
     return Calibration(image_set, plan.samples)
+
+
+def _listed(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _check_regions(experiment: Experiment) -> None:

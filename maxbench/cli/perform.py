@@ -178,8 +178,10 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
         batch_size=job.batch_size,
         scorers=Scorers(
             load_clip=_unchanged(job, partial(suite.clip_scorer, job.device)),
+            load_features=cache(_unchanged(job, partial(suite.feature_network, device=job.device))),
             load_map=cache(_unchanged(job, partial(suite.scorer, device=job.device))),
             load_annotator=cache(_unchanged(job, partial(suite.self_consistency, device=job.device))),
+            features=suite.feature_names,
             identity=cache(suite.scorer_identity),
             device=job.device.type,
         ),
@@ -187,8 +189,8 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
         scorer_names=suite.scorer_names(conditions),
         annotator_names=annotator_names,
         suite=suite.name,
+        notes=suite.feature_notes,
         resamples=job.resamples,
-        halvings=job.halvings,
         level=job.level,
     )
 

@@ -30,10 +30,12 @@ from maxbench.errors import UserError
 
 EACH, PAIRS = "each", "pairs"  # of branches
 SITES = ("conv_in", "hint", "down", "mid")
-RESERVED = ("real", "vae_reconstruction", "shuffled")  # rows of every table that no method makes
+RESERVED = ("real", "vae_reconstruction", "shuffled", "exchanged")  # rows of every table that no method makes
 METHOD = "maxbench.experiments.method.Method"  # what a method's `_target_` says in older files; it needs none
 INSTRUCTIONS = ("_args_", "_recursive_", "_convert_", "_partial_")  # to Hydra, and no parameters of a class
 NUMBERS = ("scale", "control_start", "control_end", "fusion_start", "fusion_end")  # of a method, which can vary
+TUNING = ("scale", "branch_scale", "control_start", "control_end")  # of a method, which can be tuned
+TUNABLE = (*TUNING, "rule.<parameter>")
 VARYING = (*NUMBERS, "rule.<parameter>")
 
 
@@ -223,6 +225,7 @@ class Method(Settings):
     otherwise: Component | None = None
     match: Annotated[Text | None, must("the name of another method, or null")] = None
     vary: dict[str, listed(Finite, "a list of numbers, as in {rule.delta: [0, 0.7]}")] = {}
+    tune: dict[str, listed(Finite, "a list of numbers, as in {branch_scale: [0.7, 1]}")] = {}
 
     @model_validator(mode="after")
     def _varies(self) -> Method:
@@ -237,6 +240,23 @@ class Method(Settings):
                 raise UserError(f"vary.{number} is {values}; give it values, none of them twice to six digits.")
             for value in values if owner == "" else ():
                 self._take(number, value)
+        return self
+
+    @model_validator(mode="after")
+    def _tunes(self) -> Method:
+        """What is chosen on training scenes are numbers of the method, with values that they can take."""
+        if self.tune and (self.vary or self.match):
+            raise UserError("tune goes neither with vary nor with match; make two methods of it.")
+        for number, values in self.tune.items():
+            owner, _, name = number.rpartition(".")
+            if number not in TUNING and (owner != "rule" or not name):
+                raise UserError(f"tune has '{number}', which cannot be tuned; {nearest(number, TUNABLE)}")
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"tune.{number} is {values}; give it values, none of them twice.")
+            share = number in ("control_start", "control_end")
+            for value in values if owner == "" else ():
+                if value < 0 or (share and value > 1):
+                    raise UserError(f"tune.{number} has {value:g}; it must be {'from 0 to 1' if share else '0 or more'}.")
         return self
 
     def _take(self, number: str, value: float) -> None:
@@ -322,8 +342,10 @@ class Suite(Component):
     scorers: dict[str, Any] = {}
     text_scorer: Any = None
     image_encoder: Any = None
+    features: dict[str, Any] = {}
     megabytes: Any = None
     palette: Any = None
+    classes: Any = None
 
 
 class Runtime(Settings):
@@ -339,7 +361,6 @@ class Metrics(Settings):
     """Of every interval."""
 
     resamples: whole(100, 1_000_000)
-    halvings: whole(2, 100_000)
     level: number(0.5, 0.999)
 
 
@@ -366,7 +387,7 @@ class Configuration(Settings):
     samples: whole(2)
     replicates: whole(1, 10_000)
     seed: Seed
-    baseline: Text
+    baseline: listed(Text, "the name of a method, or a list of names", Text)
     output_dir: Text
     data_dir: Text
     store_dir: Text
@@ -459,8 +480,14 @@ def _check_names(rows: Sequence[Row]) -> None:
 def _check_references(config: Configuration, rows: Sequence[Row]) -> None:
     """The baseline and what methods are matched with are methods of the experiment."""
     names = [row.name for row in rows]
-    if config.baseline not in names:
-        raise UserError(f"baseline is '{config.baseline}', which is no method here; {nearest(config.baseline, names)}")
+    baselines = [config.baseline] if isinstance(config.baseline, str) else config.baseline
+    for place, name in enumerate(baselines):
+        if name not in names:
+            raise UserError(f"baseline is '{name}', which is no method here; {nearest(name, names)}")
+        if name in baselines[:place]:
+            raise UserError(f"baseline has '{name}' twice; name a method once.")
+    if not baselines:
+        raise UserError("baseline is []; name at least one method that differences are to.")
     fit = [row.name for row in rows if row.match is None and row.branches]
     for row in rows:
         if row.match is not None and row.match not in fit:

@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 import torch
 
-from maxbench.conditions.base import Annotator, Images, Levels, Maps, Valid, in_channel
+from maxbench.conditions.base import Annotator, Images, Levels, Maps
+from maxbench.conditions.ruler import EdgeF1
 from maxbench.errors import UserError
 from maxbench.images import to_bytes
-from maxbench.metrics.fidelity import edge_f1
 
 
 @dataclass(frozen=True)
 class Canny(Levels):
-    """Edges count as the same within one pixel.
+    """Hard edges.
 
     low, high: hysteresis thresholds on the grey picture's gradient, in 8-bit levels; 100 and 200 are what
         ControlNet's canny model was trained with.
@@ -27,9 +27,7 @@ class Canny(Levels):
 
     name = "canny"
     annotator = None
-    metric = sample_metric = "canny_f1"
-    protocol = "tolerance 1 px"
-    higher_is_better = True
+    rulers = (EdgeF1(1), EdgeF1(0))
 
     def __post_init__(self):
         if not 0 <= self.low <= self.high:
@@ -40,6 +38,3 @@ class Canny(Levels):
     def draw(self, images: Images, annotator: Annotator | None) -> Maps:
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in to_bytes(images)]
         return torch.from_numpy(np.stack([cv2.Canny(image, self.low, self.high) for image in grey]))
-
-    def compare(self, given: Maps, measured: Maps, valid: Valid = None) -> np.ndarray:
-        return edge_f1(given[:, None] > 127, measured[:, None] > 127, tolerance=1, valid=in_channel(valid)).numpy()

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from maxbench.conditions.base import Annotator, Images, Levels, Maps, Valid, in_channel, to_levels, unit
-from maxbench.metrics.fidelity import soft_edge_ssim
+from maxbench.conditions.base import Annotator, Images, Levels, Maps, to_levels
+from maxbench.conditions.ruler import SoftEdgeMSE, SoftEdgeMSSSIM, SoftEdgeSSIM
 
 
 @dataclass(frozen=True)
 class HED(Levels):
-    """Soft edges are compared by structural similarity (Wang et al., TIP 2004)."""
+    """Soft edges as an annotator draws them."""
 
     name = "hed"
     annotator = "hed"
-    metric = sample_metric = "hed_ssim"
-    protocol = "data_range 1"
-    higher_is_better = True
+    rulers = (SoftEdgeSSIM(), SoftEdgeMSSSIM(), SoftEdgeMSE())
 
     def draw(self, images: Images, annotator: Annotator | None) -> Maps:
         return to_levels(annotator(images))
-
-    def compare(self, given: Maps, measured: Maps, valid: Valid = None) -> np.ndarray:
-        return soft_edge_ssim(unit(given), unit(measured), in_channel(valid)).numpy()

@@ -4,39 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from maxbench.conditions.base import Annotator, AsGiven, Images, Maps, Valid
+from maxbench.conditions.base import Annotator, AsGiven, Images, Maps
+from maxbench.conditions.ruler import MeanIoU, OwnClassIoU, PixelAccuracy, Ruler
 from maxbench.errors import UserError
-from maxbench.metrics.fidelity import confusion, per_image_iou
 
 IGNORE = 255
 
 
 @dataclass(frozen=True)
 class Segmentation(AsGiven):
-    """Labels are compared by intersection over union of classes.
+    """Labels as an annotator sees them.
 
-    palette: RGB in 0-255 of every class, in the order in which the suite's ControlNet was trained; class 0
-        is "nothing said". Label 255 is ignored.
+    palette: RGB in 0-255 of every class, in the order in which the suite's ControlNet was trained; class 0 is "nothing
+        said". Label 255 is ignored.
+    classes: the names of the classes, in the same order: an object's category in the data set is one of them.
     """
 
     palette: Sequence[Sequence[int]]
+    classes: Sequence[str] = ()
 
     name = "seg"
     annotator = "seg"
-    metric, sample_metric = "seg_miou", "seg_image_iou"
-    protocol = "data set, classes present, x100"
-    higher_is_better = True
     null_value = 0
+    knows_objects = True
 
     def __post_init__(self):
         if not self.palette or any(len(colour) != 3 for colour in self.palette):
             raise UserError(
                 "A segmentation palette needs one [red, green, blue] for every class; correct suite.palette."
             )
+        if self.classes and len(self.classes) != len(self.palette):
+            raise UserError(
+                f"suite.classes names {len(self.classes)} classes and suite.palette has {len(self.palette)} colours; "
+                "give one name for every colour."
+            )
+
+    @cached_property
+    def rulers(self) -> Sequence[Ruler]:
+        return (MeanIoU(len(self.palette), IGNORE), PixelAccuracy(len(self.palette), IGNORE))
+
+    @cached_property
+    def object_rulers(self) -> Sequence[Ruler]:
+        return (OwnClassIoU(),)
 
     def draw(self, images: Images, annotator: Annotator | None) -> Maps:
         return annotator(images).argmax(1).to(torch.uint8).cpu()
@@ -46,10 +60,12 @@ class Segmentation(AsGiven):
         colours[: len(self.palette)] = torch.tensor([list(colour) for colour in self.palette], dtype=torch.float32)
         return (colours[maps.long()] / 255).permute(0, 3, 1, 2).contiguous()
 
-    def compare(self, given: Maps, measured: Maps, valid: Valid = None) -> np.ndarray:
-        if valid is not None:
-            given = given.masked_fill(~valid, IGNORE)
-        return confusion(given.long(), measured.long(), len(self.palette), IGNORE).numpy()  # (B, C, C)
-
-    def score(self, statistics: np.ndarray) -> np.ndarray:
-        return per_image_iou(torch.from_numpy(np.asarray(statistics))).numpy()
+    def object_map(self, outline: Tensor, category: str) -> Tensor:
+        """(H, W) uint8: the category's class inside the outline, "nothing said" outside."""
+        if category not in self.classes:
+            raise UserError(
+                f"The data set's category '{category}' is no class of this suite's segmentation "
+                f"({', '.join(self.classes) or 'suite.classes is empty'}), so its objects cannot be scored; add its name "
+                "to suite.classes, or take another pairing."
+            )
+        return outline.to(torch.uint8) * self.classes.index(category)

@@ -1,342 +1,501 @@
-"""What was measured in pictures -> tidy tables: a row per sample, per method, per paired difference.
+"""What was measured in pictures -> tidy tables: a row per image, per method, per paired difference.
 
-Everything is computed from the per-sample values of one run; no picture and no model is touched.
+Everything is computed from one state (:mod:`maxbench.evaluation.state`); no picture and no model is touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from maxbench.conditions.base import Condition
-from maxbench.experiments.method import NONE, SINGLE, Experiment
-from maxbench.metrics.distribution import frechet_distance, kernel_distance
-from maxbench.metrics.joint import JointScore, joint_scores
+from maxbench.conditions.ruler import Ruler
+from maxbench.errors import UserError
+from maxbench.evaluation.state import CLIP_SCORE, State, features_label, fidelity_label
+from maxbench.experiments.method import EXCHANGED, NONE, REFERENCE, SINGLE, VAE_RECONSTRUCTION
+from maxbench.metrics.distribution import Distance, cmmd, frechet, kernel
+from maxbench.metrics.joint import Joint, joint_of
 from maxbench.metrics.statistics import (
     Interval,
-    bootstrap,
-    bootstrap_mean,
-    half_sampling,
-    paired_difference,
-    resampled_sums,
+    holm,
+    influence_interval,
+    intervals,
+    needed,
+    sign_flip,
+    standard_error,
+    win_rate,
+    z_test,
 )
-from maxbench.store.artefacts import Artefact
 
 KD_FACTOR = 1000  # tables print kernel distances x 1000, as the field does
 CLIP_PROTOCOL = "100 x cosine"
+JOINT_PROTOCOL = "q of each image: 0 no control, 1 own single control; clipped to [-1, 2]"
 BY_ANNOTATOR = "_by_annotator"  # of a metric measured by the network that drew the given maps
-JOINT_PROTOCOL = "q: 0 no control, 1 own single control"
 NO_JOINT = "not computed: it needs the methods `none` and `single/<condition>` of every condition"
+BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
+
+Weights = NDArray[np.float64]
+"""(draws, N) how often each image counts in each bootstrap draw."""
+
+
+def _kernel(features: np.ndarray, reference: np.ndarray) -> Distance:
+    distance = kernel(features, reference)
+    return Distance(KD_FACTOR * distance.value, KD_FACTOR * distance.influence)
+
+
+DISTANCES: dict[str, dict[str, Callable[[np.ndarray, np.ndarray], Distance]]] = {
+    "inception": {"fid": frechet, "kid": _kernel},
+    "clip": {"fd_clip": frechet, "kd_clip": _kernel},
+    "dinov2": {"fd_dinov2": frechet},
+    "cmmd": {"cmmd": cmmd},
+}
+"""network of features -> the distances that are made of them. Only Inception's are called FID and KID."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of a table: a method's pictures, or the real ones, in the order of the experiment's images.
+class Column:
+    """A number that every row of pictures has.
 
-    role, branches, parameter, setting: see :class:`maxbench.experiments.method.Method`; of what no method made the role
-    is "reference".
-    files: by condition, since the real picture of one condition need not be that of another. Of the row "shuffled",
-    which is made of another's, there are none.
-    same: whether they are the same pictures for every condition.
+    metric: of the data set. sample_metric: of one image; differences are of its mean. values: row -> (N,).
+    statistic: row -> its number under weights of images, (draws, N) => (draws,); None where it is the mean of `values`.
+    headline: whether it stands in the methods' table, and is tested.
     """
 
-    name: str
-    role: str
-    branches: tuple[str, ...] = ()
-    parameter: str | None = None
-    setting: float | None = None
-    files: dict[str, tuple[Artefact, ...]] = field(default_factory=dict)
-    same: bool = False
-    is_unit: bool = False  # whether it may be the floor or the unit of a joint score
+    metric: str
+    sample_metric: str
+    condition: str
+    protocol: str
+    scorer: str
+    higher_is_better: bool
+    values: Mapping[str, np.ndarray]
+    statistic: Callable[[str, Weights], NDArray[np.float64]] | None = None
+    headline: bool = True
 
-    @property
-    def details(self) -> list[Mapping[str, Any]]:
-        """How each of its pictures came to be."""
-        return [artefact.details for artefact in next(iter(self.files.values()), ())]
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """What every table says of a row, so that nobody takes its name apart."""
-        return {
-            "method": self.name,
-            "role": self.role,
-            "branches": "+".join(self.branches),
-            "parameter": self.parameter,
-            "setting": self.setting,
-        }
+    def of(self, row: str, weights: Weights) -> NDArray[np.float64]:
+        if self.statistic is not None:
+            return self.statistic(row, weights)
+        return weights @ self.values[row] / weights.sum(-1)
 
 
 @dataclass(frozen=True)
-class Features:
-    """What is measured in one row of pictures; the first axis of everything is the image.
+class DistanceColumn:
+    """A distance of the pictures of every row to the reference."""
 
-    Without features and CLIP scores (length 0) a row is asked for nothing but fidelity.
-    """
-
-    features: np.ndarray  # (N, D)
-    clip: np.ndarray  # (N,)
-    statistics: dict[str, np.ndarray]  # condition -> (N, ...), by the scorer
-    by_annotator: dict[str, np.ndarray]  # likewise, by the network that drew the given maps, where it is another
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One number of the methods' table. condition: whose fidelity it is; empty for all else."""
-
-    row: str
     metric: str
     protocol: str
     scorer: str
-    interval: Interval
-    condition: str = ""
-
-
-@dataclass(frozen=True)
-class Values:
-    """One value for each image of a row."""
-
-    row: str
-    metric: str
-    protocol: str
-    scorer: str
-    values: np.ndarray
-    condition: str = ""
+    distances: Mapping[str, Distance]
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of one run.
+    """The tables of one state.
 
-    rows: in the order of the tables. measured: row -> what its pictures show, in the order of the experiment's images.
-    reference: (M, D) features of the reference images.
-    scorers: what the scorers are called in tables: "clip", and each condition that has a network.
-    annotators: likewise of the networks that drew the given maps, where they are others than the scorers.
-    resamples, level: of every interval; halvings: random halves behind an interval of a distance.
+    conditions: of the experiment, for their rulers. baselines: the methods that differences are to; None for the
+    state's own. resamples, level: of every interval.
     """
 
-    experiment: Experiment
-    suite: str
-    rows: Sequence[Row]
-    measured: dict[str, Features]
-    reference: np.ndarray
-    scorers: dict[str, str]
-    annotators: dict[str, str]
+    state: State
+    conditions: Mapping[str, Condition]
     resamples: int
-    halvings: int
     level: float
+    baselines: Sequence[str] | None = None
+
+    # --- the three tables -------------------------------------------------------------------------------------
 
     def samples(self) -> pd.DataFrame:
         """One row per image, row of pictures and metric."""
-        images = self.experiment.images
         base = pd.DataFrame(
-            {
-                **self._stamp,
-                "sample": [sample.id for sample, _ in images],
-                "replicate": [replicate for _, replicate in images],
-            }
-        )
-        columns = {row.name: row.columns for row in self.rows}
+            [
+                {
+                    "experiment": self.state.experiment, "suite": self.state.suite, "seed": image.seed,
+                    "sample": image.sample, "group": image.group, "replicate": image.replicate,
+                }
+                for image in self.state.images
+            ]
+        )  # fmt: skip
+        columns = {row.name: row.columns for row in self.state.rows}
         parts = [
             base.assign(
-                **columns[each.row], condition=each.condition, metric=each.metric, protocol=each.protocol,
-                scorer=each.scorer, value=each.values,
+                **columns[row], condition=each.condition, metric=each.sample_metric, protocol=each.protocol,
+                scorer=each.scorer, value=np.asarray(values, float),
             )
-            for each in self._sample_values()
+            for each in [*self._columns, *self._costs, *self._conflicts()]
+            for row, values in each.values.items()
         ]  # fmt: skip
         table = pd.concat(parts, ignore_index=True)
         return table.astype({"parameter": "string", "setting": "float64"})
 
     def metrics(self) -> pd.DataFrame:
         """One row per row of pictures and metric, with its interval, protocol and scorer."""
-        columns = {row.name: row.columns for row in self.rows}
-        entries = [*self._quality(), *self._fidelity(), *self._joint_entries(), *self._cost()]
+        columns = {row.name: row.columns for row in self.state.rows}
         return pd.DataFrame(
             [
                 {
-                    **self._stamp, **columns[entry.row], "condition": entry.condition, "metric": entry.metric,
-                    "protocol": entry.protocol, "scorer": entry.scorer, "value": entry.interval.value,
-                    "low": entry.interval.low, "high": entry.interval.high, "n": entry.interval.n,
+                    **self._stamp, **columns[row], "condition": condition, "metric": metric, "protocol": protocol,
+                    "scorer": scorer, "value": interval.value, "low": interval.low, "high": interval.high,
+                    "n": interval.n,
                 }
-                for entry in entries
+                for row, metric, condition, protocol, scorer, interval in self._entries()
             ]
         )  # fmt: skip
 
     def differences(self) -> pd.DataFrame:
-        """Every method minus the baseline on the same samples and noise, in the metric's own direction."""
-        baseline = self.experiment.baseline
-        methods = [method.name for method in self.experiment.methods if method.name != baseline]
-        columns = [
-            (each.name, each.sample_metric, self._protocol(each), self._per_sample(each)) for each in self._conditions
-        ]
-        clip = {name: self._clusters(what.clip) for name, what in self.measured.items() if len(what.clip)}
-        columns.append(("", "clip_score", CLIP_PROTOCOL, clip))
-        comparisons = len(methods) * len(columns)
+        """Every method minus every baseline on the same samples and noise, in the metric's own direction.
+
+        `p` is two-sided, of a paired sign-flip test over clusters (of distances, of a z-test of their influence
+        values), `p_holm` corrected for all comparisons of this table; low and high are of the difference by itself.
+        """
+        out = [row for baseline in self._baselines for row in self._against(baseline)]
+        if not out:
+            return pd.DataFrame()
+        adjusted = holm(np.array([row["p"] for row in out]))
+        for row, p in zip(out, adjusted, strict=True):
+            shown = p < 1 - self.level
+            better = (row["value"] > 0) == row.pop("higher_is_better")
+            row |= {
+                "p_holm": p,
+                "correction": "Holm",
+                "comparisons": int(np.isfinite(adjusted).sum()),
+                "verdict": (BETTER if better else WORSE) if shown else NOT_SHOWN,
+            }
+        return pd.DataFrame(out)
+
+    # --- the joint score --------------------------------------------------------------------------------------
+
+    @cached_property
+    def joint(self) -> Joint | None:
+        """What q is made of; None without `none` and every single control."""
+        rows = self.state.rows
+        none = next((row.name for row in rows if row.role == NONE), None)
+        singles = {row.branches[0]: row.name for row in reversed(rows) if row.role == SINGLE and row.is_unit}
+        if none is None or set(self.conditions) - set(singles):
+            return None  # without its floor and its singles a joint score has no unit
+        return joint_of(
+            none=self._oriented(none),
+            singles={name: self._oriented(singles[name])[name] for name in self.conditions},
+            ceiling=self._oriented(VAE_RECONSTRUCTION),
+            groups=self.state.groups,
+            **self._settings,
+        )
+
+    @property
+    def joint_note(self) -> str:
+        return NO_JOINT if self.joint is None else self.joint.note
+
+    def dominant(self) -> dict[str, tuple[str, float]]:
+        """Row -> the condition with the larger q, and the share of images in which it is larger."""
+        found = {row: self.joint.leader(self._oriented(row)) for row in self._whole()} if self.joint else {}
+        return {row: leader for row, leader in found.items() if leader is not None}
+
+    def conflict(self) -> NDArray[np.float64] | None:
+        """(N,) how far each image's conditions contradict each other; None where all come from one picture.
+
+        The picture that one condition was taken from obeys it perfectly; q of the *other* condition in that picture
+        says how far it obeys that one as well. conflict = mean over conditions of 1 - q, q clipped to [0, 1]: 0 where
+        each one's picture satisfies the other as well as its own control would, 1 where it is no better than text.
+        """
+        if self.joint is None or EXCHANGED not in self.state.measured or not self.joint.conditions:
+            return None
+        per_image = self.joint.per_image(self._oriented(EXCHANGED))
+        q = np.stack([per_image["q", condition] for condition in self.joint.conditions])
+        return (1 - np.clip(q, 0, 1)).mean(0)
+
+    def conflict_curve(self, bins: int = 5) -> pd.DataFrame | None:
+        """The joint score by degree of conflict: a row for each method and each of `bins` equal shares of the clusters.
+
+        None where conditions come from one picture, or where there are too few clusters for bins.
+        """
+        conflict = self.conflict()
+        if conflict is None or len(np.unique(self.state.groups)) < 4 * bins:
+            return None
+        edges = np.quantile(conflict, np.linspace(0, 1, bins + 1))
+        place = np.clip(np.searchsorted(edges, conflict, side="right") - 1, 0, bins - 1)
         out = []
-        for condition, metric, protocol, values in columns:
-            for method in methods:
-                difference = paired_difference(
-                    values[method], values[baseline], comparisons=comparisons, **self._settings
-                )
+        for row in self.state.rows:
+            if row.name not in self._whole() or row.role == REFERENCE:
+                continue
+            joint = self.joint.per_image(self._oriented(row.name))["joint", ""]
+            for number in range(bins):
+                own = place == number
+                if not own.any():
+                    continue
+                (interval,) = intervals(
+                    lambda weights, values=joint[own]: (weights @ values / weights.sum(-1))[None],
+                    self.state.groups[own], int(own.sum()), **self._settings,
+                )  # fmt: skip
                 out.append(
                     {
-                        **self._stamp, "condition": condition, "metric": metric, "protocol": protocol,
-                        "method": method, "baseline": baseline, "value": difference.value, "low": difference.low,
-                        "high": difference.high, "n": difference.n, "correction": "Bonferroni",
-                        "comparisons": comparisons,
+                        **self._stamp, **row.columns, "metric": "joint", "bin": number,
+                        "conflict": float(conflict[own].mean()), "conflict_low": float(conflict[own].min()),
+                        "conflict_high": float(conflict[own].max()), "value": interval.value, "low": interval.low,
+                        "high": interval.high, "n": interval.n,
                     }
                 )  # fmt: skip
         return pd.DataFrame(out)
 
+    def defects(self) -> dict[str, list[str]]:
+        """Row -> its pictures that are NaN or black, each as sample-replicate."""
+        return {
+            row: [
+                f"{image.sample}-{image.replicate}"
+                for image, bad in zip(self.state.images, own["defect"], strict=True) if bad
+            ]
+            for row, own in self.state.measured.items() if "defect" in own
+        }  # fmt: skip
+
+    # --- columns ----------------------------------------------------------------------------------------------
+
     @cached_property
-    def joint(self) -> dict[str, JointScore]:
-        """The joint score of every row of pictures; empty without `none` and every single control."""
-        none = next((row.name for row in self.rows if row.role == NONE), None)
-        singles = {
-            row.branches[0]: row.name for row in reversed(self.rows) if row.role == SINGLE and row.is_unit
-        }  # the first of each
-        if none is None or set(self.experiment.conditions) - set(singles):
-            return {}  # without its floor and its singles a joint score has no unit
-        oriented = {
-            condition.name: {
-                row: values if condition.higher_is_better else -values
-                for row, values in self._per_sample(condition).items()
-            }
-            for condition in self._conditions
-        }
-        return joint_scores(oriented, none=none, singles=singles, **self._settings)
+    def _columns(self) -> list[Column]:
+        """Fidelity by every ruler, q and what is made of it, and the CLIP score."""
+        return [*self._fidelities(), *self._joints(), *self._texts()]
+
+    def _fidelities(self) -> Iterator[Column]:
+        for name in self.conditions:
+            for place, ruler in enumerate(self._rulers(name)):
+                yield self._fidelity(name, ruler, headline=place == 0)
+        for name in self.state.annotators:
+            for ruler in self._rulers(name):
+                yield self._fidelity(name, ruler, headline=False, by_annotator=True)
+
+    def _fidelity(self, name: str, ruler: Ruler, headline: bool, by_annotator: bool = False) -> Column:
+        label = fidelity_label(name, ruler.metric, by_annotator)
+        statistics = {row: own[label] for row, own in self.state.measured.items() if label in own}
+        flat = {row: each.reshape(len(each), -1).astype(float) for row, each in statistics.items()}
+
+        def of(row: str, weights: Weights) -> NDArray[np.float64]:
+            means = weights @ flat[row] / weights.sum(-1, keepdims=True)
+            return ruler.score(means.reshape(len(weights), *statistics[row].shape[1:]))
+
+        suffix = BY_ANNOTATOR if by_annotator else ""
+        protocol = f"{ruler.protocol}, inside its evaluation mask" if name in self.state.regional else ruler.protocol
+        return Column(
+            metric=f"{ruler.metric}{suffix}",
+            sample_metric=f"{ruler.sample_metric}{suffix}",
+            condition=name,
+            protocol=f"{protocol}, by its annotator" if by_annotator else protocol,
+            scorer=(self.state.annotators if by_annotator else self.state.scorers).get(name, "arithmetic"),
+            higher_is_better=ruler.higher_is_better,
+            values={row: ruler.score(each) for row, each in statistics.items()},
+            statistic=of,
+            headline=headline,
+        )
+
+    def _joints(self) -> Iterator[Column]:
+        if self.joint is None:
+            return
+        per_image = {row: self.joint.per_image(self._oriented(row)) for row in self.state.measured}
+        whole = self._whole()
+        for place, (metric, condition) in enumerate(self.joint.names):
+            rows = [row for row in per_image if condition or row in whole]
+
+            def of(row: str, weights: Weights, place: int = place) -> NDArray[np.float64]:
+                return self._joint_under(row, weights)[place]
+
+            values = {row: per_image[row][metric, condition] for row in rows}
+            yield Column(metric, metric, condition, JOINT_PROTOCOL, "fidelity", True, values, of)
+
+    def _joint_under(self, row: str, weights: Weights) -> NDArray[np.float64]:
+        """All numbers of the joint score under the same weights: computed once, asked for one by one."""
+        known = self._under
+        if known.get("row") != row or known.get("weights") is not weights:
+            known.update(row=row, weights=weights, value=self.joint.statistic(self._oriented(row), weights))
+        return known["value"]
+
+    @cached_property
+    def _under(self) -> dict[str, Any]:
+        return {}
+
+    def _texts(self) -> Iterator[Column]:
+        values = {row: own[CLIP_SCORE] for row, own in self.state.measured.items() if CLIP_SCORE in own}
+        if values:
+            scorer = self.state.scorers["clip"]
+            yield Column(CLIP_SCORE, CLIP_SCORE, "", CLIP_PROTOCOL, scorer, True, values)
+
+    @cached_property
+    def _costs(self) -> list[Column]:
+        """Of single images: whether they are defective, and how long they took."""
+        said = {"defect": ("NaN or black", "arithmetic"), "seconds": ("per image, wall clock", "clock")}
+        return [
+            Column(
+                name, name, "", protocol, scorer, False,
+                {row: own[name] for row, own in self.state.measured.items() if name in own}, headline=False,
+            )
+            for name, (protocol, scorer) in said.items()
+        ]  # fmt: skip
+
+    def _conflicts(self) -> Iterator[Column]:
+        if (conflict := self.conflict()) is not None:
+            protocol = "mean over conditions of 1 - q in the other's picture, q clipped to [0, 1]"
+            yield Column("conflict", "conflict", "", protocol, "fidelity", False, {EXCHANGED: conflict}, headline=False)
+
+    @cached_property
+    def _distances(self) -> list[DistanceColumn]:
+        columns = []
+        for network, reference in self.state.reference.items():
+            label, scorer = features_label(network), self.state.scorers[network]
+            rows = [row for row, own in self.state.measured.items() if label in own]
+            for metric, distance in DISTANCES.get(network, {f"fd_{network}": frechet}).items():
+                columns.append(
+                    DistanceColumn(
+                        metric, f"{len(reference)} reference images", scorer,
+                        {row: distance(self.state.measured[row][label], reference) for row in rows},
+                    )
+                )  # fmt: skip
+        return columns
+
+    # --- entries ----------------------------------------------------------------------------------------------
+
+    def _entries(self) -> Iterator[tuple[str, str, str, str, str, Interval]]:
+        """(row, metric, condition, protocol, scorer, interval)"""
+        for column in self._distances:
+            for row, distance in column.distances.items():
+                interval = influence_interval(distance.value, distance.influence, self.state.groups, level=self.level)
+                yield row, column.metric, "", column.protocol, column.scorer, replace(interval, n=len(self.state.images))
+        for row in self.state.measured:
+            own = [column for column in self._columns if row in column.values]
+            found = self._intervals(lambda weights, own=own, row=row: np.stack([each.of(row, weights) for each in own]))
+            for column, interval in zip(own, found, strict=True):
+                yield row, column.metric, column.condition, column.protocol, column.scorer, interval
+                if column.sample_metric != column.metric and column.headline:
+                    yield self._mean_of(row, column)
+        yield from self._cost_entries()
+
+    def _mean_of(self, row: str, column: Column) -> tuple[str, str, str, str, str, Interval]:
+        """The mean of an image's own score, where the data set's is another number: it is what q is made of."""
+        values = column.values[row]
+        (interval,) = self._intervals(lambda weights: (weights @ values / weights.sum(-1))[None])
+        protocol = f"{column.protocol.replace('data set', 'mean over images')}"
+        return row, column.sample_metric, column.condition, protocol, column.scorer, interval
+
+    def _intervals(self, statistic: Callable[[Weights], NDArray[np.float64]]) -> list[Interval]:
+        return intervals(statistic, self.state.groups, len(self.state.images), **self._settings)
+
+    def _cost_entries(self) -> Iterator[tuple[str, str, str, str, str, Interval]]:
+        """Defects of every row; time, evaluations and memory of what was generated."""
+        for row, own in self.state.measured.items():
+            count = len(self.state.images)
+
+            def number(metric: str, protocol: str, value: float, row: str = row, n: int = count):
+                return row, metric, "", protocol, "count", Interval(float(value), np.nan, np.nan, n)
+
+            if "defect" in own:
+                yield number("defects", "images NaN or black", own["defect"].sum())
+            if "seconds" in own:
+                yield row, "seconds", "", "per image, wall clock, over batches", "clock", self._seconds(own)
+            for metric, protocol in (
+                ("unet_evaluations", "per image"), ("control_evaluations", "per image"), ("control_scale", "as used")
+            ):  # fmt: skip
+                if metric in own and np.isfinite(own[metric][0]):
+                    yield number(metric, protocol, own[metric][0])
+            if "peak_memory" in own and np.isfinite(own["peak_memory"]).any():
+                yield number("peak_memory", "MiB on the accelerator", np.nanmax(own["peak_memory"]) / 2**20)
+
+    def _seconds(self, own: Mapping[str, np.ndarray]) -> Interval:
+        """Of the time of a picture: batches are its unit, and the first of a process, which warms up, is left out."""
+        seconds = own["seconds"]
+        warm = seconds[own["warm_up"] == 0] if (own["warm_up"] == 0).any() else seconds
+        batches = np.unique(warm)  # pictures of one batch have its very time
+        (interval,) = intervals(
+            lambda weights: (weights @ batches / weights.sum(-1))[None], None, len(batches), **self._settings
+        )
+        return replace(interval, n=len(seconds))
+
+    # --- differences ------------------------------------------------------------------------------------------
+
+    @property
+    def _baselines(self) -> Sequence[str]:
+        asked = self.state.baselines if self.baselines is None else self.baselines
+        for name in asked:
+            if name not in self._methods:
+                raise UserError(f"The baseline '{name}' is no method of this run; take one of {', '.join(self._methods)}.")
+        return asked
+
+    @property
+    def _methods(self) -> list[str]:
+        return [row.name for row in self.state.rows if row.role != REFERENCE]
+
+    def _against(self, baseline: str) -> Iterator[dict[str, Any]]:
+        methods = [name for name in self._methods if name != baseline]
+        columns = [each for each in self._columns if each.headline and baseline in each.values]
+        for method in methods:
+            own = [each for each in columns if method in each.values]
+            changes = np.stack([each.values[method] - each.values[baseline] for each in own])
+            found = self._intervals(
+                lambda weights, own=own, method=method: np.stack(
+                    [self._mean(each, method, weights) - self._mean(each, baseline, weights) for each in own]
+                )
+            )
+            p = sign_flip(changes, self.state.groups, seed=self.state.seeds[0])
+            for column, change, interval, value in zip(own, changes, found, p, strict=True):
+                oriented = change if column.higher_is_better else -change
+                yield {
+                    **self._said(method, baseline, column.condition, column.sample_metric, column.protocol, interval),
+                    "p": float(value),
+                    "win_rate": win_rate(oriented, self.state.groups).value,
+                    "needed": needed(change, self.state.groups, level=self.level),
+                    "higher_is_better": column.higher_is_better,
+                }
+        for column in self._distances:
+            for method in methods:
+                if not {method, baseline} <= set(column.distances):
+                    continue
+                one, other = column.distances[method], column.distances[baseline]
+                change = one.influence - other.influence
+                interval = influence_interval(one.value - other.value, change, self.state.groups, level=self.level)
+                yield {
+                    **self._said(method, baseline, "", column.metric, column.protocol, interval),
+                    "p": z_test(one.value - other.value, standard_error(change, self.state.groups)),
+                    "win_rate": np.nan,
+                    "needed": needed(change + (one.value - other.value), self.state.groups, level=self.level),
+                    "higher_is_better": False,
+                }
+
+    def _mean(self, column: Column, row: str, weights: Weights) -> NDArray[np.float64]:
+        """The mean of what an image has; of q with the denominators of the draw."""
+        if column.scorer == "fidelity":
+            return column.of(row, weights)
+        return weights @ column.values[row] / weights.sum(-1)
+
+    def _said(
+        self, method: str, baseline: str, condition: str, metric: str, protocol: str, interval: Interval
+    ) -> dict[str, Any]:
+        return {
+            **self._stamp, "condition": condition, "metric": metric, "protocol": protocol, "method": method,
+            "baseline": baseline, "value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n,
+        }  # fmt: skip
 
     # --- parts ------------------------------------------------------------------------------------------------
 
     @property
-    def _conditions(self) -> list[Condition]:
-        return list(self.experiment.conditions.values())
+    def _stamp(self) -> dict[str, Any]:
+        seeds = "+".join(map(str, self.state.seeds))
+        return {"experiment": self.state.experiment, "suite": self.state.suite, "seed": seeds}
 
     @property
-    def _stamp(self) -> dict:
-        return {"experiment": self.experiment.name, "suite": self.suite, "seed": self.experiment.seed}
+    def _settings(self) -> dict[str, Any]:
+        return {"seed": self.state.seeds[0], "resamples": self.resamples, "level": self.level}
 
-    @property
-    def _settings(self) -> dict:
-        return {"seed": self.experiment.seed, "resamples": self.resamples, "level": self.level}
+    def _rulers(self, condition: str) -> Sequence[Ruler]:
+        own = self.conditions[condition]
+        return own.object_rulers if condition in self.state.objects else own.rulers
 
-    def _scorer(self, condition: Condition) -> str:
-        return self.scorers.get(condition.name, "arithmetic")
+    def _oriented(self, row: str) -> dict[str, np.ndarray]:
+        """Condition -> (N,) what q is made of: an image's own score by the headline ruler, more is better."""
+        found = {}
+        for name in self.conditions:
+            ruler = self._rulers(name)[0]
+            found[name] = ruler.oriented(ruler.score(self.state.measured[row][fidelity_label(name, ruler.metric)]))
+        return found
 
-    def _protocol(self, condition: Condition) -> str:
-        regional = any(condition.name in sample.evaluation_masks for sample in self.experiment.samples)
-        return f"{condition.protocol}, inside its evaluation mask" if regional else condition.protocol
+    def _whole(self) -> list[str]:
+        """Rows that have one picture for all conditions."""
+        return [row.name for row in self.state.rows if row.same]
 
-    def _by_annotator(self, condition: Condition, metric: str) -> tuple[str, str, str]:
-        """Metric, protocol and scorer of what the annotator itself measures."""
-        protocol = f"{self._protocol(condition)}, by its annotator"
-        return f"{metric}{BY_ANNOTATOR}", protocol, self.annotators[condition.name]
-
-    @property
-    def _generated(self) -> list[Row]:
-        """Rows with one picture per image of the experiment."""
-        return [row for row in self.rows if row.same]
-
-    def _clusters(self, values: np.ndarray) -> np.ndarray:
-        """Replicates of a sample are not independent: average them first, (N, ...) => (samples, ...)."""
-        shape = (len(self.experiment.samples), self.experiment.replicates, *values.shape[1:])
-        return values.astype(float).reshape(shape).mean(1)
-
-    def _per_sample(self, condition: Condition) -> dict[str, np.ndarray]:
-        """Row -> a condition's score of every sample, (samples,)."""
-        return {
-            row: self._clusters(condition.score(what.statistics[condition.name])) for row, what in self.measured.items()
-        }
-
-    def _sample_values(self) -> Iterator[Values]:
-        for name, what in self.measured.items():
-            for each in self._conditions:
-                said = each.sample_metric, self._protocol(each), self._scorer(each)
-                yield Values(name, *said, each.score(what.statistics[each.name]), each.name)
-                if each.name in what.by_annotator:
-                    said = self._by_annotator(each, each.sample_metric)
-                    yield Values(name, *said, each.score(what.by_annotator[each.name]), each.name)
-            if len(what.clip):
-                yield Values(name, "clip_score", CLIP_PROTOCOL, self.scorers["clip"], what.clip)
-        for row in self._generated:
-            defects = np.array([float(each.get("defect") is not None) for each in row.details])
-            yield Values(row.name, "defect", "NaN or black", "arithmetic", defects)
-            if row.details[0].get("seconds") is not None:
-                seconds = np.array([each["seconds"] for each in row.details], float)
-                yield Values(row.name, "seconds", "per image, wall clock", "clock", seconds)
-
-    def _quality(self) -> Iterator[Entry]:
-        """Distances to the reference, on the CLIP scorer's features, and the CLIP score of every row that has them."""
-        protocol, scorer = f"{len(self.reference)} reference images", self.scorers["clip"]
-        settings = {**self._settings, "resamples": self.halvings}
-        for name, what in self.measured.items():
-            if not len(what.features):
-                continue
-            for metric, distance, factor in (
-                ("fd_clip", frechet_distance, 1), ("kd_clip", kernel_distance, KD_FACTOR)
-            ):  # fmt: skip
-                interval = half_sampling(
-                    lambda index, what=what, distance=distance, factor=factor: (
-                        factor * distance(what.features[index], self.reference)
-                    ),
-                    len(what.features),
-                    **settings,
-                )
-                yield Entry(name, metric, protocol, scorer, interval)
-            clip = bootstrap_mean(self._clusters(what.clip), **self._settings)
-            yield Entry(name, "clip_score", CLIP_PROTOCOL, scorer, clip)
-
-    def _fidelity(self) -> Iterator[Entry]:
-        """The data set's score of every condition, bootstrapped over samples."""
-        for condition in self._conditions:
-            protocol, scorer = self._protocol(condition), self._scorer(condition)
-            for name, what in self.measured.items():
-                interval = self._over_samples(condition, what.statistics[condition.name])
-                yield Entry(name, condition.metric, protocol, scorer, interval, condition.name)
-                if condition.name in what.by_annotator:
-                    interval = self._over_samples(condition, what.by_annotator[condition.name])
-                    yield Entry(name, *self._by_annotator(condition, condition.metric), interval, condition.name)
-
-    def _over_samples(self, condition: Condition, statistics: np.ndarray) -> Interval:
-        values = self._clusters(statistics)
-        return bootstrap(
-            lambda index: condition.score(resampled_sums(values, index) / len(values)),
-            len(values),
-            vectorized=True,
-            **self._settings,
-        )
-
-    def _joint_entries(self) -> Iterator[Entry]:
-        for row, score in self.joint.items():
-            for condition, interval in score.quality.items():
-                yield Entry(row, f"q_{condition}", JOINT_PROTOCOL, "fidelity", interval, condition)
-            whole = {"joint_mean": score.mean, "joint_min": score.minimum, "share_both": score.share_both}
-            for metric, interval in whole.items():
-                yield Entry(row, metric, JOINT_PROTOCOL, "fidelity", interval)
-
-    def _cost(self) -> Iterator[Entry]:
-        """Defects of every row; time, evaluations and memory of what was generated."""
-        for row in self._generated:
-            details = row.details
-            n, first = len(details), details[0]
-
-            def count(metric: str, protocol: str, value: float, row: Row = row, n: int = n) -> Entry:
-                return Entry(row.name, metric, protocol, "count", Interval(float(value), np.nan, np.nan, n))
-
-            yield count("defects", "images NaN or black", sum(each.get("defect") is not None for each in details))
-            if first.get("seconds") is None:
-                continue
-            seconds = np.array([each["seconds"] for each in details], float)
-            interval = bootstrap_mean(seconds, **self._settings)
-            yield Entry(row.name, "seconds", "per image, wall clock", "clock", interval)
-            yield count("unet_evaluations", "per image", first["unet_evaluations"])
-            yield count("control_evaluations", "per image", first["control_evaluations"])
-            if first["control_scale"] is not None:
-                yield count("control_scale", "as used", first["control_scale"])
-            peaks = [each["peak_memory"] for each in details if each["peak_memory"] is not None]
-            if peaks:
-                yield count("peak_memory", "MiB on the accelerator", max(peaks) / 2**20)

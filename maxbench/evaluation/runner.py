@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import maxbench
 from maxbench import images as im
-from maxbench.data.pairing import ImageSet
+from maxbench.data.pairing import ImageSet, Sample
 from maxbench.errors import UserError
-from maxbench.evaluation.aggregate import NO_JOINT, Features, Row, Tables
-from maxbench.evaluation.scoring import Measuring, Scorers, Scoring, Subject, Target
-from maxbench.experiments.method import REAL, REFERENCE, SHUFFLED, VAE_RECONSTRUCTION, Experiment
-from maxbench.generation.inputs import EVALUATION, ControlInputs, source_key
+from maxbench.evaluation.aggregate import Tables
+from maxbench.evaluation.scoring import Measuring, Pictures, Scorers, Scoring, Subject, Target
+from maxbench.evaluation.state import COSTS, Image, Row, State
+from maxbench.experiments.method import EXCHANGED, REAL, REFERENCE, SHUFFLED, VAE_RECONSTRUCTION, Experiment
+from maxbench.generation.inputs import CONTROL, EVALUATION, ControlInputs, source_key
 from maxbench.progress import track
 from maxbench.store.artefacts import Artefact
 from maxbench.store.files import digest, fingerprint, read_sealed, seal
@@ -26,7 +27,9 @@ from maxbench.store.identity import code_fingerprint
 from maxbench.store.runfolder import RunFolder, image_file, source_file
 from maxbench.store.scores import Scores
 
-METRICS, SAMPLES, DIFFERENCES = "metrics.csv", "samples.parquet", "differences.csv"
+METRICS, SAMPLES, DIFFERENCES, CONFLICT = "metrics.csv", "samples.parquet", "differences.csv", "conflict.csv"
+STATE = "state.npz"
+"""Everything that was measured, from which the tables are made; see :mod:`maxbench.evaluation.state`."""
 SUMMARY = "evaluation.json"
 
 
@@ -48,8 +51,8 @@ class Evaluation:
     scorer_names: dict[str, str]
     annotator_names: dict[str, str]
     suite: str
+    notes: tuple[str, ...]
     resamples: int
-    halvings: int
     level: float
 
     def references(self) -> list[str]:
@@ -59,28 +62,13 @@ class Evaluation:
     def run(self) -> bool:
         """Write the tables; False if they were there already."""
         rows, count = self._rows(), self.folder.count("score")
-        scoring = Scoring(
-            self.measuring(), self.experiment.images, self.targets(), self.experiment.replicates, self.inputs.resolution
-        )
+        scoring = Scoring(self.measuring(), self.experiment.images, self.targets(), self.inputs.resolution)
         asked = self._asked_for(rows, scoring)
         if self._already(asked["tables"]):
             count.found += asked["measurements"]
             return False
-        measured = self._measure(rows, scoring)
-        reference = scoring.reference(self._reference())
-        tables = Tables(
-            experiment=self.experiment,
-            suite=self.suite,
-            rows=rows,
-            measured=measured,
-            reference=reference,
-            scorers=self.scorer_names,
-            annotators=self.annotator_names,
-            resamples=self.resamples,
-            halvings=self.halvings,
-            level=self.level,
-        )
-        self._write(tables, measured, reference, asked["tables"])
+        state = self._state(rows, scoring)
+        self.write(Tables(state, self.experiment.conditions, self.resamples, self.level), asked["tables"])
         return True
 
     def measuring(self) -> Measuring:
@@ -92,9 +80,9 @@ class Evaluation:
 
     # --- what is asked for ------------------------------------------------------------------------------------
 
-    def _asked_for(self, rows: Sequence[Row], scoring: Scoring) -> dict[str, Any]:
+    def _asked_for(self, rows: Mapping[Row, Pictures | None], scoring: Scoring) -> dict[str, Any]:
         """What the tables depend on, digested, and how many measurements they are made of."""
-        subjects = {row.name: scoring.subjects(row) for row in rows}
+        subjects = {row.name: scoring.subjects(pictures) for row, pictures in rows.items() if pictures is not None}
         keys = {
             name: [[each.digest, sorted(scoring.measuring.keys(each).values())] for each in own]
             for name, own in subjects.items()
@@ -102,11 +90,14 @@ class Evaluation:
         keys["reference"] = [[each.digest, sorted(scoring.measuring.keys(each).values())] for each in self._reference()]
         package = Path(maxbench.__file__).parent
         settings = {
-            "rows": [{**row.columns, "details": fingerprint([dict(each) for each in row.details])} for row in rows],
+            "rows": [
+                {**row.columns, "details": fingerprint([dict(each.details) for each in _one_of(pictures)])}
+                for row, pictures in rows.items()
+            ],
             "scorers": [self.scorer_names, self.annotator_names],
-            "experiment": [self.experiment.name, self.suite, self.experiment.seed, self.experiment.baseline],
+            "experiment": [self.experiment.name, self.suite, self.experiment.seed, list(self.experiment.baselines)],
+            "groups": [sample.group for sample in self.experiment.samples],
             "resamples": self.resamples,
-            "halvings": self.halvings,
             "level": self.level,
             "code": code_fingerprint(*(package / room for room in ("conditions", "evaluation", "metrics"))),
         }
@@ -125,24 +116,25 @@ class Evaluation:
         except (OSError, KeyError, TypeError, AttributeError):
             return False
 
-    def _rows(self) -> list[Row]:
-        """Every row of pictures, after checking that each image is there exactly once."""
+    def _rows(self) -> dict[Row, Pictures | None]:
+        """Every row and its pictures, after checking that each image is there exactly once; some have none of their own."""
         images, conditions = self.experiment.images, list(self.experiment.conditions)
-        rows = []
+        rows: dict[Row, Pictures | None] = {}
         for product in (REAL, VAE_RECONSTRUCTION):
             files = {name: [source_file(product, sample.sources[name]) for sample, _ in images] for name in conditions}
             same = all(each == files[conditions[0]] for each in files.values())
-            rows.append(Row(product, REFERENCE, files=self._artefacts(product, product, files), same=same))
-        rows.append(Row(SHUFFLED, REFERENCE))
+            rows[Row(product, REFERENCE, same=same)] = Pictures(self._artefacts(product, product, files), same)
+        if not same:
+            rows[Row(EXCHANGED, REFERENCE)] = None
+        rows[Row(SHUFFLED, REFERENCE, same=same)] = None
         for method in self.experiment.methods:
             files = [image_file(method.name, sample.id, replicate) for sample, replicate in images]
             found = self._artefacts(method.name, f"images/{method.name}", dict.fromkeys(conditions, files), True)
-            rows.append(
-                Row(
-                    method.name, method.role, tuple(method.branches), method.parameter, method.setting, found,
-                    same=True, is_unit=method.is_unit,
-                )
+            row = Row(
+                method.name, method.role, tuple(method.branches), method.parameter, method.setting, same=True,
+                is_unit=method.is_unit,
             )  # fmt: skip
+            rows[row] = Pictures(found, same=True)
         return rows
 
     def _artefacts(
@@ -169,19 +161,35 @@ class Evaluation:
 
     def targets(self) -> dict[str, list[Target]]:
         """Condition -> what every image of the experiment is held against."""
-        targets: dict[str, list[Target]] = {}
-        for name in self.experiment.conditions:
-            targets[name] = []
-            for sample, _ in self.experiment.images:
-                mask = self.inputs.masks.get((EVALUATION, name, sample.id))
-                targets[name].append(
-                    Target(
-                        given=lambda name=name, sample=sample: self.inputs.condition_maps(name, [sample])[0],
-                        mask=None if mask is None else lambda path=mask.path: im.read_maps([path])[0] > 0,
-                        identity=[self.inputs.identity(name, sample), None if mask is None else mask.sha256],
-                    )
-                )
-        return targets
+        return {
+            name: [self._target(name, sample) for sample, _ in self.experiment.images]
+            for name in self.experiment.conditions
+        }
+
+    def _target(self, name: str, sample: Sample) -> Target:
+        """An object is held against its class and outline, where the condition knows them; all else against its map."""
+        inputs, condition = self.inputs, self.experiment.conditions[name]
+        mask, category = inputs.masks.get((EVALUATION, name, sample.id)), sample.category.get(name)
+        identity = [inputs.identity(name, sample), None if mask is None else mask.sha256]
+
+        def given() -> torch.Tensor:
+            return inputs.condition_maps(name, [sample])[0]
+
+        rulers, read = condition.rulers, given
+        if category is not None:
+            rulers = condition.object_rulers
+            if condition.knows_objects:
+                identity.append({"category": category})
+
+                def read() -> torch.Tensor:
+                    return condition.object_map(inputs.mask(CONTROL, name, [sample])[0], category)
+
+        return Target(
+            given=read,
+            mask=None if mask is None else lambda: im.read_maps([mask.path])[0] > 0,
+            rulers=rulers,
+            identity=identity,
+        )
 
     def _reference(self) -> list[Subject]:
         resolution = self.inputs.resolution
@@ -196,44 +204,72 @@ class Evaluation:
 
     # --- measuring and writing --------------------------------------------------------------------------------
 
-    def _measure(self, rows: Sequence[Row], scoring: Scoring) -> dict[str, Features]:
-        real = next(row for row in rows if row.name == REAL)
-        return {
-            row.name: scoring.shuffled(real) if row.name == SHUFFLED else scoring.row(row)
-            for row in track(rows, "scoring", len(rows), "rows")
-        }
+    def _state(self, rows: Mapping[Row, Pictures | None], scoring: Scoring) -> State:
+        experiment, measured = self.experiment, {}
+        real = next(pictures for row, pictures in rows.items() if row.name == REAL)
+        for row, pictures in track(rows.items(), "scoring", len(rows), "rows"):
+            if row.name == SHUFFLED:
+                measured[row.name] = scoring.against_others(real)
+            elif row.name == EXCHANGED:
+                measured[row.name] = scoring.exchanged(real)
+            else:
+                measured[row.name] = {**scoring.row(row.name, pictures), **_costs(row, pictures)}
+        return State(
+            experiment=experiment.name,
+            suite=self.suite,
+            baselines=tuple(experiment.baselines),
+            images=tuple(
+                Image(experiment.seed, sample.id, sample.group, replicate) for sample, replicate in experiment.images
+            ),
+            rows=tuple(rows),
+            measured=measured,
+            reference=scoring.reference(self._reference()),
+            scorers=self.scorer_names,
+            annotators=self.annotator_names,
+            regional=_named(experiment, lambda sample: sample.evaluation_masks),
+            objects=_named(experiment, lambda sample: sample.category),
+            notes=self.notes,
+        )
 
-    def _write(self, tables: Tables, measured: Mapping[str, Features], reference: np.ndarray, asked: str) -> None:
+    def write(self, tables: Tables, asked: str) -> None:
+        """The state and all tables that are made of it."""
         files = {
+            STATE: tables.state.pack(),
             SAMPLES: tables.samples().to_parquet(index=False),
             METRICS: tables.metrics().to_csv(index=False).encode(),
             DIFFERENCES: tables.differences().to_csv(index=False).encode(),
-            "features/reference.npy": _npy(reference),
-            **{f"features/{row}.npy": _npy(each.features) for row, each in measured.items() if len(each.features)},
         }
+        if (curve := tables.conflict_curve()) is not None:
+            files[CONFLICT] = curve.to_csv(index=False).encode()
         for name, content in files.items():
             self.folder.write(name, content)
         summary = {
             "asked": asked,
             "files": {name: digest(content) for name, content in files.items()},
-            "defects": {
-                row.name: [image.path.name for image in row.files[next(iter(row.files))] if image.details.get("defect")]
-                for row in tables.rows
-                if row.same
-            },
-            "joint": {
-                "note": next((score.note for score in tables.joint.values()), NO_JOINT),
-                "dominant": {
-                    name: [score.dominant, score.dominant_share.value]
-                    for name, score in tables.joint.items()
-                    if score.dominant
-                },
-            },
+            "defects": tables.defects(),
+            "notes": list(tables.state.notes),
+            "joint": {"note": tables.joint_note, "dominant": tables.dominant()},
         }
         self.folder.write(SUMMARY, seal(json.loads(json.dumps(summary))))
 
 
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
+def _one_of(pictures: Pictures | None) -> Sequence[Artefact]:
+    return () if pictures is None else next(iter(pictures.files.values()))
+
+
+def _costs(row: Row, pictures: Pictures) -> dict[str, np.ndarray]:
+    """What is known of how each picture came to be, (N,) each; of real pictures only whether they are defective."""
+    if not row.same:
+        return {}
+    details = [each.details for each in _one_of(pictures)]
+    costs = {"defect": np.array([float(each.get("defect") is not None) for each in details])}
+    if details[0].get("seconds") is None:
+        return costs
+    for name in COSTS:
+        costs[name] = np.array([np.nan if each.get(name) is None else float(each[name]) for each in details])
+    return costs
+
+
+def _named(experiment: Experiment, of: Callable[[Sample], Mapping[str, Any]]) -> tuple[str, ...]:
+    """Conditions that any sample says something of."""
+    return tuple(name for name in experiment.conditions if any(name in of(sample) for sample in experiment.samples))

@@ -1,8 +1,8 @@
 """Pictures -> what every scorer measures in each of them: from the store, else measured now.
 
-Measured of a picture: the CLIP scorer's features and its score with the prompt, and for each condition the statistics
-of its control fidelity, by the scorer and once more by the annotator that drew the map. Tables are made of these
-values alone (:mod:`maxbench.evaluation.aggregate`).
+Measured of a picture: the features of every network that distances are made of, its score with the prompt, and for each
+condition the statistics of its rulers, by the scorer and once more by the annotator that drew the map. Tables are made of
+these values alone (:mod:`maxbench.evaluation.aggregate`).
 """
 
 from __future__ import annotations
@@ -17,33 +17,38 @@ import torch
 
 from maxbench import images as im
 from maxbench.conditions.base import Annotator, Condition
+from maxbench.conditions.ruler import Ruler
 from maxbench.data.pairing import Sample
-from maxbench.evaluation.aggregate import Features, Row
+from maxbench.evaluation.state import CLIP_SCORE, FEATURES, features_label, fidelity_label
 from maxbench.metrics.text import clip_score
 from maxbench.progress import track
-from maxbench.store.artefacts import Count, batches, padded
+from maxbench.store.artefacts import Artefact, Count, batches, padded
 from maxbench.store.files import fingerprint
 from maxbench.store.identity import identity
 from maxbench.store.scores import Scores
 
-BY_ANNOTATOR = ", annotator"  # in the label of what the network that drew the given map measures
+SCORING = 2
+"""Version of how pictures are read, given to scorers and compared, apart from the rulers' own versions."""
 
-SCORING = 1
-"""Version of how pictures are read, given to scorers and compared, apart from the conditions' own versions."""
+CLIP = "clip"
+"""The text-image scorer, among the networks of features."""
 
 
 @dataclass(frozen=True)
 class Scorers:
     """The networks that measure, and what they are; each is loaded when something is there to be measured.
 
-    clip: the text-image scorer. maps: condition -> the network that measures its map in pictures, or None. annotators:
-    condition -> the network that drew the given maps, where that is another one. identity: of "clip", and of a
-    condition's in `maps` and `annotators` by ("scorer" or "annotator", condition). device: the kind that they run on.
+    clip: the text-image scorer. features: the names of the networks that distances between sets are made of. map:
+    condition -> the network that measures its map in pictures, or None. annotator: condition -> the network that drew
+    the given maps, where that is another one. identity: of "clip", of ("features", name), and of a condition's by
+    ("scorer" or "annotator", condition). device: the kind that they run on.
     """
 
     load_clip: Callable[[], Any]
+    load_features: Callable[[str], Any]
     load_map: Callable[[str], Annotator | None]
     load_annotator: Callable[[str], Annotator | None]
+    features: Sequence[str]
     identity: Callable[[str, str], Any]
     device: str
 
@@ -51,17 +56,22 @@ class Scorers:
     def clip(self) -> Any:
         return self.load_clip()
 
+    def looking(self, network: str) -> Any:
+        """A network of features, loaded."""
+        return self.clip if network == CLIP else self.load_features(network)
+
 
 @dataclass(frozen=True)
 class Target:
     """What a picture is held against for one condition.
 
     given: reads the map of the sample, (H, W) uint8 (a style's is a picture). mask: reads where it is scored, (H, W)
-    bool; None for everywhere. identity: of both, as plain data.
+    bool; None for everywhere. rulers: by which. identity: of the map and the mask, as plain data.
     """
 
     given: Callable[[], torch.Tensor]
     mask: Callable[[], torch.Tensor] | None
+    rulers: Sequence[Ruler]
     identity: Any
 
 
@@ -99,16 +109,22 @@ class Measuring:
         """Label -> key, of everything that is measured in a subject."""
         keys = {}
         if subject.features:
-            keys["features"] = fingerprint(self._clip)
+            keys |= {features_label(name): self._of_features[name] for name in self.scorers.features}
         if subject.prompt is not None:
-            keys["clip_score"] = fingerprint({**self._clip, "prompt": subject.prompt})
+            keys[CLIP_SCORE] = fingerprint({**self._clip, "prompt": subject.prompt})
         for name, target in subject.targets.items():
             parts = {**self._common, "condition": self._identities[name], "target": target.identity}
-            keys[name] = fingerprint({**parts, "network": self.scorers.identity("scorer", name)})
-            if name in self.with_annotators:
-                network = self.scorers.identity("annotator", name)
-                keys[f"{name}{BY_ANNOTATOR}"] = fingerprint({**parts, "network": network})
+            for by, kind in self._networks(name):
+                network = self.scorers.identity(kind, name)
+                for ruler in target.rulers:
+                    keys[fidelity_label(name, ruler.metric, by)] = fingerprint(
+                        {**parts, "network": network, "ruler": self._ruler(ruler)}
+                    )
         return keys
+
+    def _networks(self, condition: str) -> list[tuple[bool, str]]:
+        """By whom a condition is measured: (whether it is the annotator, its kind)."""
+        return [(False, "scorer"), *([(True, "annotator")] if condition in self.with_annotators else [])]
 
     @cached_property
     def _common(self) -> dict[str, Any]:
@@ -116,11 +132,28 @@ class Measuring:
 
     @cached_property
     def _clip(self) -> dict[str, Any]:
-        return {**self._common, "clip": self.scorers.identity("clip", "")}
+        return {**self._common, "clip": self.scorers.identity(CLIP, "")}
+
+    @cached_property
+    def _of_features(self) -> dict[str, str]:
+        return {
+            name: fingerprint({**self._common, "features": self.scorers.identity("features", name)})
+            for name in self.scorers.features
+        }
 
     @cached_property
     def _identities(self) -> dict[str, Any]:
         return {name: identity(condition) for name, condition in self.conditions.items()}
+
+    def _ruler(self, ruler: Ruler) -> Any:
+        known = self._rulers
+        if id(ruler) not in known:
+            known[id(ruler)] = identity(ruler)
+        return known[id(ruler)]
+
+    @cached_property
+    def _rulers(self) -> dict[int, Any]:
+        return {}
 
     def measure(self, subjects: Sequence[Subject], what: str) -> list[dict[str, np.ndarray]]:
         """Label -> measurement of every subject."""
@@ -144,35 +177,59 @@ class Measuring:
         """The measurements `labels` of one batch, which is filled up to its shape."""
         pictures = torch.cat([each.read() for each in padded(subjects, self.batch_size)])
         values: list[dict[str, np.ndarray]] = [{} for _ in subjects]
-        if {"features", "clip_score"} & set(labels):
-            features = self.scorers.clip.images(pictures)[: len(subjects)]
+        wanted = [name for name in self.scorers.features if features_label(name) in labels]
+        if CLIP_SCORE in labels and CLIP not in wanted:
+            wanted.append(CLIP)
+        seen = {name: self.scorers.looking(name).images(pictures)[: len(subjects)] for name in wanted}
+        for name, features in seen.items():
             for own, feature in zip(values, features, strict=True):
-                own["features"] = feature.numpy()
-        if "clip_score" in labels:
+                own[features_label(name)] = feature.numpy()
+        if CLIP_SCORE in labels:
             prompts = [each.prompt for each in padded(subjects, self.batch_size)]
-            scores = clip_score(features, self.scorers.clip.texts(prompts)[: len(subjects)])
+            scores = clip_score(seen[CLIP], self.scorers.clip.texts(prompts)[: len(subjects)])
             for own, score in zip(values, scores, strict=True):
-                own["clip_score"] = np.asarray(float(score))
+                own[CLIP_SCORE] = np.asarray(float(score))
         for name in subjects[0].targets:
-            condition, targets = self.conditions[name], [each.targets[name] for each in subjects]
-            networks = {"": self.scorers.load_map, BY_ANNOTATOR: self.scorers.load_annotator}
-            for suffix, load in networks.items():
-                if f"{name}{suffix}" not in labels:
-                    continue
-                measured = condition.draw(pictures, load(name))[: len(subjects)]
-                for own, each in zip(
-                    values, self._compare(condition, targets, measured, self.scorers.load_map(name)), strict=True
-                ):
-                    own[f"{name}{suffix}"] = np.asarray(each)
+            self._follow(name, [each.targets[name] for each in subjects], pictures, labels, values)
         return values
 
-    def _compare(
-        self, condition: Condition, targets: Sequence[Target], measured: torch.Tensor, scorer: Annotator | None
-    ) -> np.ndarray:
-        filled = padded(targets, self.batch_size)  # what a network sees in given pictures has one shape, too
-        given = condition.as_measured(torch.stack([each.given() for each in filled]), scorer)[: len(targets)]
-        valid = None if targets[0].mask is None else torch.stack([each.mask() for each in targets])
-        return condition.compare(given, measured, valid)
+    def _follow(
+        self,
+        name: str,
+        targets: Sequence[Target],
+        pictures: torch.Tensor,
+        labels: Collection[str],
+        values: Sequence[dict[str, np.ndarray]],
+    ) -> None:
+        """How far pictures follow one condition, by every ruler that is asked for."""
+        condition = self.conditions[name]
+        load = {False: self.scorers.load_map, True: self.scorers.load_annotator}
+        for by, _ in self._networks(name):
+            rulers = [each for each in targets[0].rulers if fidelity_label(name, each.metric, by) in labels]
+            if not rulers:
+                continue
+            measured = condition.draw(pictures, load[by](name))[: len(targets)]
+            filled = padded(targets, self.batch_size)  # what a network sees in given pictures has one shape, too
+            given = condition.as_measured(torch.stack([each.given() for each in filled]), self.scorers.load_map(name))
+            given, valid = given[: len(targets)], None
+            if targets[0].mask is not None:
+                valid = torch.stack([each.mask() for each in targets])
+                given, measured = (each.masked_fill(~valid, condition.null_value) for each in (given, measured))
+            for ruler in rulers:
+                for own, each in zip(values, ruler.compare(given, measured, valid), strict=True):
+                    own[fidelity_label(name, ruler.metric, by)] = np.asarray(each)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a row, in the order of the experiment's images.
+
+    files: condition -> its pictures, since the real picture of one condition need not be that of another.
+    same: whether they are the same pictures for every condition.
+    """
+
+    files: Mapping[str, Sequence[Artefact]]
+    same: bool
 
 
 @dataclass(frozen=True)
@@ -180,57 +237,64 @@ class Scoring:
     """Scores the rows of a run.
 
     targets: condition -> the target of every image of the experiment. images: (sample, replicate), in order.
-    replicates: so many neighbours in `images` share a sample.
     """
 
     measuring: Measuring
     images: Sequence[tuple[Sample, int]]
     targets: Mapping[str, Sequence[Target]]
-    replicates: int
     resolution: int
 
-    def row(self, row: Row) -> Features:
+    def row(self, name: str, pictures: Pictures) -> dict[str, np.ndarray]:
         """What the pictures of a row show."""
-        if row.same:
-            names = list(self.targets)
-            return _features(self.measuring.measure(self._subjects(row, names), f"scoring {row.name}"), names)
-        parts = [self._by_condition(row, name) for name in self.targets]  # each condition has a picture of its own
-        return Features(
-            np.empty((0, 0)),
-            np.empty(0),
-            {name: each for part in parts for name, each in part.statistics.items()},
-            {name: each for part in parts for name, each in part.by_annotator.items()},
-        )
+        if pictures.same:
+            subjects = self._subjects(pictures.files, list(self.targets))
+            return _stacked(self.measuring.measure(subjects, f"scoring {name}"))
+        measured = {}  # each condition has a picture of its own
+        for condition in self.targets:
+            subjects = self._subjects(pictures.files, [condition], whole=False)
+            measured |= _stacked(self.measuring.measure(subjects, f"scoring {name}, {condition}"))
+        return measured
 
-    def _by_condition(self, row: Row, name: str) -> Features:
-        subjects = self._subjects(row, [name], whole=False)
-        return _features(self.measuring.measure(subjects, f"scoring {row.name}, {name}"), [name])
+    def against_others(self, pictures: Pictures) -> dict[str, np.ndarray]:
+        """Pictures held against the maps of the next group: what a score is worth that sees no condition."""
+        first = self.images[0][0].group
+        step = sum(sample.group == first for sample, _ in self.images)
+        return self._plainly(pictures.files, "against other maps", step)
 
-    def shuffled(self, row: Row) -> Features:
-        """A row held against the maps of the next sample: what a score is worth that sees no condition."""
-        measuring, statistics = replace(self.measuring, with_annotators=frozenset()), {}
-        for name in self.targets:
-            subjects = self._subjects(row, [name], whole=False, step=self.replicates)
-            values = measuring.measure(subjects, f"scoring {row.name} against other maps, {name}")
-            statistics[name] = np.stack([each[name] for each in values])
-        return Features(np.empty((0, 0)), np.empty(0), statistics, {})
+    def exchanged(self, pictures: Pictures) -> dict[str, np.ndarray]:
+        """Every condition's map held against the picture that another condition was taken from.
 
-    def subjects(self, row: Row) -> list[Subject]:
-        """Everything that will be measured of a row's own pictures; of "shuffled", which has none, nothing."""
-        if not row.files:
-            return []
-        groups = [list(self.targets)] if row.same else [[name] for name in self.targets]
-        return [each for names in groups for each in self._subjects(row, names, whole=row.same)]
+        How far a picture that obeys the other condition perfectly obeys this one: what is missing is their conflict.
+        """
+        names = list(pictures.files)
+        following = dict(zip(names, [*names[1:], names[0]], strict=True))
+        return self._plainly({name: pictures.files[following[name]] for name in names}, "against the other condition")
 
-    def reference(self, subjects: Sequence[Subject]) -> np.ndarray:
-        """(M, D) features of the reference pictures."""
-        return np.stack([each["features"] for each in self.measuring.measure(subjects, "scoring the reference")])
+    def _plainly(self, files: Mapping[str, Sequence[Artefact]], what: str, step: int = 0) -> dict[str, np.ndarray]:
+        """Fidelity alone, by the scorers alone."""
+        measuring, measured = replace(self.measuring, with_annotators=frozenset()), {}
+        for condition in self.targets:
+            subjects = self._subjects(files, [condition], whole=False, step=step)
+            measured |= _stacked(measuring.measure(subjects, f"scoring {what}, {condition}"))
+        return measured
 
-    def _subjects(self, row: Row, names: Sequence[str], whole: bool = True, step: int = 0) -> list[Subject]:
-        """The row's pictures, held against the maps of the sample `step` places on; whole: also as pictures."""
+    def subjects(self, pictures: Pictures) -> list[Subject]:
+        """Everything that will be measured of a row's own pictures."""
+        groups = [list(self.targets)] if pictures.same else [[name] for name in self.targets]
+        return [each for names in groups for each in self._subjects(pictures.files, names, whole=pictures.same)]
+
+    def reference(self, subjects: Sequence[Subject]) -> dict[str, np.ndarray]:
+        """Network -> (M, D) features of the reference pictures."""
+        measured = _stacked(self.measuring.measure(subjects, "scoring the reference"))
+        return {label.removeprefix(FEATURES): each for label, each in measured.items()}
+
+    def _subjects(
+        self, files: Mapping[str, Sequence[Artefact]], names: Sequence[str], whole: bool = True, step: int = 0
+    ) -> list[Subject]:
+        """Pictures held against the maps of the image `step` places on; whole: also as pictures."""
         subjects = []
         for place, (sample, _) in enumerate(self.images):
-            file = row.files[names[0]][place]
+            file = files[names[0]][place]
             other = (place + step) % len(self.images)
             subjects.append(
                 Subject(
@@ -244,14 +308,5 @@ class Scoring:
         return subjects
 
 
-def _features(values: Sequence[Mapping[str, np.ndarray]], names: Sequence[str]) -> Features:
-    def stacked(label: str) -> np.ndarray:
-        return np.stack([each[label] for each in values])
-
-    whole = "features" in values[0]
-    return Features(
-        features=stacked("features") if whole else np.empty((0, 0)),
-        clip=stacked("clip_score") if whole else np.empty(0),
-        statistics={name: stacked(name) for name in names},
-        by_annotator={name: stacked(f"{name}{BY_ANNOTATOR}") for name in names if f"{name}{BY_ANNOTATOR}" in values[0]},
-    )
+def _stacked(values: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {label: np.stack([each[label] for each in values]) for label in values[0]}

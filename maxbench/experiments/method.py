@@ -17,12 +17,14 @@ from maxbench.fusion import ALL_SITES, Fusion, Rule
 from maxbench.store.identity import identity
 
 EACH, PAIRS = "each", "pairs"
-REAL, VAE_RECONSTRUCTION, SHUFFLED = "real", "vae_reconstruction", "shuffled"
-"""Rows that no method made: the samples' own pictures, the same through the autoencoder, and real pictures held against
-another sample's maps. No method may have one of these names."""
+REAL, VAE_RECONSTRUCTION, SHUFFLED, EXCHANGED = "real", "vae_reconstruction", "shuffled", "exchanged"
+"""Rows that no method made: the samples' own pictures, the same through the autoencoder, real pictures held against
+another sample's maps, and each condition's own picture held against the other condition's map. No method may have one of
+these names."""
 
-NONE, SINGLE, FUSION, REFERENCE = "none", "single", "fusion", "reference"
-"""Roles of a row: no control, one control alone, several together; and the rows that no method made."""
+NONE, SINGLE, FUSION, REFERENCE, ENTERED = "none", "single", "fusion", "reference", "entered"
+"""Roles of a row: no control, one control alone, several together; the rows that no method made; pictures made
+elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Method(Fusion):
         of the same mean norm to the U-Net, as measured on training scenes (:mod:`maxbench.generation.strength`).
     vary: one number of the method and the values that it takes, {"scale": [1, 2]} or {"rule.delta": [0, 0.7]}: one
         method for each value.
+    tune: settings to choose from on training scenes, {"branch_scale": [0.7, 1]}; see
+        :mod:`maxbench.experiments.tuning`. tuned: those that were chosen; None before that.
     entry: the name that the method has in the configuration. series: the name of what varies, without its setting.
     parameter, setting: what varies in it and the value that it has here. `name` is made of these, for files and people;
         nobody takes it apart.
@@ -44,6 +48,8 @@ class Method(Fusion):
     branches: Sequence[str] | str | None = None
     match: str | None = None
     vary: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    tune: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    tuned: Mapping[str, float] | None = None
     entry: str = ""
     series: str = ""
     parameter: str | None = None
@@ -57,7 +63,7 @@ class Method(Fusion):
     @property
     def is_unit(self) -> bool:
         """Whether it may be what others are measured against: as it is, and not one of a series."""
-        return self.parameter is None and self.match is None
+        return self.parameter is None and self.match is None and not self.tune
 
     def identity(self) -> dict[str, Any]:
         """What its pictures depend on besides their inputs and networks, as plain data; its name is not part of it."""
@@ -188,20 +194,21 @@ class Experiment:
     reference: tuple[int, ...]
     seed: int = 0
     replicates: int = 1
-    baseline: str = "average"  # paired differences are to this method
+    baselines: Sequence[str] = ("average",)  # paired differences are to these methods
 
     def __post_init__(self):
         self._check_names()
-        if self.baseline not in {method.name for method in self.methods}:
-            names = ", ".join(method.name for method in self.methods)
-            raise UserError(f"baseline is '{self.baseline}', which is no method here; take one of {names}.")
+        names = [method.name for method in self.methods]
+        for baseline in self.baselines:
+            if baseline not in names:
+                raise UserError(f"baseline is '{baseline}', which is no method here; take one of {', '.join(names)}.")
         for method in self.methods:
             if method.match is not None:
                 self._check_match(method)
 
     def _check_names(self) -> None:
         """Every row has files of its own, also where a file system knows no capitals."""
-        taken: dict[str, str] = {row: f"the row '{row}'" for row in (REAL, VAE_RECONSTRUCTION, SHUFFLED)}
+        taken: dict[str, str] = {row: f"the row '{row}'" for row in (REAL, VAE_RECONSTRUCTION, SHUFFLED, EXCHANGED)}
         for method in self.methods:
             if (other := taken.get(method.name.casefold())) is not None:
                 raise UserError(f"The method '{method.name}' would write the files of {other}; rename one of them.")

@@ -14,6 +14,7 @@ import torch
 from maxbench import images as im
 from maxbench.conditions.base import Condition
 from maxbench.data.pairing import ImageSet, Sample
+from maxbench.data.regions import Region
 from maxbench.store.artefacts import Artefact, padded
 from maxbench.store.files import file_digest, fingerprint
 from maxbench.store.identity import identity
@@ -152,7 +153,9 @@ class ControlInputs:
 
     def _make_masks(self, kind: str) -> None:
         regions = {
-            (kind, name, sample.id): region for sample in self.samples for name, region in getattr(sample, kind).items()
+            (kind, name, sample.id): self._region(kind, name, sample)
+            for sample in self.samples
+            for name in getattr(sample, kind)
         }
         keys = {
             item: fingerprint(
@@ -167,6 +170,12 @@ class ControlInputs:
                 yield im.encode_png(mask.astype(np.uint8) * 255), {}
 
         self.masks.update(self.folder.ensure("mask", keys, mark, self.batch_size, "masks"))
+
+    def _region(self, kind: str, name: str, sample: Sample) -> Region:
+        """Where a condition is a control or is scored; an object that is known exactly is looked at with a margin."""
+        region = getattr(sample, kind)[name]
+        exact = kind == EVALUATION and name in sample.category and self.conditions[name].knows_objects
+        return region.window() if exact else region
 
 
 def source_key(image_set: ImageSet, image: int, resolution: int) -> str:

@@ -99,8 +99,9 @@ class Generation:
             work += [(method, batch) for batch in batches(missing, self.sampling.batch_size)]
         total = sum(len(batch) for _, batch in work)
         for method, batch in track(work, "generating", total, "images", lambda item: len(item[1])):
+            first = self.folder.count("image").made == 0
             for place, (content, details) in zip(batch, self._pictures(method, batch), strict=True):
-                key = keys[method.name][place]
+                key, details = keys[method.name][place], {**details, "warm_up": first}
                 had[key] = self.folder.keep("image", key, content, details)
                 self.folder.put(self._file(method, place), had[key])
         for method in methods:

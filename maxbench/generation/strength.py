@@ -34,7 +34,7 @@ FILE = "strength.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scenes that no result is measured on."""
+    """Scenes that no result is measured on: strengths are measured on them, and methods tuned."""
 
     image_set: ImageSet
     samples: tuple[Sample, ...]

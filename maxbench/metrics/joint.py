@@ -1,10 +1,21 @@
-"""The joint score: how far one picture satisfies several conditions at once.
+"""The joint score: whether one picture satisfies several conditions at once.
 
-For a condition, q = (fidelity - no control) / (own single control - no control): 0 is a condition ignored,
-1 a condition followed as well as by its control alone; more than 1 and less than 0 occur. The joint score is
-the mean, and the minimum, of q over the conditions.
+For a picture x and a condition i
 
-Fidelity is per sample and oriented: higher is better (an error enters with its sign changed).
+    q_i(x) = (fidelity_i(x) - fidelity_i(no control)) / (mean gain of i's own single control), clipped to [-1, 2]
+
+where no control is the picture of the same sample and noise without any. 0 is a condition ignored, 1 a condition
+followed as well as its control alone does on average. The denominator is the data set's and not the sample's: gains of
+single samples come arbitrarily close to zero, where q would explode; for the same reason q is clipped.
+
+    joint      = mean over images of min_i q_i    one picture must satisfy all its conditions
+    share_both = share of images with every q_i above 1/2
+    q_mean     = mean over images of mean_i q_i
+
+The minimum is taken within an image: a method that obeys one condition in half of the pictures and the other in the
+other half has a high mean of each q and a joint score near 0.
+
+Fidelity is oriented: higher is better (an error enters with its sign changed).
 """
 
 from __future__ import annotations
@@ -13,165 +24,135 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from maxbench.metrics.statistics import Interval, bootstrap_all, finite_rows, paired_difference
+from maxbench.metrics.statistics import Interval, finite_rows, intervals
 
-Fidelity = Mapping[str, Mapping[str, ArrayLike]]
-"""fidelity[condition][method] -> (n,), the same samples in the same order everywhere."""
+LOWEST, HIGHEST = -1.0, 2.0
+"""What q is clipped to: a picture cannot make up for another's failure by being far better than a single control."""
+
+LEAST_GAIN = 0.1
+"""Of the way from no control to the VAE reconstruction, what a condition's single control must close to be scored."""
+
+SATISFIED = 0.5
+
+Fidelity = Mapping[str, NDArray[np.float64]]
+"""condition -> (N,), one for each image, higher is better."""
 
 
 @dataclass(frozen=True)
-class JointScore:
-    """The joint score of one method, over the conditions whose single control gains something.
+class Joint:
+    """What q is made of, over the conditions that can be scored.
 
-    `quality` holds q per condition; `mean` and `minimum` are taken over them, of the data set's q and not of
-    the samples'. `share_both` is the share of samples whose q exceeds one half for every condition;
-    `dominant` the condition with the larger q, None where there is no such, and `dominant_share` the share of
-    samples in which it exceeds all others. `left_out` names the conditions that were not scored and `note`
-    says why; with no condition left all numbers are NaN.
+    floor: condition -> (N,) the fidelity of no control. gain: condition -> (N,) what its single control adds to that.
+    left_out: condition -> why it is not scored.
     """
 
-    method: str
-    quality: Mapping[str, Interval]
-    mean: Interval
-    minimum: Interval
-    share_both: Interval
-    dominant: str | None
-    dominant_share: Interval
-    left_out: tuple[str, ...]
-    note: str
+    floor: Fidelity
+    gain: Fidelity
+    left_out: Mapping[str, str]
+
+    @property
+    def conditions(self) -> list[str]:
+        return list(self.floor)
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """(metric, condition) of what :meth:`statistic` gives."""
+        whole = [("q_mean", ""), ("joint", ""), ("share_both", "")]
+        return [*(("q", condition) for condition in self.conditions), *whole]
+
+    @property
+    def note(self) -> str:
+        """A sentence on the conditions that are not scored; empty if all are."""
+        if not self.left_out:
+            return ""
+        reasons = "; ".join(f"{name} ({why})" for name, why in self.left_out.items())
+        return f"left out: {reasons}" + ("" if self.floor else "; no condition is left, the joint score is undefined")
+
+    def per_image(self, fidelity: Fidelity) -> dict[tuple[str, str], NDArray[np.float64]]:
+        """(metric, condition) -> (N,), of the pictures of one method; their means are the table's numbers."""
+        if not self.conditions:
+            return {}
+        images = len(next(iter(self.floor.values())))
+        q = self._q(fidelity, np.ones((1, images)))[:, 0]
+        values = [*q, q.mean(0), q.min(0), (q > SATISFIED).all(0).astype(float)]
+        return dict(zip(self.names, values, strict=True))
+
+    def statistic(self, fidelity: Fidelity, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The numbers `names` of one method under weights of images (draws, N), (names, draws).
+
+        The denominators of q are those of the draw: that they are measured is part of the uncertainty.
+        """
+        q = self._q(fidelity, weights)
+        parts = [*q, q.mean(0), q.min(0), np.where(np.isnan(q).any(0), np.nan, (q > SATISFIED).all(0))]
+        return np.stack([(weights * part).sum(-1) / weights.sum(-1) for part in parts])
+
+    def leader(self, fidelity: Fidelity) -> tuple[str, float] | None:
+        """The condition with the largest q, and the share of images in which it is so; None if there is no such."""
+        means = [float(self.per_image(fidelity)["q", condition].mean()) for condition in self.conditions]
+        if len(means) < 2 or means.count(max(means)) > 1:
+            return None
+        first = int(np.argmax(means))
+        q = self._q(fidelity, np.ones((1, len(self.floor[self.conditions[0]]))))[:, 0]
+        return self.conditions[first], float((q[first] > np.delete(q, first, axis=0).max(0)).mean())
+
+    def _q(self, fidelity: Fidelity, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(conditions, draws, N)"""
+        total = weights.sum(-1)
+        out = []
+        for condition in self.conditions:
+            unit = weights @ self.gain[condition] / total
+            unit = np.where(unit > 0, unit, np.nan)  # few draws are without a gain, or it would have been left out
+            gained = fidelity[condition] - self.floor[condition]
+            out.append(np.clip(gained / unit[:, None], LOWEST, HIGHEST))
+        return np.stack(out)
 
 
-def joint_scores(
-    fidelity: Fidelity,
+def joint_of(
+    none: Fidelity,
+    singles: Fidelity,
+    ceiling: Fidelity,
+    groups: NDArray[np.int64] | None = None,
     *,
     seed: int,
-    none: str = "none",
-    singles: Mapping[str, str] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
-) -> dict[str, JointScore]:
-    """The joint score of every method in `fidelity[condition][method]`, (n,) each, higher is better.
+) -> Joint:
+    """The unit of q, from the fidelity of no control, of every condition's own single control and of the ceiling.
 
-    A sample's q divides by the data set's gain of the single control, mean over samples, and not by the
-    sample's own: gains of single samples come arbitrarily close to zero, where q explodes. The data set's q
-    is then the mean of the samples' q.
-
-    Intervals are percentile bootstraps over samples, drawn together for the method, for no control and for
-    the singles; the denominator is computed anew in every draw. A condition is left out, for all methods, if
-    the lower bound of its single control's gain (paired bootstrap at `level`) is not above 0: dividing by it
-    would make noise look like a score.
-
-    `none` and `singles` (by condition, single/<condition> if left out) name the controls among the methods. A method
-    without some condition, a control that is missing, unequal lengths or a NaN is a ValueError.
+    ceiling: of the samples' own pictures through the autoencoder, the best that this model can draw.
+    A condition is left out if the interval of its single control's gain over no control reaches 0 (dividing by it would
+    make noise look like a score), or if the gain is less than LEAST_GAIN of the way to the ceiling (following such a
+    control is not following its condition). Another number of images anywhere, or a value that is not finite, is a
+    ValueError.
     """
-    singles = singles or {condition: f"single/{condition}" for condition in fidelity}
-    table = _checked(fidelity, none, singles)
-    settings = {"seed": seed, "resamples": resamples, "level": level}
-    gains = {
-        condition: paired_difference(methods[singles[condition]], methods[none], **settings)
-        for condition, methods in table.items()
-    }
-    kept = [condition for condition, gain in gains.items() if gain.low > 0]
-    left_out = tuple(condition for condition in gains if condition not in kept)
-    note = _note(left_out, gains, kept)
-    if not kept:
-        n = next(iter(gains.values())).n
-        return {method: _undefined(method, n, left_out, note) for method in next(iter(table.values()))}
-
-    baseline = np.stack([table[condition][none] for condition in kept])
-    alone = np.stack([table[condition][singles[condition]] for condition in kept]) - baseline
-    scores = {}
-    for method in next(iter(table.values())):
-        gained = np.stack([table[condition][method] for condition in kept]) - baseline
-        scores[method] = _score(method, gained, alone, kept, left_out, note, settings)
-    return scores
+    floor, gain, left_out = {}, {}, {}
+    for condition in none:
+        base, alone, best = (
+            finite_rows(each[condition], f"{condition} of {what}")
+            for each, what in ((none, "no control"), (singles, "its single control"), (ceiling, "the ceiling"))
+        )
+        if not len(base) == len(alone) == len(best):
+            raise ValueError(f"a joint score needs the same images everywhere, got {len(base)}, {len(alone)}, {len(best)}")
+        own = alone - base
+        (interval,) = intervals(
+            lambda weights, own=own: (weights @ own / weights.sum(-1))[None],
+            groups, len(own), seed=seed, resamples=resamples, level=level,
+        )  # fmt: skip
+        why = _unscorable(interval, float((best - base).mean()))
+        if why:
+            left_out[condition] = why
+        else:
+            floor[condition], gain[condition] = base, own
+    return Joint(floor, gain, left_out)
 
 
-def _score(
-    method: str,
-    gained: NDArray[np.float64],
-    singles: NDArray[np.float64],
-    kept: list[str],
-    left_out: tuple[str, ...],
-    note: str,
-    settings: dict[str, float],
-) -> JointScore:
-    """The score from what the method and the singles gain over no control, (conditions, n) each."""
-    n = gained.shape[1]
-    values = list(gained.mean(axis=1) / singles.mean(axis=1))
-    leader = int(np.argmax(values))
-    # One condition dominates nothing; nor does one of equals, as with no control, where every q is 0.
-    unrivalled = len(values) > 1 and values.count(values[leader]) == 1
-
-    *quality, mean, minimum, share_both, led = bootstrap_all(
-        lambda index: _statistics(gained[:, index], singles[:, index], leader), n, **settings
-    )
-    return JointScore(
-        method=method,
-        quality=dict(zip(kept, quality, strict=True)),
-        mean=mean,
-        minimum=minimum,
-        share_both=share_both,
-        dominant=kept[leader] if unrivalled else None,
-        dominant_share=led if unrivalled else Interval(np.nan, np.nan, np.nan, n),
-        left_out=left_out,
-        note=note,
-    )
-
-
-def _statistics(gained: NDArray[np.float64], singles: NDArray[np.float64], leader: int) -> NDArray[np.float64]:
-    """Gains (conditions, draws, n) => q per condition, their mean, their minimum and two shares, by draws.
-
-    The shares are of samples with q > 1/2 for every condition, and with q largest for the `leader` alone.
-    """
-    # Without a gain there is no q. Few draws are like that, or the condition would have been left out.
-    gain = singles.mean(axis=-1)
-    gain = np.where(gain > 0, gain, np.nan)
-    quality = gained.mean(axis=-1) / gain
-    sample_quality = gained / gain[..., None]
-    above_half = (sample_quality > 0.5).all(axis=0)
-    others = np.delete(sample_quality, leader, axis=0).max(axis=0, initial=-np.inf)
-    led = sample_quality[leader] > others
-    undefined = np.isnan(gain).any(axis=0)
-    shares = [np.where(undefined, np.nan, hits.mean(axis=-1)) for hits in (above_half, led)]
-    return np.stack([*quality, quality.mean(axis=0), quality.min(axis=0), *shares])
-
-
-def _undefined(method: str, n: int, left_out: tuple[str, ...], note: str) -> JointScore:
-    nothing = Interval(np.nan, np.nan, np.nan, n)
-    return JointScore(method, {}, nothing, nothing, nothing, None, nothing, left_out, note)
-
-
-def _note(left_out: tuple[str, ...], gains: Mapping[str, Interval], kept: list[str]) -> str:
-    """One sentence on the conditions that were not scored; empty if all were."""
-    if not left_out:
-        return ""
-    reasons = ", ".join(
-        f"{name} (its single control gains {gains[name].value:.4g} "
-        f"[{gains[name].low:.4g}, {gains[name].high:.4g}] over no control)"
-        for name in left_out
-    )
-    return f"left out: {reasons}" + ("" if kept else "; no condition is left, the joint score is undefined")
-
-
-def _checked(fidelity: Fidelity, none: str, singles: Mapping[str, str]) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """The fidelity as arrays, after saying what is missing from it."""
-    if not fidelity:
-        raise ValueError("a joint score needs at least one condition")
-    first = next(iter(fidelity))
-    required = {none, *(singles[condition] for condition in fidelity)}
-    table = {}
-    for condition, methods in fidelity.items():
-        if missing := sorted((required | set(fidelity[first])) - set(methods)):
-            raise ValueError(f"condition '{condition}' has no fidelity of {', '.join(missing)}")
-        if extra := sorted(set(methods) - set(fidelity[first])):
-            raise ValueError(f"condition '{first}' has no fidelity of {', '.join(extra)}")
-        table[condition] = {
-            method: finite_rows(values, f"{condition} of {method}") for method, values in methods.items()
-        }
-    lengths = {len(values) for methods in table.values() for values in methods.values()}
-    if len(lengths) > 1:
-        raise ValueError(f"a joint score needs the same samples everywhere, got {sorted(lengths)} of them")
-    return table
+def _unscorable(gain: Interval, reach: float) -> str:
+    """Why a condition cannot be scored; empty if it can."""
+    said = f"its single control gains {gain.value:.4g} [{gain.low:.4g}, {gain.high:.4g}] over no control"
+    if not gain.low > 0:
+        return said
+    if gain.value < LEAST_GAIN * reach:
+        return f"{said}, {gain.value / reach:.0%} of what the VAE reconstruction gains"
+    return ""

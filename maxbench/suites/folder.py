@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from maxbench.names import leaves_folder
 from maxbench.store.identity import identity
 
 PACKAGED = Path(__file__).parent / "weights"
+CLIP = "clip"
+"""The text scorer, among the networks of features."""
 BASE = ("vae", "unet", "text_encoder")
 TOKENIZER, SCHEDULER = "tokenizer", "scheduler"  # folders of the base model without weights
 
@@ -58,10 +60,14 @@ class FolderSuite:
     adapters: condition -> subfolder of a T2I-Adapter, for experiments to put in the place of a ControlNet.
     annotators: condition -> the network that draws its maps. scorers: condition -> the network that measures them in
         pictures; where there is none, the annotator does.
-    text_scorer: measures how well pictures fit texts, and gives the image features of distances between sets.
+    text_scorer: measures how well pictures fit texts; where no other network of features is there, it also gives those
+        that distances between sets of pictures are made of.
+    features: name -> a network of image features for such distances ("inception" for FID and KID, "dinov2", "cmmd");
+        those whose weights are not there are left out, and the tables say so.
     image_encoder: what looks at pictures for IP-Adapters.
     steps, guidance_scale, control_scale: what experiments use unless they say otherwise.
     megabytes: what all of it weighs, for the message that says what is missing.
+    palette, classes: colour and name of every segmentation class.
     """
 
     name: str
@@ -77,7 +83,9 @@ class FolderSuite:
     guidance_scale: float
     control_scale: float
     image_encoder: Weights | None = None
+    features: dict[str, Weights] = field(default_factory=dict)
     palette: Sequence[Sequence[int]] = ()
+    classes: Sequence[str] = ()
 
     def __post_init__(self):
         for key, part in self._named_parts():
@@ -94,6 +102,7 @@ class FolderSuite:
             yield from ((f"{group}.{name}", part) for name, part in getattr(self, group).items())
         for group in ("annotators", "scorers"):
             yield from ((f"{group}.{name}.folder", each.folder) for name, each in getattr(self, group).items())
+        yield from ((f"features.{name}.folder", each.folder) for name, each in self.features.items())
         yield "text_scorer.folder", self.text_scorer.folder
         if self.image_encoder is not None:
             yield "image_encoder.folder", self.image_encoder.folder
@@ -120,6 +129,7 @@ class FolderSuite:
         """Annotators and scorers of `conditions`, and what reads an image prompt."""
         networks = [group[name] for name in conditions for group in (self.annotators, self.scorers) if name in group]
         networks.append(self.text_scorer)
+        networks += [self.features[name] for name in self.feature_names if name in self.features]
         prompts = [name for name in conditions if is_image_prompt(self.controls[name])]
         if len(prompts) > 1:
             raise UserError(f"{' and '.join(prompts)} are image prompts; a U-Net takes one of them at a time.")
@@ -199,17 +209,23 @@ class FolderSuite:
         return None if network is None else self.network_identity(network)
 
     def scorer_identity(self, kind: str, condition: str) -> dict[str, Any] | None:
-        """What measures: kind is "clip", or "scorer" or "annotator" of a condition; None where arithmetic does."""
-        if kind == "clip":
+        """What measures: kind is "clip", "features" of a network's name, or "scorer" or "annotator" of a condition.
+
+        None where arithmetic does.
+        """
+        if kind == CLIP or (kind == "features" and condition == CLIP):
             return self.network_identity(self.text_scorer)
+        if kind == "features":
+            return self.network_identity(self.features[condition])
         if kind == "annotator" or condition not in self.scorers:
             return self.annotator_identity(condition)
         return self.network_identity(self.scorers[condition])
 
     def scorer_names(self, conditions: Sequence[str]) -> dict[str, str]:
-        """What scores, by the name and revision it has in tables: "clip", and each condition with a network."""
+        """What scores, by the name and revision it has in tables: "clip", networks of features, and each condition's."""
         scorers = {**self.annotators, **self.scorers}
-        return self._named(conditions, {"clip": self.text_scorer, **_of(conditions, scorers)})
+        features = {name: self.features[name] for name in self.feature_names if name in self.features}
+        return self._named(conditions, {CLIP: self.text_scorer, **features, **_of(conditions, scorers)})
 
     def annotator_names(self, conditions: Sequence[str]) -> dict[str, str]:
         """The same of the annotators that are not the scorers themselves."""
@@ -279,6 +295,21 @@ class FolderSuite:
     def self_consistency(self, condition: str, device: torch.device) -> Annotator | None:
         """The annotator once more, as a scorer, where the scorer is another network; else None."""
         return self.annotator(condition, device) if condition in self.scorers else None
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The networks of features whose weights are there; without any, the text scorer's own."""
+        return tuple(name for name, each in self.features.items() if weight_files(self.folder, each.folder)) or (CLIP,)
+
+    @property
+    def feature_notes(self) -> tuple[str, ...]:
+        """What tables say of networks of features that are not there."""
+        absent = [name for name in self.features if name not in self.feature_names]
+        return (f"Not measured, for want of weights: distances on {', '.join(absent)}.",) if absent else ()
+
+    def feature_network(self, name: str, device: torch.device) -> Any:
+        """What looks at pictures for distances between sets."""
+        return self.clip_scorer(device) if name == CLIP else self._load(self.features[name], device)
 
     def clip_scorer(self, device: torch.device) -> Any:
         """The text-image scorer."""

@@ -180,7 +180,7 @@ def test_rows_are_named_as_the_methods_that_are_made():
 
 
 def test_the_schema_knows_what_the_classes_take():
-    from maxbench.experiments.method import REAL, SHUFFLED, VAE_RECONSTRUCTION, Method
+    from maxbench.experiments.method import EXCHANGED, REAL, SHUFFLED, VAE_RECONSTRUCTION, Method
     from maxbench.models.lockstep import ALL_SITES
     from maxbench.models.pipeline import Sampler
     from maxbench.suites.folder import FolderSuite
@@ -191,7 +191,7 @@ def test_the_schema_knows_what_the_classes_take():
         (schema.Suite, FolderSuite, set()),
     ):
         assert set(kind.settings()) - {"_target_"} == {each.name for each in fields(made)} - other
-    assert schema.SITES == ALL_SITES and schema.RESERVED == (REAL, VAE_RECONSTRUCTION, SHUFFLED)
+    assert schema.SITES == ALL_SITES and schema.RESERVED == (REAL, VAE_RECONSTRUCTION, SHUFFLED, EXCHANGED)
     method = Method(rule=None)
     for name, field in schema.Method.model_fields.items():
         if name not in ("target", "rule", "otherwise"):

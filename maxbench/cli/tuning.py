@@ -1,0 +1,94 @@
+"""Tuned methods get their settings: their candidates are run on the calibration's scenes, like any experiment.
+
+The training pictures, scores and tables stay in the run's folder, under `tuning/`: whoever doubts a choice can look.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pandas as pd
+
+from maxbench.cli.build import Run
+from maxbench.cli.perform import make_evaluation, make_generation
+from maxbench.errors import UserError
+from maxbench.evaluation.aggregate import Tables
+from maxbench.experiments.method import NONE, SINGLE, Experiment, Method
+from maxbench.experiments.tuning import Choice, candidates, chosen
+from maxbench.progress import say
+from maxbench.store.runfolder import RunFolder
+
+FOLDER, FILE = "tuning", "tuning.csv"
+
+
+def tuned(job: Run, folder: RunFolder) -> Run:
+    """The run with the settings of its tuned methods chosen."""
+    asked = [method for method in job.experiment.methods if method.tune]
+    if not asked:
+        return job
+    options = {method.name: candidates(method) for method in asked}
+    training = _training(job, [each.method for own in options.values() for each in own])
+    count = len(training.experiment.samples)
+    say(f"tuning {', '.join(options)} on {count} training scenes, {len(training.experiment.methods)} methods in all")
+    tables = _measure(training, RunFolder.open(folder.path, FOLDER, [method.name for method in asked], folder.store))
+    joint = _joint(tables)
+    choices = {
+        name: Choice(own, [joint[each.method.name] for each in own]) for name, own in options.items()
+    }
+    folder.write(FILE, _table(choices, count))
+    methods = tuple(chosen(each, choices[each.name]) if each.tune else each for each in job.experiment.methods)
+    for name, choice in choices.items():
+        settings = ", ".join(f"{key}={value:g}" for key, value in choice.best.said.items())
+        say(f"{name}: {settings} (joint {max(choice.joint):.2f} of {len(choice.candidates)} settings)")
+    return replace(job, experiment=replace(job.experiment, methods=methods))
+
+
+def _training(job: Run, methods: list[Method]) -> Run:
+    """The same run on the calibration's scenes, of the candidates and what q is made of."""
+    own = job.experiment
+    units = [each for each in own.methods if each.role == NONE or (each.role == SINGLE and each.is_unit)]
+    missing = set(own.conditions) - {each.branches[0] for each in units if each.branches}
+    if missing or not any(each.role == NONE for each in units):
+        raise UserError(
+            "Methods are tuned for the joint score, which needs `none` and a `single` of every condition; add them, or "
+            f"leave out {', '.join(each.name for each in own.methods if each.tune)}."
+        )
+    experiment = Experiment(
+        name=f"{own.name}-tuning",
+        conditions=own.conditions,
+        methods=(*units, *methods),
+        samples=job.calibration.samples,
+        reference=(),
+        seed=job.config["calibration"]["seed"],
+        baselines=(units[0].name,),
+    )
+    return replace(job, experiment=experiment, image_set=job.calibration.image_set, calibration=None)
+
+
+def _measure(training: Run, folder: RunFolder) -> Tables:
+    """Its pictures, made or found, and what is measured in them."""
+    generation = make_generation(training, folder)
+    generation.run()
+    return make_evaluation(training, folder, generation.sampling.inputs).fidelity()
+
+
+def _joint(tables: Tables) -> dict[str, float]:
+    if tables.joint is None or not tables.joint.conditions:
+        raise UserError(f"Nothing can be tuned, because there is no joint score on the training scenes: {tables.joint_note}.")
+    found = tables.per_image("joint")
+    return {row: float(values.mean()) for row, values in found.items()}
+
+
+def _table(choices: dict[str, Choice], count: int) -> bytes:
+    rows = [
+        {
+            "method": name, "candidate": number,
+            **dict(each.said), "joint": joint, "n": count, "chosen": each is choice.best,
+        }
+        for name, choice in choices.items()
+        for number, (each, joint) in enumerate(zip(choice.candidates, choice.joint, strict=True))
+    ]  # fmt: skip
+    buffer = io.StringIO()
+    pd.DataFrame(rows).to_csv(buffer, index=False)
+    return buffer.getvalue().encode()
