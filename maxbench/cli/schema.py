@@ -288,7 +288,14 @@ class Method(Settings):
 class Pairing(Component):
     """Which picture gives which condition: :mod:`maxbench.data.pairing`."""
 
-    known = tuple(f"maxbench.data.pairing.{name}" for name in ("Complementary", "HalfSplit", "ObjectOnScene", "Styled"))
+    templates: ClassVar[dict[str, tuple[str, ...]]] = {  # what a prompt can be made of
+        "maxbench.data.pairing.Complementary": (),
+        "maxbench.data.pairing.HalfSplit": (),
+        "maxbench.data.pairing.ObjectOnScene": ("object", "category", "caption"),
+        "maxbench.data.pairing.CrossImage": ("first", "second"),
+        "maxbench.data.pairing.Styled": ("things", "caption"),
+    }
+    known = tuple(templates)
 
     reference: whole(2) = 512
     object: Annotated[Text | None, must("the name of a condition, or null for the first")] = None
@@ -436,14 +443,23 @@ def _check_conditions(config: Configuration) -> None:
     for key in ("object", "style"):
         if key in pairing.model_fields_set and getattr(pairing, key) not in (None, *conditions):
             raise UserError(f"pairing.{key} is '{getattr(pairing, key)}'; it must be one of {', '.join(conditions)}.")
-    words = ("things", "caption") if "style" in pairing.model_fields_set else ("category", "caption")
+    _check_template(pairing)
+
+
+def _check_template(pairing: Pairing) -> None:
+    """A prompt is made of words that the pairing knows; those of a class outside this package only it knows."""
+    words = pairing.templates.get(pairing.target)
+    if words is None or "template" not in pairing.model_fields_set:
+        return
     try:
         used = [word for _, word, _, _ in string.Formatter().parse(pairing.template) if word is not None]
-    except ValueError as error:
+        unknown = [word for word in used if word not in words]
+        if not unknown:
+            pairing.template.format(**dict.fromkeys(words, "text"))  # {caption:d} is for numbers
+    except (ValueError, KeyError) as error:
         raise UserError(f"pairing.template is '{pairing.template}': {error}.") from error
-    for word in used:
-        if word not in words:
-            raise UserError(f"pairing.template has '{{{word}}}'; {nearest(word, words)}")
+    if unknown:
+        raise UserError(f"pairing.template has '{{{unknown[0]}}}'; {nearest(unknown[0], words)}")
 
 
 def _check_branches(name: str, method: Method, conditions: Sequence[str]) -> None:

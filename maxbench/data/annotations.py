@@ -157,6 +157,8 @@ def _check_instance(entry: dict, categories: dict[int, str]) -> None:
         raise _Damage(f"has the area {shown(area)}, which is not a number of pixels")
     if crowd not in (0, 1):
         raise _Damage(f"has iscrowd {shown(crowd)}, which is neither 0 nor 1")
+    if entry.get("phrase") is not None:
+        _text(entry, "phrase")
 
 
 def _check_reference(entry: dict, key: str, known: dict[int, Any], what: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from maxbench.data.annotations import Annotations, read_bytes, read_captions, read_instances, shown
+from maxbench.data.phrases import noun_phrase
 from maxbench.data.segmentation import decode, is_given
 from maxbench.errors import UserError
 from maxbench.images import read_size
@@ -18,11 +19,20 @@ from maxbench.names import leaves_folder
 
 @dataclass(frozen=True)
 class Instance:
-    """One object in a picture: its category and, on demand, its mask."""
+    """One object in a picture: its category, what people call it, and, on demand, its mask.
+
+    phrase: the object with its article and its looks, "a striped red sphere", where the data set knows them: the key
+        `phrase` of an annotation, which COCO's own files do not have.
+    """
 
     category: str
     area: float  # pixels
     annotation: dict  # COCO's own, from which the mask is decoded
+    phrase: str | None = None
+
+    def __str__(self) -> str:
+        """The object as a prompt names it: a noun phrase with its article."""
+        return self.phrase or noun_phrase(self.category)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,12 @@ class CocoImages:
             path=path,
             captions=tuple(each["caption"].strip() for each in self._captions.by_image.get(image, ())),
             instances=tuple(
-                Instance(self._instances.categories[each["category_id"]], self._area(each), each)
+                Instance(
+                    category=self._instances.categories[each["category_id"]],
+                    area=self._area(each),
+                    annotation=each,
+                    phrase=" ".join((each.get("phrase") or "").split()) or None,
+                )
                 for each in self._instances.by_image.get(image, ())
                 if not each.get("iscrowd") and is_given(each.get("segmentation"))
             ),

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from maxbench.data.coco import Instance, Picture
+from maxbench.data.phrases import clause
 from maxbench.data.regions import Half, Object, Region
 from maxbench.errors import UserError
 from maxbench.seeds import derive
@@ -34,8 +35,13 @@ class ImageSet(Protocol):
 class Sample:
     """One thing to generate: a prompt and, for every condition, the image that gives its map.
 
+    id: text that is part of file names.
     control_masks: condition -> the part of its map that is a control, the rest is its null value; all of it where none
         is named. evaluation_masks: condition -> the part of the picture in which its fidelity is measured, likewise.
+    group: samples of one group share their noise and are one cluster in statistics; a sample is its own if none is
+        given.
+    category: condition -> what the object is whose map it gives, as the data set names its class; none for a condition
+        that gives a scene.
     """
 
     id: str
@@ -43,6 +49,12 @@ class Sample:
     sources: dict[str, int]  # condition -> image id
     control_masks: dict[str, Region] = field(default_factory=dict)
     evaluation_masks: dict[str, Region] = field(default_factory=dict)
+    group: str = ""
+    category: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.group:
+            object.__setattr__(self, "group", self.id)
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class Complementary:
         chosen, reference = _chosen(images, samples, self.reference, seed)
         return Plan(
             samples=tuple(
-                Sample(f"{picture.id:012d}", _caption(picture), dict.fromkeys(conditions, picture.id))
+                Sample(_named(picture.id), _caption(picture), dict.fromkeys(conditions, picture.id))
                 for picture in map(images.picture, chosen)
             ),
             reference=reference,
@@ -76,11 +88,11 @@ class Complementary:
 
 @dataclass(frozen=True)
 class HalfSplit:
-    """A diagnostic: one condition speaks only in one half of the picture, the other only in the other half.
+    """A diagnostic: one condition is given only in one half of the picture, the other only in the other half.
 
     Both maps come from one image, whose first caption is the prompt, and each condition is scored in its own half.
-    The sides change from sample to sample, so that a bias for a side is not taken for one for a condition; each
-    condition is silent where the other must win.
+    Every image gives two samples of one group, so `samples` counts images: first with the first condition on the left,
+    then with the second; a sample's id names the one on the left. What differs between the two is due to the side.
     """
 
     reference: int = 512
@@ -89,11 +101,11 @@ class HalfSplit:
         first, second = _two(conditions, "half_split")
         chosen, reference = _chosen(images, samples, self.reference, seed)
         plan = []
-        for number, picture in enumerate(map(images.picture, chosen)):
-            left, right = (first, second) if number % 2 == 0 else (second, first)
-            halves: dict[str, Region] = {left: Half("left"), right: Half("right")}
-            sources = dict.fromkeys(conditions, picture.id)
-            plan.append(Sample(f"{picture.id:012d}-{left}-{right}", _caption(picture), sources, halves, halves))
+        for picture in map(images.picture, chosen):
+            group, sources = _named(picture.id), dict.fromkeys(conditions, picture.id)
+            for left, right in ((first, second), (second, first)):
+                halves: dict[str, Region] = {left: Half("left"), right: Half("right")}
+                plan.append(Sample(f"{group}-{left}", _caption(picture), sources, halves, halves, group))
         return Plan(tuple(plan), reference)
 
 
@@ -102,16 +114,17 @@ class ObjectOnScene:
     """Contradictory, tier 1: an object of one image, by one condition, on the scene of another, by the other.
 
     The object's map is given inside the object's mask alone; the scene's map is given whole, also where the object
-    is to stand. The object is scored inside the mask, the scene outside of it.
+    is to stand. The object is scored inside the mask, the scene outside of it. An object's samples are one group.
 
     object: the condition that gives the object; None for the experiment's first.
-    template: of the prompt, from the object's {category} and the scene's first {caption}.
+    template: of the prompt, from the {object} with its article and its looks, where the data set knows them, its
+        {category}, and the scene's first {caption}. The object comes first: a text encoder cuts long prompts.
     low, high: share of the picture that an object covers.
     """
 
     reference: int = 512
     object: str | None = None
-    template: str = "{category} in {caption}"
+    template: str = "{object}, and {caption}"
     low: float = 0.1
     high: float = 0.4
 
@@ -132,16 +145,19 @@ class ObjectOnScene:
             )
         plan = []
         for front_object, scene in zip(objects, scenes, strict=False):
-            category = images.picture(front_object.image).instances[front_object.number].category
+            instance = images.picture(front_object.image).instances[front_object.number]
+            caption = clause(_caption(images.picture(scene)))
             inside: dict[str, Region] = {front: front_object}
             outside = Object(front_object.image, front_object.number, outside=True)
             plan.append(
                 Sample(
-                    f"{front_object.image:012d}-{front_object.number}-{scene:012d}",
-                    self.template.format(category=category, caption=_caption(images.picture(scene))),
+                    f"{_named(front_object.image)}-{front_object.number}-{_named(scene)}",
+                    self.template.format(object=instance, category=instance.category, caption=caption),
                     {front: front_object.image, back: scene},
                     control_masks=inside,
                     evaluation_masks={**inside, back: outside},
+                    group=_named(front_object.image),
+                    category={front: instance.category},
                 )
             )
         return Plan(tuple(plan), tuple(order[len(order) - self.reference :]))
@@ -172,6 +188,32 @@ class ObjectOnScene:
 
 
 @dataclass(frozen=True)
+class CrossImage:
+    """Contradictory, tier 2: one condition from one image, the other from another, both of the whole picture.
+
+    Nothing says which of the two gives way where; each is scored in the whole picture. Every image serves once. The
+    samples of the first image are one group.
+
+    template: of the prompt, from the captions of the {first} condition's image and of the {second}'s: of each image
+        the shortest, so that both are likely to be read whole.
+    """
+
+    reference: int = 512
+    template: str = "{first}, and {second}"
+
+    def plan(self, images: ImageSet, conditions: Sequence[str], samples: int, seed: int) -> Plan:
+        _two(conditions, "cross_image")
+        chosen, reference = _chosen(images, samples, self.reference, seed, each=2)
+        plan = []
+        for pair in zip(chosen[::2], chosen[1::2], strict=True):
+            first, second = (clause(_caption(images.picture(image), shortest=True)) for image in pair)
+            prompt = self.template.format(first=first, second=second)
+            sources = dict(zip(conditions, pair, strict=True))
+            plan.append(Sample("-".join(map(_named, pair)), prompt, sources, group=_named(pair[0])))
+        return Plan(tuple(plan), reference)
+
+
+@dataclass(frozen=True)
 class Styled:
     """Spatial conditions from one image, the style from another (MaxFusion, Fig. 7).
 
@@ -195,7 +237,7 @@ class Styled:
             things = " and ".join(dict.fromkeys(each.category for each in picture.instances)) or _caption(picture)
             sources = {name: style if name == self.style else place for name in conditions}
             prompt = self.template.format(things=things, caption=_caption(picture))
-            plan.append(Sample(f"{place:012d}-{style:012d}", prompt, sources))
+            plan.append(Sample(f"{_named(place)}-{_named(style)}", prompt, sources))
         return Plan(tuple(plan), reference)
 
 
@@ -229,7 +271,13 @@ def _two(conditions: Sequence[str], pairing: str) -> tuple[str, str]:
     return conditions[0], conditions[1]
 
 
-def _caption(picture: Picture) -> str:
+def _named(image: int) -> str:
+    """An image in ids and file names, as COCO numbers its files."""
+    return f"{image:012d}"
+
+
+def _caption(picture: Picture, shortest: bool = False) -> str:
+    """The first of an image's captions, or the first of its shortest."""
     if not picture.captions:
         raise UserError(f"Image {picture.id} has no caption to prompt with; remove it from the data set.")
-    return picture.captions[0]
+    return min(picture.captions, key=len) if shortest else picture.captions[0]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from maxbench.data.coco import CocoImages, Instance
 from maxbench.errors import UserError
 from maxbench.images import square
+
+MARGIN = 1 / 8
+"""Of the window around an object, as a share of the picture's side."""
 
 
 class Region(Protocol):
@@ -46,19 +50,28 @@ class Object:
     """What one annotated object of an image covers, or all that it does not.
 
     number: of the object among the image's instances.
+    margin: share of the picture's side by which the object is widened in every direction, as far as the picture goes.
     """
 
     image: int
     number: int
     outside: bool = False
+    margin: float = 0.0
+
+    def window(self, margin: float = MARGIN) -> Object:
+        """The object and what is near it: where a picture is looked at to see whether the object spills over."""
+        return replace(self, outside=False, margin=margin)
 
     def mask(self, images: CocoImages, size: int) -> np.ndarray:
         covered = square(images.mask(self._instance(images)).astype(np.uint8), size, smooth=False) > 0
+        if self.margin > 0 and covered.any():
+            covered = distance_transform_edt(~covered) <= self.margin * size
         return covered != self.outside
 
     def identity(self, images: CocoImages) -> Any:
         outline = self._instance(images).annotation["segmentation"]
-        return {"outline": outline, "size": images.size(self.image), "outside": self.outside}
+        exact = {"outline": outline, "size": images.size(self.image), "outside": self.outside}
+        return {**exact, "margin": self.margin} if self.margin > 0 else exact
 
     def _instance(self, images: CocoImages) -> Instance:
         instances = images.picture(self.image).instances
@@ -70,4 +83,5 @@ class Object:
         return instances[self.number]
 
     def __str__(self) -> str:
-        return f"{'outside ' if self.outside else ''}object {self.number} of image {self.image}"
+        margin = f" with a margin of {self.margin:g}" if self.margin > 0 else ""
+        return f"{'outside ' if self.outside else ''}object {self.number} of image {self.image}{margin}"

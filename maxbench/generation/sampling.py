@@ -76,7 +76,7 @@ class Sampling:
                     **shared,
                     "inputs": [self.inputs.identity(name, sample) for name in method.branches],
                     "prompt": sample.prompt,
-                    "noise": [self.seed, sample.id, replicate],
+                    "noise": [self.seed, sample.group, replicate],
                 }
             )
             for sample, replicate in images
@@ -98,15 +98,15 @@ class Sampling:
     # --- pictures ---------------------------------------------------------------------------------------------
 
     def noise(self, samples: Sequence[Sample], replicates: Sequence[int]) -> Float[Tensor, "batch channel h w"]:
-        """What pictures start from, the same for every method."""
+        """What pictures start from, the same for every method and for the samples of a group."""
         shape = self.pipeline.latent_shape(self.inputs.resolution)
         pairs = zip(samples, replicates, strict=True)
-        return torch.stack([noise_for(self.seed, sample.id, replicate, shape) for sample, replicate in pairs])
+        return torch.stack([noise_for(self.seed, sample.group, replicate, shape) for sample, replicate in pairs])
 
     def generators(self, samples: Sequence[Sample], replicates: Sequence[int]) -> list[torch.Generator]:
         """One for every picture, on the processor, from which a stochastic sampler draws."""
         return [
-            torch.Generator().manual_seed(derive("sampler", self.seed, sample.id, replicate))
+            torch.Generator().manual_seed(derive("sampler", self.seed, sample.group, replicate))
             for sample, replicate in zip(samples, replicates, strict=True)
         ]
 

@@ -20,15 +20,21 @@ from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, WORLD_VERSION
 from maxbench.miniature.render import Rendering, render
 
 SEEDS = {"train": TRAIN_SEED, "val": VALIDATION_SEED}
+ANNOTATIONS = 2  # raise it when the same pictures come with other annotations
 CATEGORIES = {shape: number for number, shape in enumerate(world.SHAPES, start=1)}
 
 
 def miniature_images(root: str | Path, split: str = "val", count: int = 768) -> CocoImages:
     """The first `count` scenes of a split, rendered into `root` on first use and read from there after."""
-    folder = Path(root) / f"miniature-{WORLD_VERSION}-{split}-{count}"
+    folder = Path(root) / folder_name(split, count)
     if not folder.exists():
         write_dataset(folder, split, count)
     return CocoImages(folder, split, name=f"miniature {split} ({count} rendered scenes)")
+
+
+def folder_name(split: str, count: int) -> str:
+    """Of the first `count` scenes of a split; another one for other pictures and for other annotations."""
+    return f"miniature-{WORLD_VERSION}-{split}-{count}-a{ANNOTATIONS}"
 
 
 def write_dataset(folder: Path, split: str, count: int) -> None:
@@ -97,6 +103,7 @@ def _instances(scene: world.Scene, rendering: Rendering):
             counts = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
             yield {
                 "category_id": CATEGORIES[solid.shape],
+                "phrase": words.phrase(solid),
                 "area": float(mask.sum()),
                 "bbox": [float(value) for value in rle.toBbox(counts)],
                 "segmentation": {"size": counts["size"], "counts": counts["counts"].decode()},

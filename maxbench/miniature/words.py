@@ -26,6 +26,16 @@ def place(solid: Solid) -> str:
     return "on the left" if column < -0.25 else "on the right" if column > 0.25 else "in the middle"
 
 
+def look(solid: Solid, patterns: bool = True) -> str:
+    """The pattern, unless it is plain, and the colour of a solid."""
+    return f"{solid.pattern} {solid.colour}" if patterns and solid.pattern != "plain" else solid.colour
+
+
+def phrase(solid: Solid) -> str:
+    """One solid by all that the words can say of it, wherever it stands: "a striped red sphere"."""
+    return f"{COUNTS[1]} {look(solid)} {solid.shape}"
+
+
 def caption(scene: Scene, rng: np.random.Generator, drop: float = 0.0) -> str:
     """Say what a scene shows; each clause but the solids is left out with chance `drop`.
 
@@ -41,12 +51,9 @@ def caption(scene: Scene, rng: np.random.Generator, drop: float = 0.0) -> str:
 
     patterns, places = keep(), keep() and rng.random() < 0.75
 
-    def look(solid: Solid) -> str:
-        return f"{solid.pattern} {solid.colour}" if patterns and solid.pattern != "plain" else solid.colour
-
     kinds: dict[tuple[str, str], list[Solid]] = {}  # solids that the words cannot tell apart are counted
     for solid in scene.solids:
-        kinds.setdefault((look(solid), solid.shape), []).append(solid)
+        kinds.setdefault((look(solid, patterns), solid.shape), []).append(solid)
     phrases = []
     for (seen, shape), solids in kinds.items():
         noun = shape if len(solids) == 1 else PLURALS[shape]

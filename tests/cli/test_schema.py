@@ -49,6 +49,7 @@ MISTAKES = [
     ("+sampler.stesp=3", "did you mean 'sampler.steps'?"),
     ("+pairing.refrence=3", "did you mean 'pairing.reference'?"),
     ("+pairing.object=sge", "pairing.object is 'sge'"),
+    ("+pairing.template=x", "There is no setting 'pairing.template'"),
     ("+data.cuont=3", "did you mean 'data.count'?"),
     ("data.count=0", "data.count is 0"),
     ("calibration.data.count=many", "calibration.data.count is 'many'"),

@@ -13,12 +13,12 @@ from small_coco import HEIGHT, WIDTH, content, write
 from maxbench.data.coco import CocoImages
 from maxbench.data.segmentation import decode
 from maxbench.errors import UserError
-from maxbench.miniature.corpus import WORLD_VERSION
+from maxbench.miniature.dataset import miniature_images
 
 
 @pytest.fixture
 def copy(data_dir, tmp_path):
-    return shutil.copytree(data_dir / f"miniature-{WORLD_VERSION}-val-24", tmp_path / "set")
+    return shutil.copytree(miniature_images(data_dir, "val", 24).root, tmp_path / "set")
 
 
 def test_pictures_come_with_captions_and_objects(copy):
@@ -39,6 +39,15 @@ def test_objects_are_what_is_outlined_one_by_one(tmp_path):
     assert listed[:, 1:3].all() and listed.sum() == 12  # runs go down the columns
     assert np.array_equal(compressed, listed)
     assert images.picture(2).instances == () and images.picture(2).captions == ("picture 2",)
+
+
+def test_an_object_is_called_by_its_phrase_or_else_by_its_category(tmp_path):
+    files = content()
+    first, second, *_ = files["instances"]["annotations"]
+    first["phrase"], second["phrase"] = "a spotted\n cow ", None
+    spotted, plain, other = CocoImages(write(tmp_path / "set", files), "val").picture(1).instances
+    assert (str(spotted), str(plain), str(other)) == ("a spotted cow", "a cow", "a cow")
+    assert {each.category for each in (spotted, plain, other)} == {"cow"}
 
 
 def test_an_area_that_is_not_given_is_the_mask_s(tmp_path):

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maxbench.data.annotations import LARGEST_ID
 from maxbench.data.coco import Instance, Picture
-from maxbench.data.pairing import Complementary, HalfSplit, ObjectOnScene, Styled
+from maxbench.data.pairing import Complementary, CrossImage, HalfSplit, ObjectOnScene, Sample, Styled
 from maxbench.data.regions import Object
 from maxbench.errors import UserError
 
@@ -61,17 +62,21 @@ def test_too_many_samples_are_refused_with_the_number_that_would_do():
         Complementary(reference=5).plan(Shelf(20), ["hed"], 16, seed=0)
 
 
-def test_halves_do_not_meet_and_sides_alternate():
+def test_every_picture_is_split_both_ways():
     shelf = Shelf(20)
     plan = HalfSplit(reference=5).plan(shelf, ["hed", "depth"], 8, seed=0)
-    sides = []
+    assert len(plan.samples) == 16 and len({sample.id for sample in plan.samples}) == 16
     for sample in plan.samples:
         assert len(set(sample.sources.values())) == 1 and sample.control_masks == sample.evaluation_masks
         hed, depth = (sample.control_masks[name].mask(shelf, 32) for name in ("hed", "depth"))
         assert hed.shape == (32, 32) and np.array_equal(hed, ~depth) and hed.mean() == 0.5
-        sides.append(str(sample.control_masks["hed"]))
-    assert sides == ["left half", "right half"] * 4
-    assert len({sample.id for sample in plan.samples}) == 8
+    for one, swapped in zip(plan.samples[::2], plan.samples[1::2], strict=True):  # neighbours
+        assert one.sources == swapped.sources and one.prompt == swapped.prompt
+        assert one.group == swapped.group == f"{one.sources['hed']:012d}"
+        for sample, side in ((one, "left"), (swapped, "right")):
+            assert str(sample.control_masks["hed"]) == f"{side} half"
+    assert len({sample.group for sample in plan.samples}) == 8
+    assert HalfSplit(reference=5).plan(shelf, ["hed", "depth"], 3, seed=0).samples == plan.samples[:6]
 
 
 def test_an_object_stands_on_another_pictures_scene():
@@ -81,7 +86,8 @@ def test_an_object_stands_on_another_pictures_scene():
     sources = [image for sample in plan.samples for image in sample.sources.values()]
     assert len(set(sources)) == 20 and set(sources).isdisjoint(plan.reference)
     for sample in plan.samples:
-        assert sample.prompt == f"cow in picture {sample.sources['depth']}"
+        assert sample.group == f"{sample.sources['hed']:012d}" and sample.category == {"hed": "cow"}
+        assert sample.prompt == f"a cow, and picture {sample.sources['depth']}"
         assert set(sample.control_masks) == {"hed"} and sample.control_masks["hed"] == sample.evaluation_masks["hed"]
         inside, outside = (sample.evaluation_masks[name].mask(shelf, 32) for name in ("hed", "depth"))
         assert inside.mean() == 0.25 and np.array_equal(outside, ~inside)
@@ -91,6 +97,60 @@ def test_an_object_stands_on_another_pictures_scene():
     turned = ObjectOnScene(reference=10, object="depth").plan(shelf, ["hed", "depth"], 10, seed=0)
     assert set(turned.samples[0].control_masks) == {"depth"}
     assert turned.samples[0].sources["depth"] == plan.samples[0].sources["hed"]
+    assert turned.samples[0].category == {"depth": "cow"} and turned.samples[0].group == plan.samples[0].group
+
+
+def test_the_prompt_of_an_object_follows_its_template():
+    for template, said in (
+        ("{category} in {caption}", "cow in"),
+        ("{caption} with {object}", "picture"),
+        ("{object}", "a cow"),
+    ):
+        plan = ObjectOnScene(reference=10, template=template).plan(Shelf(60), ["hed", "depth"], 3, seed=0)
+        assert all(sample.prompt.startswith(said) for sample in plan.samples)
+    assert {sample.prompt for sample in plan.samples} == {"a cow"}
+
+
+def test_a_cross_pair_takes_each_map_whole_from_an_image_of_its_own():
+    plan = CrossImage(reference=4).plan(Shelf(20), ["hed", "depth"], 8, seed=0)
+    used = [image for sample in plan.samples for image in sample.sources.values()]
+    assert len(set(used)) == len(used) == 16 and set(used).isdisjoint(plan.reference) and len(plan.reference) == 4
+    for sample in plan.samples:
+        hed, depth = sample.sources["hed"], sample.sources["depth"]
+        assert list(sample.sources) == ["hed", "depth"]
+        assert sample.id == f"{hed:012d}-{depth:012d}" and sample.group == f"{hed:012d}"
+        assert sample.prompt == "another, and another"  # the shorter of a picture's captions
+        assert not sample.control_masks and not sample.evaluation_masks and not sample.category
+    assert len({sample.group for sample in plan.samples}) == 8
+
+
+def test_a_cross_plan_grows_without_changing_and_depends_on_the_seed():
+    def planned(samples, seed=0):
+        return CrossImage(reference=4, template="{second} {first}").plan(Shelf(20), ["hed", "depth"], samples, seed)
+
+    assert planned(3).samples == planned(8).samples[:3] and planned(3).reference == planned(8).reference
+    assert planned(8) == planned(8) != planned(8, seed=1)
+    with pytest.raises(UserError, match=r"samples=9 .* need 22 images, but 'shelf' has 20; lower samples to at most 8"):
+        planned(9)
+    with pytest.raises(UserError, match="pairing=cross_image is for two conditions, not 1"):
+        CrossImage().plan(Shelf(20), ["hed"], 2, seed=0)
+
+
+def test_a_sample_is_a_group_of_its_own_unless_it_is_in_one():
+    assert Sample("a", "", {}).group == "a" and Sample("a", "", {}, group="b").group == "b"
+    for pairing, conditions in ((Complementary, ["hed"]), (Styled, ["hed", "style"])):
+        assert all(each.group == each.id for each in pairing(reference=4).plan(Shelf(20), conditions, 4, 0).samples)
+
+
+def test_names_of_files_are_short_enough():
+    """At most 255 bytes in the usual file systems, with the longest id of an image and the longest names."""
+    shelf = Shelf(0)
+    shelf.ids = [LARGEST_ID - number for number in range(60)]
+    longest = [letter * 100 for letter in "ab"]
+    for pairing in (Complementary, HalfSplit, ObjectOnScene, CrossImage, Styled):
+        made = pairing(reference=2, **({"style": longest[1]} if pairing is Styled else {}))
+        for sample in made.plan(shelf, longest, 4, seed=0).samples:
+            assert len(f"{sample.id}-9999.png.aside-{2**63}") <= 255
 
 
 def test_pairs_of_images_need_what_they_say():

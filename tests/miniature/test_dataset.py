@@ -1,17 +1,23 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from transformers import CLIPTokenizer
 
+import maxbench
 from maxbench.errors import UserError
 from maxbench.images import read_png
-from maxbench.miniature import world
-from maxbench.miniature.corpus import VALIDATION_SEED, WORLD_VERSION, scene_generator
+from maxbench.miniature import dataset, words, world
+from maxbench.miniature.corpus import VALIDATION_SEED, scene_generator
 from maxbench.miniature.dataset import miniature_images, write_dataset
 from maxbench.miniature.render import render
 
+WEIGHTS = Path(maxbench.__file__).parent / "suites" / "weights" / "miniature"
+
 
 def test_the_data_set_is_cocos_own_format(data_dir):
-    root = data_dir / f"miniature-{WORLD_VERSION}-val-24"
+    root = miniature_images(data_dir, "val", 24).root
     instances = COCO(str(root / "annotations" / "instances_val.json"))
     captions = COCO(str(root / "annotations" / "captions_val.json"))
     assert len(instances.imgs) == len(captions.imgs) == 24
@@ -35,11 +41,46 @@ def test_pictures_and_masks_are_the_renderings(data_dir):
         assert np.array_equal(union, rendering.instances > 0)
 
 
+def test_every_object_is_called_what_it_looks_like(data_dir):
+    images = miniature_images(data_dir, "val", 24)
+    seen = set()
+    for index in images.ids:
+        scene = world.sample_scene(scene_generator(VALIDATION_SEED, index))
+        rendering = render(scene)
+        for instance in images.picture(index).instances:
+            mask = images.mask(instance)
+            (number,) = np.unique(rendering.instances[mask])
+            solid = scene.solids[number - 1]
+            pattern = [] if solid.pattern == "plain" else [solid.pattern]
+            assert str(instance) == instance.phrase == " ".join(["a", *pattern, solid.colour, solid.shape])
+            assert instance.category == solid.shape
+            seen.add(solid.pattern)
+    assert seen == set(world.PATTERNS)
+
+
+def test_the_text_encoder_knows_every_word_of_every_phrase():
+    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
+    ends = "</w>"
+    for shape in world.SHAPES:
+        for colour in world.COLOURS:
+            for pattern in world.PATTERNS:
+                said = words.phrase(world.Solid(shape, colour, pattern, 0, 3, 0.5, 1, 0.2)) + ", and "
+                assert all(token.endswith(ends) for token in tokenizer.tokenize(said)), said  # no word in pieces
+
+
+def test_other_annotations_lie_in_another_folder(tmp_path, monkeypatch):
+    before = miniature_images(tmp_path, "val", 2)
+    monkeypatch.setattr(dataset, "ANNOTATIONS", dataset.ANNOTATIONS + 1)
+    after = miniature_images(tmp_path, "val", 2)
+    assert before.root != after.root and before.root.is_dir()
+    assert miniature_images(tmp_path, "val", 2).root == after.root
+
+
 def test_a_longer_data_set_begins_with_the_shorter_one(data_dir, tmp_path):
     write_dataset(tmp_path / "short", "val", 3)
     for name in sorted(path.name for path in (tmp_path / "short" / "val").iterdir()):
         first = (tmp_path / "short" / "val" / name).read_bytes()
-        assert first == (data_dir / f"miniature-{WORLD_VERSION}-val-24" / "val" / name).read_bytes()
+        assert first == (miniature_images(data_dir, "val", 24).root / "val" / name).read_bytes()
 
 
 def test_mistakes_are_sentences(tmp_path):

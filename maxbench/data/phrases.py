@@ -1,0 +1,30 @@
+"""How a prompt names an object and quotes a caption within a sentence."""
+
+from __future__ import annotations
+
+import re
+
+PHRASES = {"broccoli": "broccoli", "scissors": "a pair of scissors", "skis": "a pair of skis"}
+"""Categories of COCO that take no plain article; a data set of other categories gives an annotation its `phrase`."""
+
+AN = re.compile(r"[aeiou]|heir|hono|hour", re.IGNORECASE)
+A = re.compile(r"eu|ew|once\b|one\b|u(k|ni(?!d|n)|ri|s[aeiu]|t[aei])", re.IGNORECASE)
+"""Openings of words that begin with the sound of a vowel, and exceptions to them: "an umbrella", "a unicycle"."""
+
+OPENINGS = re.compile(
+    r"(A|An|The|This|These|That|There|Some|Several|Many|Various|Two|Three|Four|Five|Six|In|On|At|Under|Inside|We|It)\b"
+)
+"""Capitalised words that are no names, so that a caption that opens with one can stand within a sentence."""
+
+
+def noun_phrase(category: str) -> str:
+    """A category with its article: "a cylinder", "an elephant", "a pair of scissors"."""
+    article = "an" if AN.match(category) and not A.match(category) else "a"
+    return PHRASES.get(category, f"{article} {category}")
+
+
+def clause(caption: str) -> str:
+    """A caption as a part of a sentence: without a full stop, and without the capital of its first word if that is
+    no name."""
+    said = caption.rstrip(". \n") or caption
+    return OPENINGS.sub(lambda opening: opening[0].lower(), said, count=1) if OPENINGS.match(said) else said
