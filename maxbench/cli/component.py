@@ -36,8 +36,8 @@ SAMPLER = Kind(
     within=False,
 )
 CONDITION = Kind(
-    "no condition; give a class with draw, hint, compare and score, as in maxbench/conditions/",
-    lambda made: all(hasattr(made, name) for name in ("draw", "hint", "compare", "score")),
+    "no condition; give a class with draw, hint and rulers, as in maxbench/conditions/",
+    lambda made: all(hasattr(made, name) for name in ("draw", "hint", "rulers")),
 )
 PAIRING = Kind("no pairing; give a class with plan, as in maxbench/data/pairing.py", lambda made: hasattr(made, "plan"))
 

@@ -1,28 +1,24 @@
-"""One run: build, generate, evaluate, report."""
+"""One run: build, tune, generate, evaluate, report."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from maxbench.cli.assemble import make_evaluation, make_generation, require_same_weights
 from maxbench.cli.build import Run, build
 from maxbench.cli.config import CONF
 from maxbench.cli.doctor import slow_dtype
+from maxbench.cli.tuning import tuned
 from maxbench.data.pairing import Sample
-from maxbench.errors import UserError
-from maxbench.evaluation.runner import Evaluation
-from maxbench.evaluation.scoring import SCORING, Scorers
+from maxbench.evaluation.scoring import SCORING
 from maxbench.experiments.method import Method
-from maxbench.generation.inputs import CONTROL, DRAWING, EVALUATION, READING, Annotators, ControlInputs, source_key
-from maxbench.generation.runner import Generation
-from maxbench.generation.sampling import ENGINE, Networks, Sampling
-from maxbench.generation.strength import ResidualNorms
+from maxbench.generation.inputs import CONTROL, DRAWING, EVALUATION, READING, source_key
+from maxbench.generation.sampling import ENGINE
 from maxbench.progress import say
 from maxbench.report.curves import write_curves
 from maxbench.report.maps import write_maps
@@ -31,7 +27,7 @@ from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
 from maxbench.store.identity import identity
 from maxbench.store.runfolder import RunFolder, run_name
-from maxbench.store.stamp import made_by, write_stamp
+from maxbench.store.stamp import write_stamp
 
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
 # run's identity by their digests.
@@ -56,6 +52,8 @@ def perform(cfg: DictConfig) -> Path:
     changed = write_stamp(folder, job.device)
     if changed:
         say(f"note: since this run was begun these have changed: {', '.join(changed)} (see stamp.json)")
+    job = tuned(job, folder)
+    write_manifest(job, folder)
     generation = make_generation(job, folder)
     evaluation = make_evaluation(job, folder, generation.sampling.inputs)
     generation.run(scored=evaluation.references())
@@ -81,19 +79,23 @@ def perform(cfg: DictConfig) -> Path:
 
 
 def open_folder(job: Run) -> RunFolder:
-    """The run's folder, with its resolved configuration and manifest in it."""
+    """The run's folder, with its resolved configuration in it."""
     said = run_identity(job)
     folder = RunFolder.open(
         job.output_dir, run_name(job.experiment.name, job.suite.name, said), said, Store.open(job.store_dir)
     )
     folder.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.config)))
+    return folder
+
+
+def write_manifest(job: Run, folder: RunFolder) -> None:
+    """Leave what the run is made of: its samples with their sources, and its methods with what was tuned in them."""
     manifest = {
         "samples": [_row(sample) for sample in job.experiment.samples],
         "reference": list(job.experiment.reference),
         "methods": [_method(method) for method in job.experiment.methods],
     }
     folder.write("manifest.json", json.dumps(manifest, indent=1))
-    return folder
 
 
 def run_identity(job: Run) -> Any:
@@ -117,113 +119,16 @@ def run_identity(job: Run) -> Any:
     return json.loads(json.dumps(said))
 
 
-def make_generation(job: Run, folder: RunFolder) -> Generation:
-    conditions = list(job.experiment.conditions)
-    inputs = ControlInputs(
-        conditions=job.experiment.conditions,
-        samples=job.experiment.samples,
-        folder=folder,
-        image_set=job.image_set,
-        resolution=job.suite.resolution,
-        batch_size=job.batch_size,
-        annotators=Annotators(
-            load=cache(_unchanged(job, partial(job.suite.annotator, device=job.device))),
-            identity=cache(job.suite.annotator_identity),
-            device=job.device.type,
-        ),
-    )
-    sampling = Sampling(
-        inputs=inputs,
-        sampler=job.sampler,
-        networks=Networks(
-            load=_unchanged(job, partial(job.suite.pipeline, conditions, job.device, job.dtype)),
-            base=job.suite.base_identity(),
-            control=cache(job.suite.control_identity),
-            dtype=job.dtype,
-            device=job.device,
-        ),
-        seed=job.experiment.seed,
-        batch_size=job.batch_size,
-    )
-    return Generation(
-        experiment=job.experiment,
-        folder=folder,
-        sampling=sampling,
-        norms=ResidualNorms(job.experiment.methods, folder, _training(job, sampling)),
-        tracing=job.tracing,
-        made_by=made_by(job.device),
-    )
-
-
-def _training(job: Run, sampling: Sampling) -> Sampling | None:
-    """The run's sampling on the scenes of its calibration, with the same networks."""
-    if job.calibration is None:
-        return None
-    inputs = sampling.inputs
-    training = ControlInputs(
-        inputs.conditions, job.calibration.samples, inputs.folder, job.calibration.image_set, inputs.resolution,
-        inputs.batch_size, inputs.annotators,
-    )  # fmt: skip
-    return Sampling(training, sampling.sampler, sampling.networks, job.config["calibration"]["seed"], job.batch_size)
-
-
-def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evaluation:
-    suite, conditions = job.suite, list(job.experiment.conditions)
-    annotator_names = suite.annotator_names(conditions)
-    return Evaluation(
-        experiment=job.experiment,
-        folder=folder,
-        inputs=inputs,
-        image_set=job.image_set,
-        batch_size=job.batch_size,
-        scorers=Scorers(
-            load_clip=_unchanged(job, partial(suite.clip_scorer, job.device)),
-            load_features=cache(_unchanged(job, partial(suite.feature_network, device=job.device))),
-            load_map=cache(_unchanged(job, partial(suite.scorer, device=job.device))),
-            load_annotator=cache(_unchanged(job, partial(suite.self_consistency, device=job.device))),
-            features=suite.feature_names,
-            identity=cache(suite.scorer_identity),
-            device=job.device.type,
-        ),
-        with_annotators=frozenset(annotator_names),
-        scorer_names=suite.scorer_names(conditions),
-        annotator_names=annotator_names,
-        suite=suite.name,
-        notes=suite.feature_notes,
-        resamples=job.resamples,
-        level=job.level,
-    )
-
-
-def _unchanged(job: Run, load: Callable[..., Any]) -> Callable[..., Any]:
-    """A loader after which the weights are still those that the run began with, and that its keys are made of."""
-
-    def loading(*arguments: Any) -> Any:
-        network = load(*arguments)
-        require_same_weights(job)
-        return network
-
-    return loading
-
-
-def require_same_weights(job: Run) -> None:
-    """UserError if a part of the suite is not what it was when the run began."""
-    now = job.suite.fingerprint(list(job.experiment.conditions))
-    changed = [part for part, digest in now.items() if job.weights.get(part) != digest]
-    if changed:
-        raise UserError(
-            f"{', '.join(changed)} of the suite '{job.suite.name}' changed while the run was going on; run again when "
-            "the weights are at rest."
-        )
-
-
 def _row(sample: Sample) -> dict:
     masks = {
         kind: {name: str(region) for name, region in getattr(sample, kind).items()}
         for kind in (CONTROL, EVALUATION)
         if getattr(sample, kind)
     }
-    return {"id": sample.id, "prompt": sample.prompt, "sources": sample.sources, **masks}
+    return {
+        "id": sample.id, "group": sample.group, "prompt": sample.prompt, "sources": sample.sources, **masks,
+        **({"category": sample.category} if sample.category else {}),
+    }  # fmt: skip
 
 
 def _regions(job: Run, sample: Sample) -> list:
@@ -238,6 +143,7 @@ def _method(method: Method) -> dict:
     return {
         "name": method.name, "entry": method.entry, "series": method.series, "role": method.role,
         "branches": list(method.branches), "parameter": method.parameter, "setting": method.setting,
+        **({} if method.tuned is None else {"tuned": dict(method.tuned)}),
     }  # fmt: skip
 
 

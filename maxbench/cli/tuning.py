@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pandas as pd
 
+from maxbench.cli.assemble import make_evaluation, make_generation
 from maxbench.cli.build import Run
-from maxbench.cli.perform import make_evaluation, make_generation
 from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import Tables
 from maxbench.experiments.method import NONE, SINGLE, Experiment, Method

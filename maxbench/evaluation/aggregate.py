@@ -194,6 +194,12 @@ class Tables:
         found = {row: self.joint.leader(self._oriented(row)) for row in self._whole()} if self.joint else {}
         return {row: leader for row, leader in found.items() if leader is not None}
 
+    def per_image(self, metric: str, condition: str = "") -> dict[str, np.ndarray]:
+        """Row -> (N,) of one metric of single images."""
+        return next(
+            dict(each.values) for each in self._columns if (each.sample_metric, each.condition) == (metric, condition)
+        )
+
     def conflict(self) -> NDArray[np.float64] | None:
         """(N,) how far each image's conditions contradict each other; None where all come from one picture.
 

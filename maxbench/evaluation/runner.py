@@ -71,6 +71,11 @@ class Evaluation:
         self.write(Tables(state, self.experiment.conditions, self.resamples, self.level), asked["tables"])
         return True
 
+    def fidelity(self) -> Tables:
+        """The tables' numbers without distances to a reference; nothing is written."""
+        scoring = Scoring(self.measuring(), self.experiment.images, self.targets(), self.inputs.resolution)
+        return Tables(self._state(self._rows(), scoring), self.experiment.conditions, self.resamples, self.level)
+
     def measuring(self) -> Measuring:
         """The scorers, and what they have measured before."""
         return Measuring(
@@ -223,7 +228,7 @@ class Evaluation:
             ),
             rows=tuple(rows),
             measured=measured,
-            reference=scoring.reference(self._reference()),
+            reference=scoring.reference(self._reference()) if experiment.reference else {},
             scorers=self.scorer_names,
             annotators=self.annotator_names,
             regional=_named(experiment, lambda sample: sample.evaluation_masks),
