@@ -256,7 +256,9 @@ class Method(Settings):
             share = number in ("control_start", "control_end")
             for value in values if owner == "" else ():
                 if value < 0 or (share and value > 1):
-                    raise UserError(f"tune.{number} has {value:g}; it must be {'from 0 to 1' if share else '0 or more'}.")
+                    raise UserError(
+                        f"tune.{number} has {value:g}; it must be {'from 0 to 1' if share else '0 or more'}."
+                    )
         return self
 
     def _take(self, number: str, value: float) -> None:

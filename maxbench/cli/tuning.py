@@ -33,9 +33,7 @@ def tuned(job: Run, folder: RunFolder) -> Run:
     say(f"tuning {', '.join(options)} on {count} training scenes, {len(training.experiment.methods)} methods in all")
     tables = _measure(training, RunFolder.open(folder.path, FOLDER, [method.name for method in asked], folder.store))
     joint = _joint(tables)
-    choices = {
-        name: Choice(own, [joint[each.method.name] for each in own]) for name, own in options.items()
-    }
+    choices = {name: Choice(own, [joint[each.method.name] for each in own]) for name, own in options.items()}
     folder.write(FILE, _table(choices, count))
     methods = tuple(chosen(each, choices[each.name]) if each.tune else each for each in job.experiment.methods)
     for name, choice in choices.items():
@@ -75,7 +73,9 @@ def _measure(training: Run, folder: RunFolder) -> Tables:
 
 def _joint(tables: Tables) -> dict[str, float]:
     if tables.joint is None or not tables.joint.conditions:
-        raise UserError(f"Nothing can be tuned, because there is no joint score on the training scenes: {tables.joint_note}.")
+        raise UserError(
+            f"Nothing can be tuned, because there is no joint score on the training scenes: {tables.joint_note}."
+        )
     found = tables.per_image("joint")
     return {row: float(values.mean()) for row, values in found.items()}
 

@@ -22,8 +22,8 @@ from maxbench.metrics.fidelity import (
     depth_rmse_controlnetpp,
     edge_f1,
     iou_of_counts,
-    mse,
     ms_ssim,
+    mse,
     own_class_iou,
     soft_edge_ssim,
 )

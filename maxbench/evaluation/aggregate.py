@@ -364,7 +364,14 @@ class Tables:
         for column in self._distances:
             for row, distance in column.distances.items():
                 interval = influence_interval(distance.value, distance.influence, self.state.groups, level=self.level)
-                yield row, column.metric, "", column.protocol, column.scorer, replace(interval, n=len(self.state.images))
+                yield (
+                    row,
+                    column.metric,
+                    "",
+                    column.protocol,
+                    column.scorer,
+                    replace(interval, n=len(self.state.images)),
+                )
         for row in self.state.measured:
             own = [column for column in self._columns if row in column.values]
             found = self._intervals(lambda weights, own=own, row=row: np.stack([each.of(row, weights) for each in own]))
@@ -421,7 +428,9 @@ class Tables:
         asked = self.state.baselines if self.baselines is None else self.baselines
         for name in asked:
             if name not in self._methods:
-                raise UserError(f"The baseline '{name}' is no method of this run; take one of {', '.join(self._methods)}.")
+                raise UserError(
+                    f"The baseline '{name}' is no method of this run; take one of {', '.join(self._methods)}."
+                )
         return asked
 
     @property
@@ -504,4 +513,3 @@ class Tables:
     def _whole(self) -> list[str]:
         """Rows that have one picture for all conditions."""
         return [row.name for row in self.state.rows if row.same]
-

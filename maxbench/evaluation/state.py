@@ -164,7 +164,9 @@ def merge(states: Sequence[State]) -> State:
     dropped = sorted({row.name for state in states for row in state.rows} - {row.name for row in rows})
     baselines = tuple(each for each in first.baselines if each in {row.name for row in rows})
     labels = {
-        row.name: [label for label in first.measured[row.name] if all(label in each.measured[row.name] for each in others)]
+        row.name: [
+            label for label in first.measured[row.name] if all(label in each.measured[row.name] for each in others)
+        ]
         for row in rows
     }
     notes = list(dict.fromkeys(note for state in states for note in state.notes))

@@ -134,7 +134,9 @@ def joint_of(
             for each, what in ((none, "no control"), (singles, "its single control"), (ceiling, "the ceiling"))
         )
         if not len(base) == len(alone) == len(best):
-            raise ValueError(f"a joint score needs the same images everywhere, got {len(base)}, {len(alone)}, {len(best)}")
+            raise ValueError(
+                f"a joint score needs the same images everywhere, got {len(base)}, {len(alone)}, {len(best)}"
+            )
         own = alone - base
         (interval,) = intervals(
             lambda weights, own=own: (weights @ own / weights.sum(-1))[None],

@@ -11,15 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from maxbench.report.tables import column_name
 from maxbench.store.files import write_atomically
 
-SHOWN = ("joint_mean", "joint_min", "clip_score", "fd_clip")
-HEADINGS = {
-    "joint_mean": "joint, mean",
-    "joint_min": "joint, minimum",
-    "clip_score": "CLIP score",
-    "fd_clip": "FD-CLIP",
-}
+SHOWN = ("q_mean", "joint", "clip_score", "fid", "fd_clip")
 
 
 def write_curves(folder: Path) -> Path | None:
@@ -29,16 +24,19 @@ def write_curves(folder: Path) -> Path | None:
     points = metrics.dropna(subset=["setting"]).assign(family=lambda table: table.method.map(series))
     if points.empty:
         return None
-    found = list(dict.fromkeys(points.metric))
-    qualities = [name for name in found if name.startswith("q_")]
-    shown = [*qualities, *(name for name in SHOWN if name in found)]
+    points, metrics = (table.assign(condition=table.condition.fillna("")) for table in (points, metrics))
+    found = list(dict.fromkeys(zip(points.metric, points.condition, strict=True)))
+    shown = [*(key for key in found if key[0] == "q"), *(key for name in SHOWN for key in found if key[0] == name)]
     numbers = list(dict.fromkeys(points.parameter))
     figure = Figure(figsize=(3.1 * len(shown), 3.6 * len(numbers)), layout="constrained")
     for axes, number in zip(figure.subplots(len(numbers), len(shown), squeeze=False), numbers, strict=True):
         own = points[points.parameter == number]
-        for axis, metric in zip(axes, shown, strict=True):
-            _panel(axis, own[own.metric == metric], metrics[metrics.metric == metric], number)
-            axis.set_title(HEADINGS.get(metric, metric.replace("q_", "q of ")), fontsize=9)
+        for axis, (metric, condition) in zip(axes, shown, strict=True):
+            panel, everything = (
+                table[(table.metric == metric) & (table.condition == condition)] for table in (own, metrics)
+            )
+            _panel(axis, panel, everything, number)
+            axis.set_title(column_name(metric, condition), fontsize=9)
         axes[0].legend(fontsize=7)
     path = folder / "curves.png"
     drawn = io.BytesIO()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,32 +24,57 @@ class Column:
 
 
 COLUMNS = {
+    "fid": Column("FID", 2, "lower"),
+    "kid": Column("KID x1000", 2, "lower"),
+    "fd_dinov2": Column("FD-DINOv2", 1, "lower"),
+    "cmmd": Column("CMMD", 3, "lower"),
     "fd_clip": Column("FD-CLIP", 2, "lower"),
     "kd_clip": Column("KD-CLIP x1000", 2, "lower"),
     "clip_score": Column("CLIP", 2, "higher"),
     "hed_ssim": Column("HED SSIM", 3, "higher"),
     "depth_rmse": Column("depth RMSE", 2, "lower"),
     "seg_miou": Column("seg mIoU", 1, "higher"),
+    "seg_image_iou": Column("seg IoU per image", 1, "higher"),
+    "seg_object_iou": Column("seg object IoU", 1, "higher"),
     "canny_f1": Column("canny F1", 3, "higher"),
     "style_clip_i": Column("style CLIP-I", 1, "higher"),
-    "joint_mean": Column("joint mean", 2, "higher"),
-    "joint_min": Column("joint min", 2, "higher"),
+    "q": Column("q", 2, "higher"),
+    "q_mean": Column("q mean", 2, "higher"),
+    "joint": Column("joint", 2, "higher"),
     "share_both": Column("both q > 1/2", 2, "higher"),
     "control_scale": Column("scale", 2, None),
     "seconds": Column("s/image", 2, None),
     "defects": Column("defects", 0, None),
 }
+"""What the methods' table has, in this order; q of a condition stands beside the fidelity that it is made of."""
+
+FIDELITIES = {name: name for name in ("hed_ssim", "depth_rmse", "seg_object_iou", "canny_f1", "style_clip_i")}
+FIDELITIES["seg_miou"] = "seg_image_iou"
+"""Headline of a condition -> the image's own score, of which q is made and differences are."""
+
+FURTHER = {
+    "depth_mse": Column("depth MSE", 4, "lower"),
+    "depth_rmse_controlnetpp": Column("depth RMSE, ControlNet++", 2, "lower"),
+    "hed_ms_ssim": Column("HED MS-SSIM", 3, "higher"),
+    "hed_mse": Column("HED MSE", 4, "lower"),
+    "seg_accuracy": Column("seg pixel accuracy", 1, "higher"),
+    "canny_f1_strict": Column("canny F1, strict", 3, "higher"),
+}
+"""Fidelity once more, as others define it: a table of its own."""
+
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 BY_ANNOTATOR = "_by_annotator"  # of a metric that the network which drew the maps has measured
 AGAIN = "run the experiment again, which makes it anew."
-PUBLISHED = "published"  # the paper's own number, for a user to fill
-
+NOT_SHOWN = "not shown"  # the verdict on a difference that may be chance
+UNDECIDED = " ≈"  # after the heading of a column that cannot tell the rows apart
 
 REQUIRED = {
-    "metrics.csv": ("experiment", "suite", "method", "metric", "protocol", "scorer", "value", "low", "high", "n"),
-    "differences.csv": ("baseline", "method", "metric", "value", "low", "high", "comparisons"),
-}
-NUMBERS = ("value", "low", "high", "n", "comparisons")
+    "metrics.csv": (
+        "experiment", "suite", "method", "condition", "metric", "protocol", "scorer", "value", "low", "high", "n"
+    ),
+    "differences.csv": ("baseline", "method", "condition", "metric", "value", "low", "high", "verdict", "needed"),
+}  # fmt: skip
+NUMBERS = ("value", "low", "high", "n", "comparisons", "needed")
 
 
 class Tables(NamedTuple):
@@ -69,32 +94,44 @@ def write_tables(folder: Path) -> str:
 def read_tables(folder: Path) -> Tables:
     """The tables of a run folder, or of results that were kept without its images; nothing is written."""
     metrics = _read(folder, "metrics.csv")
-    about, notes = _about(folder, metrics), _joint_notes(folder)
+    differences = _read_differences(folder)
+    about, notes = _about(folder, metrics), _notes(folder)
+    silent = undecided(differences)
+    says = [*_undecided_note(silent, metrics), *_inseparable(metrics), *notes]
     markdown = [
         f"# {metrics.experiment.iloc[0]} on {metrics.suite.iloc[0]}",
         about,
-        markdown_table(*method_table(metrics, intervals=True)),
-        *_differences(folder),
+        markdown_table(*method_table(metrics, intervals=True, silent=silent)),
+        *says,
+        *_differences(differences),
+        *_further(metrics),
         *_second_opinion(metrics),
-        *notes,
         _protocols(metrics),
     ]
-    text = [about, plain_table(*method_table(metrics, intervals=False)), *notes]
+    text = [about, plain_table(*method_table(metrics, intervals=False, silent=silent)), *says]
     return Tables("\n\n".join(markdown) + "\n", "\n\n".join(text))
 
 
-def _differences(folder: Path) -> list[str]:
-    """Paired differences to the baseline; nothing where it is the only method, or where they were not kept."""
+def _read_differences(folder: Path) -> pd.DataFrame | None:
+    """Paired differences; None where there is only one method, or where they were not kept."""
     path = folder / "differences.csv"
     if not path.exists() or not path.read_text(errors="replace").strip():
+        return None
+    return _read(folder, path.name)
+
+
+def _differences(differences: pd.DataFrame | None) -> list[str]:
+    """A table of paired differences for each baseline."""
+    if differences is None:
         return []
-    differences = _read(folder, path.name)
-    return [
-        f"Paired differences to `{differences.baseline.iloc[0]}` on the same samples and noise; intervals are "
-        f"bootstrapped and corrected for the {int(differences.comparisons.iloc[0])} comparisons in this table "
-        "(Bonferroni). An interval without 0 is bold.",
-        markdown_table(*difference_table(differences)),
+    parts = [
+        "Paired differences on the same samples and noise, each with its own interval. Bold: shown after Holm's "
+        f"correction for the {int(differences.comparisons.iloc[0])} comparisons of all these tables. In brackets after "
+        "a joint score: the share of samples in which the method is ahead."
     ]
+    for baseline, group in differences.groupby("baseline", sort=False):
+        parts += [f"Minus `{baseline}`:", markdown_table(*difference_table(group))]
+    return parts
 
 
 def _read(folder: Path, name: str) -> pd.DataFrame:
@@ -131,25 +168,110 @@ def _read_settings(folder: Path, name: str) -> dict[str, Any]:
     return settings
 
 
-def method_table(metrics: pd.DataFrame, intervals: bool) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows, one row a method; every metric is one protocol, scorer and N, or a UserError."""
+Key = tuple[str, str]
+"""A column: its metric and its condition, which is empty for what belongs to none."""
+
+
+def method_table(
+    metrics: pd.DataFrame, intervals: bool, silent: Mapping[Key, int | None] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, one row a method; every metric is one protocol, scorer and N, or a UserError.
+
+    silent: columns that cannot tell the rows apart, see :func:`undecided`.
+    """
+    metrics = metrics.assign(condition=metrics.condition.fillna(""))
     _refuse_mixtures(metrics)
-    found = list(dict.fromkeys(metrics.metric))
-    scores = [name for name in found if name in COLUMNS]
-    columns = [name for name in COLUMNS if name in scores]
-    quality = [name for name in found if name.startswith("q_")]
-    place = columns.index("joint_mean") if "joint_mean" in columns else len(columns)
-    columns[place:place] = quality
-    if "defects" in columns and metrics[metrics.metric == "defects"].value.sum() == 0:
-        columns.remove("defects")
-    if metrics[metrics.metric == "control_scale"].value.nunique() == 1 and len(columns) > 1:
-        columns.remove("control_scale")  # it tells nothing
-    headings = ["method", *(_heading(name) for name in columns)]
-    cells = {(row.method, row.metric): row for row in metrics.itertuples()}
+    columns = _columns(metrics)
+    headings = ["method", *(_heading(*key) + (UNDECIDED if key in (silent or {}) else "") for key in columns)]
+    cells = {(row.method, row.metric, row.condition): row for row in metrics.itertuples()}
     rows = []
     for method in dict.fromkeys(metrics.method):
-        rows.append([method, *(_cell(cells.get((method, name)), name, intervals) for name in columns)])
+        rows.append([method, *(_cell(cells.get((method, *key)), key[0], intervals) for key in columns)])
     return headings, rows
+
+
+def _columns(metrics: pd.DataFrame) -> list[Key]:
+    """The columns of the methods' table, those of a condition together."""
+    found = list(dict.fromkeys(zip(metrics.metric, metrics.condition, strict=True)))
+    ordered: list[Key] = []
+    for name in COLUMNS:
+        for key in (each for each in found if each[0] == name and each not in ordered):
+            ordered.append(key)
+            if name in FIDELITIES:  # q and what it is made of, beside the data set's number
+                beside = [(FIDELITIES[name], key[1]), ("q", key[1])]
+                ordered += [each for each in beside if each in found and each not in ordered]
+    constant = metrics[metrics.metric == "control_scale"].value.nunique() == 1
+    no_defects = metrics[metrics.metric == "defects"].value.sum() == 0
+    dropped = {"control_scale"} if constant and len(ordered) > 1 else set()  # it tells nothing
+    return [each for each in ordered if each[0] not in dropped | ({"defects"} if no_defects else set())]
+
+
+def undecided(differences: pd.DataFrame | None) -> dict[Key, int | None]:
+    """Columns in which no difference of two methods is shown, and the number of samples with which one would be.
+
+    The smallest number needed of any method that is not the baseline under another name; None where nothing differs.
+    """
+    if differences is None:
+        return {}
+    silent = {}
+    for key, group in differences.assign(condition=differences.condition.fillna("")).groupby(
+        ["metric", "condition"], sort=False
+    ):
+        if (group.verdict == NOT_SHOWN).all():
+            needed = group.needed.dropna()
+            silent[key] = int(needed.min()) if len(needed) else None
+    return silent
+
+
+def _undecided_note(silent: Mapping[Key, int | None], metrics: pd.DataFrame) -> list[str]:
+    if not silent:
+        return []
+    count = int(metrics.n.max())
+    named = [
+        f"{column_name(*key)} ({'no difference at all' if needed is None else f'{needed:,} samples would tell the first two'})"
+        for key, needed in silent.items()
+    ]
+    return [
+        f"{UNDECIDED.strip()} marks what cannot tell methods from the baseline at N = {count}; do not rank by it: "
+        f"{', '.join(named)}."
+    ]
+
+
+def _inseparable(metrics: pd.DataFrame) -> list[str]:
+    """Fidelities that do not tell the samples' own pictures from pictures without control, or from others' maps."""
+    said = []
+    for key in _columns(metrics.assign(condition=metrics.condition.fillna(""))):
+        if key[0] not in (*FIDELITIES, *FIDELITIES.values()):
+            continue
+        own = metrics[(metrics.metric == key[0]) & (metrics.condition.fillna("") == key[1])]
+        rows = {row.method: row for row in own.itertuples()}
+        none = next((rows[row.method] for row in own.itertuples() if row.role == "none"), None)
+        for other in (none, rows.get("shuffled")):
+            if "real" in rows and other is not None and not _above(rows["real"], other, key[0]):
+                said.append(f"{column_name(*key)} (real pictures and `{other.method}`)")
+    if not said:
+        return []
+    return [f"Proves nothing here, because it does not separate the ends of its scale: {', '.join(said)}."]
+
+
+def _above(one: Any, other: Any, metric: str) -> bool:
+    return one.low > other.high if column(metric).better == "higher" else one.high < other.low
+
+
+def _further(metrics: pd.DataFrame) -> list[str]:
+    """Fidelity as others define it."""
+    theirs = metrics[metrics.metric.isin(FURTHER)]
+    if theirs.empty:
+        return []
+    theirs = theirs.assign(condition=theirs.condition.fillna(""))
+    keys = list(dict.fromkeys(zip(theirs.metric, theirs.condition, strict=True)))
+    cells = {(row.method, row.metric, row.condition): row for row in theirs.itertuples()}
+    rows = [
+        [method, *(_cell(cells.get((method, *key)), key[0], True) for key in keys)]
+        for method in dict.fromkeys(theirs.method)
+    ]
+    title = "The same fidelities by other definitions, for comparison with other work:"
+    return [title, markdown_table(["method", *(_heading(*key) for key in keys)], rows)]
 
 
 def _second_opinion(metrics: pd.DataFrame) -> list[str]:
@@ -158,25 +280,36 @@ def _second_opinion(metrics: pd.DataFrame) -> list[str]:
     if theirs.empty:
         return []
     renamed = theirs.assign(metric=theirs.metric.str.removesuffix(BY_ANNOTATOR))
+    renamed = renamed[renamed.metric.isin(COLUMNS)]
     title = "The same fidelities measured by the annotators that drew the given maps, instead of independent scorers:"
     return [title, markdown_table(*method_table(renamed, intervals=True))]
 
 
 def difference_table(differences: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    headings = ["method", *(f"{name} {_arrow(name)}".strip() for name in dict.fromkeys(differences.metric))]
+    """Headings and rows of the differences to one baseline."""
+    differences = differences.assign(condition=differences.condition.fillna(""))
+    found = set(zip(differences.metric, differences.condition, strict=True))
+    ordered = [key for key in _columns(differences.assign(value=1.0)) if key in found]
+    headings = ["method", *(_heading(*key) for key in ordered)]
     rows = []
     for method, group in differences.groupby("method", sort=False):
-        row = [str(method)]
-        for each in group.itertuples():
-            digits = column(each.metric).digits
-            text = f"{each.value:+.{digits}f} [{each.low:+.{digits}f}, {each.high:+.{digits}f}]"
-            row.append(f"**{text}**" if each.low > 0 or each.high < 0 else text)
-        rows.append(row)
+        cells = {(each.metric, each.condition): each for each in group.itertuples()}
+        rows.append([str(method), *(_change(cells.get(key)) for key in ordered)])
     return headings, rows
 
 
+def _change(each: Any) -> str:
+    if each is None or pd.isna(each.value):
+        return "-"
+    digits = column(each.metric).digits
+    text = f"{each.value:+.{digits}f} [{each.low:+.{digits}f}, {each.high:+.{digits}f}]"
+    if each.metric == "joint":
+        text += f" ({100 * each.win_rate:.0f}%)"
+    return text if each.verdict == NOT_SHOWN else f"**{text}**"
+
+
 def _refuse_mixtures(metrics: pd.DataFrame) -> None:
-    for metric, group in metrics.groupby("metric"):
+    for (metric, _), group in metrics.groupby(["metric", "condition"]):
         for field in ("n", "protocol", "scorer"):
             if group[field].nunique() > 1:
                 values = ", ".join(str(value) for value in group[field].unique()[:3])
@@ -187,21 +320,18 @@ def _refuse_mixtures(metrics: pd.DataFrame) -> None:
 
 
 def column(metric: str) -> Column:
-    """How a metric is printed, also one of single samples."""
-    if metric.startswith("q_"):
-        return Column(f"q {metric[2:]}", 2, "higher")
-    if metric == "seg_image_iou":
-        return Column("seg IoU per image", 1, "higher")
-    return COLUMNS.get(metric, Column(metric, 3, None))
+    """How a metric is printed, also one of single images."""
+    return COLUMNS.get(metric) or FURTHER.get(metric) or Column(metric, 3, None)
 
 
-def _arrow(metric: str) -> str:
-    return ARROWS[column(metric).better].strip()
+def column_name(metric: str, condition: str) -> str:
+    """The heading of a column, without its arrow."""
+    heading = column(metric).heading
+    return f"{heading} {condition}" if metric == "q" else heading
 
 
-def _heading(metric: str) -> str:
-    printed = column(metric)
-    return printed.heading + ARROWS[printed.better]
+def _heading(metric: str, condition: str) -> str:
+    return column_name(metric, condition) + ARROWS[column(metric).better]
 
 
 def _cell(row, metric: str, intervals: bool) -> str:
@@ -233,24 +363,47 @@ def _about(folder: Path, metrics: pd.DataFrame) -> str:
         raise UserError(f"{folder / 'config.yaml'} is no configuration of a run; {AGAIN}") from error
 
 
-def _joint_notes(folder: Path) -> list[str]:
-    """What q means here, which condition was left out of it, and which one each method favours; if it is known."""
+def _notes(folder: Path) -> list[str]:
+    """What q means here, which condition was left out of it, which one each method favours, and what was tuned."""
     name = "evaluation.json"
     if not (folder / name).exists():
         return []
-    lines = ["q: 0 = condition ignored, 1 = followed as well as by its single control alone; joint = mean and minimum."]
+    lines = [
+        "q of an image: 0 = condition ignored, 1 = followed as well as by its single control alone on average; joint = "
+        "mean over images of the smaller q."
+    ]
     try:
-        joint = _value(_read_settings(folder, name))["joint"]
+        said = _value(_read_settings(folder, name))
+        joint = said["joint"]
         if joint["note"]:
             lines.append(f"Joint score {joint['note']}.")
         favours = [
             f"{method} {condition} ({100 * share:.0f}%)" for method, (condition, share) in joint["dominant"].items()
         ]
+        lines += said.get("notes", [])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / name} is damaged; {AGAIN}") from error
     if favours:
-        lines.append(f"Condition with the larger q (share of samples): {', '.join(favours)}.")
-    return ["\n".join(lines)]
+        lines.append(f"Condition with the larger q (share of images): {', '.join(favours)}.")
+    return ["\n".join(lines), *_tuned(folder)]
+
+
+def _tuned(folder: Path) -> list[str]:
+    """What was chosen for tuned methods."""
+    path = folder / "tuning.csv"
+    if not path.exists():
+        return []
+    try:
+        table = pd.read_csv(path)
+        best = table[table.chosen]
+        settings = [each for each in table.columns if each not in ("method", "candidate", "joint", "n", "chosen")]
+        said = [
+            f"{row.method} " + ", ".join(f"{name} {row[name]:g}" for name in settings if pd.notna(row[name]))
+            for _, row in best.iterrows()
+        ]
+    except (ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"{path} is damaged; {AGAIN}") from error
+    return [f"Chosen for the joint score of {int(table.n.iloc[0])} training scenes (tuning.csv): {'; '.join(said)}."]
 
 
 def _value(said: dict) -> dict:
@@ -260,7 +413,7 @@ def _value(said: dict) -> dict:
 
 def _protocols(metrics: pd.DataFrame) -> str:
     lines = ["| metric | protocol | scorer | n |", "|---|---|---|---|"]
-    for metric, group in metrics.groupby("metric", sort=False):
+    for metric, group in metrics.groupby("metric", sort=False):  # of several conditions the protocol is one
         first = group.iloc[0]
         lines.append(f"| {metric} | {first.protocol} | {first.scorer} | {int(first.n)} |")
     return "\n".join(lines)
