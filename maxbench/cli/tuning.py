@@ -74,7 +74,8 @@ def _measure(training: Run, folder: RunFolder) -> Tables:
 def _joint(tables: Tables) -> dict[str, float]:
     if tables.joint is None or not tables.joint.conditions:
         raise UserError(
-            f"Nothing can be tuned, because there is no joint score on the training scenes: {tables.joint_note}."
+            f"Nothing can be tuned, because there is no joint score on the training scenes: {tables.joint_note}. Raise "
+            "calibration.samples, or leave the tuned methods out with ~methods.NAME."
         )
     found = tables.per_image("joint")
     return {row: float(values.mean()) for row, values in found.items()}

@@ -19,7 +19,7 @@ Annotator = Callable[[Images], Tensor]
 
 
 class Condition(Protocol):
-    """One kind of control, by the name of its maps ("depth", "seg", "hed", "canny"; "style" is no map but a picture)."""
+    """One kind of control, by the name of its maps: "depth", "seg", "hed", "canny"; of "style" they are pictures."""
 
     name: ClassVar[str]
     version: ClassVar[int]  # of how it draws and shows, in the keys of maps and images; rulers have their own

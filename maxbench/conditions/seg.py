@@ -65,7 +65,7 @@ class Segmentation(AsGiven):
         if category not in self.classes:
             raise UserError(
                 f"The data set's category '{category}' is no class of this suite's segmentation "
-                f"({', '.join(self.classes) or 'suite.classes is empty'}), so its objects cannot be scored; add its name "
-                "to suite.classes, or take another pairing."
+                f"({', '.join(self.classes) or 'suite.classes is empty'}), so its objects cannot be scored; add its "
+                "name to suite.classes, or take another pairing."
             )
         return outline.to(torch.uint8) * self.classes.index(category)

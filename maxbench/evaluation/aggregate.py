@@ -156,13 +156,15 @@ class Tables:
         if not out:
             return pd.DataFrame()
         adjusted = holm(np.array([row["p"] for row in out]))
+        comparisons = int(np.isfinite(adjusted).sum())
         for row, p in zip(out, adjusted, strict=True):
             shown = p < 1 - self.level
             better = (row["value"] > 0) == row.pop("higher_is_better")
             row |= {
                 "p_holm": p,
                 "correction": "Holm",
-                "comparisons": int(np.isfinite(adjusted).sum()),
+                "comparisons": comparisons,
+                "needed": needed(row.pop("change"), self.state.groups, level=self.level, comparisons=comparisons),
                 "verdict": (BETTER if better else WORSE) if shown else NOT_SHOWN,
             }
         return pd.DataFrame(out)
@@ -455,7 +457,7 @@ class Tables:
                     **self._said(method, baseline, column.condition, column.sample_metric, column.protocol, interval),
                     "p": float(value),
                     "win_rate": win_rate(oriented, self.state.groups).value,
-                    "needed": needed(change, self.state.groups, level=self.level),
+                    "change": change,
                     "higher_is_better": column.higher_is_better,
                 }
         for column in self._distances:
@@ -469,7 +471,7 @@ class Tables:
                     **self._said(method, baseline, "", column.metric, column.protocol, interval),
                     "p": z_test(one.value - other.value, standard_error(change, self.state.groups)),
                     "win_rate": np.nan,
-                    "needed": needed(change + (one.value - other.value), self.state.groups, level=self.level),
+                    "change": change - change.mean() + (one.value - other.value),
                     "higher_is_better": False,
                 }
 

@@ -122,7 +122,7 @@ class Evaluation:
             return False
 
     def _rows(self) -> dict[Row, Pictures | None]:
-        """Every row and its pictures, after checking that each image is there exactly once; some have none of their own."""
+        """Every row and its pictures, or None; after checking that each image is there exactly once."""
         images, conditions = self.experiment.images, list(self.experiment.conditions)
         rows: dict[Row, Pictures | None] = {}
         for product in (REAL, VAE_RECONSTRUCTION):

@@ -1,8 +1,8 @@
 """Pictures -> what every scorer measures in each of them: from the store, else measured now.
 
-Measured of a picture: the features of every network that distances are made of, its score with the prompt, and for each
-condition the statistics of its rulers, by the scorer and once more by the annotator that drew the map. Tables are made of
-these values alone (:mod:`maxbench.evaluation.aggregate`).
+Measured of a picture: the features of every network that distances are made of, its score with the prompt, and for
+each condition the statistics of its rulers, by the scorer and once more by the annotator that drew the map. Tables are
+made of these values alone (:mod:`maxbench.evaluation.aggregate`).
 """
 
 from __future__ import annotations

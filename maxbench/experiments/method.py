@@ -19,8 +19,8 @@ from maxbench.store.identity import identity
 EACH, PAIRS = "each", "pairs"
 REAL, VAE_RECONSTRUCTION, SHUFFLED, EXCHANGED = "real", "vae_reconstruction", "shuffled", "exchanged"
 """Rows that no method made: the samples' own pictures, the same through the autoencoder, real pictures held against
-another sample's maps, and each condition's own picture held against the other condition's map. No method may have one of
-these names."""
+another sample's maps, and each condition's own picture held against the other condition's map. No method may have one
+of these names."""
 
 NONE, SINGLE, FUSION, REFERENCE, ENTERED = "none", "single", "fusion", "reference", "entered"
 """Roles of a row: no control, one control alone, several together; the rows that no method made; pictures made

@@ -45,8 +45,8 @@ class Choice:
 def candidates(method: Method) -> list[Candidate]:
     """Every combination of what a method's `tune` names, in the order of its lists.
 
-    `tune` maps "scale" (factors of the method's own), "branch_scale", "control_start" and "control_end" (for each branch
-    by itself) and "rule.<parameter>" to lists of values.
+    `tune` maps "scale" (factors of the method's own), "branch_scale", "control_start" and "control_end" (for each
+    branch by itself) and "rule.<parameter>" to lists of values.
     """
     axes: list[tuple[str, Sequence[float]]] = []
     for key, values in method.tune.items():

@@ -228,12 +228,12 @@ def _undecided_note(silent: Mapping[Key, int | None], metrics: pd.DataFrame) -> 
         return []
     count = int(metrics.n.max())
     named = [
-        f"{column_name(*key)} ({'no difference at all' if needed is None else f'{needed:,} samples would tell the first two'})"
+        f"{column_name(*key)} ({'no difference at all' if needed is None else f'{needed:,}'})"
         for key, needed in silent.items()
     ]
     return [
-        f"{UNDECIDED.strip()} marks what cannot tell methods from the baseline at N = {count}; do not rank by it: "
-        f"{', '.join(named)}."
+        f"{UNDECIDED.strip()} marks what cannot tell any method from the baseline at N = {count}: do not rank by it. In "
+        f"brackets the samples with which one probably could (power 80%): {', '.join(named)}."
     ]
 
 

@@ -222,7 +222,7 @@ class FolderSuite:
         return self.network_identity(self.scorers[condition])
 
     def scorer_names(self, conditions: Sequence[str]) -> dict[str, str]:
-        """What scores, by the name and revision it has in tables: "clip", networks of features, and each condition's."""
+        """What scores, by the name and revision it has in tables: "clip", networks of features, each condition's."""
         scorers = {**self.annotators, **self.scorers}
         features = {name: self.features[name] for name in self.feature_names if name in self.features}
         return self._named(conditions, {CLIP: self.text_scorer, **features, **_of(conditions, scorers)})
