@@ -76,18 +76,7 @@ def frechet(features: ArrayLike | Tensor, reference: ArrayLike | Tensor) -> Dist
     only its coordinates among the left singular vectors.
     """
     features, reference = _paired_sets(features, reference)
-    n, m = len(features), len(reference)
-    shift = features.mean(dim=0) - reference.mean(dim=0)
-    centred, centred_r = features - features.mean(dim=0), reference - reference.mean(dim=0)
-    basis, triangle = torch.linalg.qr(centred)
-    _, triangle_r = torch.linalg.qr(centred_r, mode="r")
-    left, singular, _ = torch.linalg.svd(triangle @ triangle_r.T / ((n - 1) * (m - 1)) ** 0.5, full_matrices=False)
-    squares = centred.square().sum(dim=1)  # x^T x
-    value = shift.square().sum() + squares.sum() / (n - 1) + centred_r.square().sum() / (m - 1) - 2 * singular.sum()
-    rooted = (n - 1) * (basis @ left).square() @ singular  # x^T A x
-    by_covariance = (squares - rooted) * (n / (n - 1))
-    influence = 2 * centred @ shift + by_covariance - by_covariance.mean()
-    return Distance(value.item(), influence.numpy())
+    return _frechet(features, _moments(reference))
 
 
 def kernel(features: ArrayLike | Tensor, reference: ArrayLike | Tensor) -> Distance:
@@ -132,6 +121,33 @@ def frechet_distance(features: ArrayLike | Tensor, reference: ArrayLike | Tensor
 def kernel_distance(features: ArrayLike | Tensor, reference: ArrayLike | Tensor) -> float:
     """The value of :func:`kernel`."""
     return kernel(features, reference).value
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Of a set: its mean (D,), and a factor (K, D) of its covariance, factor^T factor, with K = min(rows, D)."""
+
+    mean: Tensor
+    factor: Tensor
+
+
+def _moments(rows: Tensor) -> _Moments:
+    _, triangle = torch.linalg.qr(rows - rows.mean(dim=0), mode="r")
+    return _Moments(rows.mean(dim=0), triangle / (len(rows) - 1) ** 0.5)
+
+
+def _frechet(features: Tensor, reference: _Moments) -> Distance:
+    n = len(features)
+    mean = features.mean(dim=0)
+    shift, centred = mean - reference.mean, features - mean
+    basis, triangle = torch.linalg.qr(centred)
+    left, singular, _ = torch.linalg.svd(triangle @ reference.factor.T / (n - 1) ** 0.5, full_matrices=False)
+    squares = centred.square().sum(dim=1)  # x^T x
+    value = shift.square().sum() + squares.sum() / (n - 1) + reference.factor.square().sum() - 2 * singular.sum()
+    rooted = (n - 1) * (basis @ left).square() @ singular  # x^T A x
+    by_covariance = (squares - rooted) * (n / (n - 1))
+    influence = 2 * centred @ shift + by_covariance - by_covariance.mean()
+    return Distance(value.item(), influence.numpy())
 
 
 def _discrepancy(within: Tensor, within_reference: Tensor, between: Tensor) -> Distance:

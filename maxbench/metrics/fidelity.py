@@ -13,10 +13,14 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64, Num
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
 ROUNDING = 1e-5  # how far a map may leave [0, 1]: resizing in float32 overshoots by a few 1e-7
 SMALLEST_FOR_SSIM = 6  # pixels: the 11-pixel window reflects 5 of them at the border
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest scale first
 
 
 def depth_rmse(
@@ -43,6 +47,47 @@ def depth_rmse(
     scale = torch.where(spread > 0, shared / spread.clamp(min=torch.finfo(spread.dtype).tiny), 0).clamp(min=0)
     squared = (scale * measured - given).square().sum(dim=(1, 2, 3), keepdim=True)
     return 255 * (squared / pixels).sqrt().flatten()
+
+
+def depth_rmse_controlnetpp(
+    given: Float[Tensor, "batch 1 height width"],
+    measured: Float[Tensor, "batch 1 height width"],
+    valid: Bool[Tensor, "batch 1 height width"] | None = None,
+) -> Float[Tensor, " batch"]:
+    """Root mean square error of depth in grey levels (0-255), as the evaluation of ControlNet++ has it.
+
+    Li et al., ControlNet++, ECCV 2024. No fit: the given map is min-max normalised, the measured one divided by its
+    maximum, and both are cut to whole grey levels, as they are stored there. Known defect, kept: the two are
+    normalised differently, so that a measured map whose smallest value is not 0 has an error even where it
+    equals the given one; and the result hangs on extreme pixels.
+
+    Maps are depth as the network gives it, larger is nearer, in any unit, the measured one not negative. A given map
+    without contrast is 0 everywhere, and so is a measured one that is. With `valid`, extremes and errors are
+    those in the region.
+    """
+    given, measured = _real_map(given, "given"), _real_map(measured, "measured")
+    if (measured < 0).any():
+        raise ValueError(f"measured depth must be 0 or more, got {measured.min().item():.4g}")
+    inside = _region(given, measured, valid).bool()
+    low = given.masked_fill(~inside, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
+    high = given.masked_fill(~inside, -torch.inf).amax(dim=(1, 2, 3), keepdim=True)
+    largest = measured.masked_fill(~inside, 0).amax(dim=(1, 2, 3), keepdim=True)
+    tiny = torch.finfo(given.dtype).tiny
+    label = torch.floor(255 * ((given - low) / (high - low).clamp(min=tiny)))
+    prediction = torch.floor(255 * (measured / largest.clamp(min=tiny)))
+    squared = (prediction - label).square().masked_fill(~inside, 0)
+    return (squared.sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3))).sqrt()
+
+
+def mse(
+    given: Float[Tensor, "batch 1 height width"],
+    measured: Float[Tensor, "batch 1 height width"],
+    valid: Bool[Tensor, "batch 1 height width"] | None = None,
+) -> Float[Tensor, " batch"]:
+    """Mean squared error of maps in [0, 1], soft edges or depth without a fit; 0 for equal maps, at most 1."""
+    given, measured = _unit_map(given, "given"), _unit_map(measured, "measured")
+    weights = _region(given, measured, valid)
+    return (weights * (given - measured).square()).sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3))
 
 
 def confusion(
@@ -105,6 +150,100 @@ def per_image_iou(confusion: Num[Tensor, "*batch classes classes"]) -> Float[Ten
     return 100 * iou.sum(dim=-1) / present.sum(dim=-1)  # 0 / 0 is NaN, as promised
 
 
+def class_counts(
+    given: Int[Tensor, "batch height width"],
+    measured: Int[Tensor, "batch height2 width2"],
+    num_classes: int,
+    ignore_index: int = 255,
+    valid: Bool[Tensor, "batch height width"] | None = None,
+) -> Int64[Tensor, "batch 3 classes"]:
+    """Pixels of every class, per sample: where given and measured agree on it, where it was given, where measured.
+
+    What mean IoU and accuracy need of a confusion, in 3 C numbers for C^2; they add up over samples. Labels are
+    resized, left out and refused as by :func:`confusion`; with `valid`, pixels outside it are left out too, and a
+    sample may be without any.
+    """
+    given, measured = _labels(given, "given"), _labels(measured, "measured")
+    if len(given) != len(measured):
+        raise ValueError(f"given and measured labels differ in number: {len(given)} and {len(measured)}")
+    if 0 <= ignore_index < num_classes:
+        raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes")
+    measured = _resized_labels(measured, given.shape[1:])
+    counted = given != ignore_index
+    if valid is not None:
+        counted &= _mask(valid, "valid", given)
+    for name, labels in (("given", given), ("measured", measured)):
+        wrong = labels[counted & ((labels < 0) | (labels >= num_classes))]
+        if len(wrong):
+            raise ValueError(
+                f"{name} labels must be in 0..{num_classes - 1} where the given one is not {ignore_index}, "
+                f"found {wrong[0].item()}"
+            )
+    sample = torch.arange(len(given), device=given.device)[:, None, None].expand_as(given)
+
+    def histogram(labels: Tensor, where: Tensor) -> Tensor:
+        cells = (sample * num_classes + labels)[where]
+        return torch.bincount(cells, minlength=len(given) * num_classes).reshape(-1, num_classes)
+
+    both = histogram(given, counted & (given == measured))
+    return torch.stack([both, histogram(given, counted), histogram(measured, counted)], dim=1)
+
+
+def iou_of_counts(counts: Num[Tensor, "*batch 3 classes"]) -> Float[Tensor, "*batch"]:
+    """Mean IoU x100 of :func:`class_counts`, over the classes given or measured in each; 0-100.
+
+    As :func:`per_image_iou`; of counts summed over samples it is the data set's :func:`mean_iou`. NaN where no pixel
+    carries a label. Counts may be means, only their ratios matter.
+    """
+    both, given, measured = _three_counts(counts)
+    union = given + measured - both
+    present = union > 0
+    iou = torch.where(present, both / union, 0)
+    return 100 * iou.sum(dim=-1) / present.sum(dim=-1)  # 0 / 0 is NaN, as promised
+
+
+def accuracy_of_counts(counts: Num[Tensor, "*batch 3 classes"]) -> Float[Tensor, "*batch"]:
+    """Pixel accuracy x100 of :func:`class_counts`: pixels whose class was measured, among those given; 0-100.
+
+    NaN where no pixel carries a label.
+    """
+    both, given, _ = _three_counts(counts)
+    return 100 * both.sum(dim=-1) / given.sum(dim=-1)
+
+
+def own_class_iou(
+    labels: Int[Tensor, "batch height2 width2"],
+    target_mask: Bool[Tensor, "batch height width"],
+    own_class: int | Int[Tensor, " batch"],
+    window: Bool[Tensor, "batch height width"],
+) -> Float[Tensor, " batch"]:
+    """IoU x100 of an object with what was measured as its class around it; 100 for exact labels.
+
+    The object is `target_mask`, one a sample, and its class the number `own_class`, for all samples or one for each.
+    Pixels of that class in `labels` count inside `window`, which holds the object and a margin: what spills over
+    into the margin costs, and what lies beyond it, such as another object of the class, does not. Labels
+    of another size than the mask are resized to it by nearest neighbour. A mask that is empty or leaves its
+    window is a ValueError.
+    """
+    labels = _labels(labels, "measured")
+    target_mask = torch.as_tensor(target_mask)
+    if len(labels) != len(target_mask):
+        raise ValueError(f"labels and target masks differ in number: {len(labels)} and {len(target_mask)}")
+    target = _mask(target_mask, "target_mask")
+    window = _mask(window, "window", target)
+    for what, wrong in (
+        ("is empty", ~target.flatten(1).any(dim=1)),
+        ("leaves its window", (target & ~window).flatten(1).any(dim=1)),
+    ):
+        if wrong.any():
+            raise ValueError(f"target_mask of sample {wrong.int().argmax()} of the batch {what}")
+    own = torch.as_tensor(own_class, device=labels.device)
+    if own.is_floating_point() or own.dtype == torch.bool or own.shape not in ((), (len(labels),)):
+        raise ValueError(f"own_class must be one class, or one a sample, got {own.dtype} of {tuple(own.shape)}")
+    found = window & (_resized_labels(labels, target.shape[1:]) == own.reshape(-1, 1, 1))
+    return 100 * (found & target).sum(dim=(1, 2)).double() / (found | target).sum(dim=(1, 2))
+
+
 def soft_edge_ssim(
     given: Float[Tensor, "batch 1 height width"],
     measured: Float[Tensor, "batch 1 height width"],
@@ -130,6 +269,39 @@ def soft_edge_ssim(
         measured.to(exact), given.to(exact), data_range=1.0, reduction="none", return_full_image=True
     )  # (B, 1, H, W)
     return (weights * similarity).sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3))
+
+
+def ms_ssim_scales(height: int, width: int) -> int:
+    """How many of the five scales of :func:`ms_ssim` maps of this size carry; fewer than 11 pixels a ValueError.
+
+    torchmetrics asks for 11 (scales - 1)^2 pixels a side: 176 for five scales, 99 for four, 44 for three.
+    """
+    side = min(height, width)
+    if side < 11:
+        raise ValueError(f"multi-scale similarity needs maps of 11 pixels or more a side, got {(height, width)}")
+    return max(scales for scales in range(2, len(MS_SSIM_WEIGHTS) + 1) if side >= 11 * (scales - 1) ** 2)
+
+
+def ms_ssim(
+    given: Float[Tensor, "batch 1 height width"],
+    measured: Float[Tensor, "batch 1 height width"],
+) -> Float[Tensor, " batch"]:
+    """Multi-scale structural similarity of soft edge maps, data range 1, in [0, 1]; 1 for equal maps.
+
+    Wang et al., Multi-scale structural similarity, Asilomar 2003, through torchmetrics, as the evaluation of
+    ControlNet++ has it (Li et al., ECCV 2024): negative terms count as 0. The definition is of five scales.
+    Maps too small for them (see :func:`ms_ssim_scales`) take the finest ones, with their exponents divided by
+    their sum: a number for comparison at that size only. Whole maps: halved again and again, a region has no border.
+    """
+    given, measured = _unit_map(given, "given"), _unit_map(measured, "measured")
+    _region(given, measured, None)
+    weights = MS_SSIM_WEIGHTS[: ms_ssim_scales(*given.shape[2:])]
+    if len(weights) < len(MS_SSIM_WEIGHTS):  # the five are left as published, though they add up to 1.0001
+        weights = tuple(weight / sum(weights) for weight in weights)
+    similarity = multiscale_structural_similarity_index_measure(
+        measured, given, data_range=1.0, betas=weights, normalize="relu", reduction="none"
+    )
+    return similarity.double()
 
 
 def edge_f1(
@@ -172,6 +344,15 @@ def _unit_map(values: Tensor, name: str) -> Float[Tensor, "batch 1 height width"
     return values
 
 
+def _real_map(values: Tensor, name: str) -> Float[Tensor, "batch 1 height width"]:
+    values = torch.as_tensor(values)
+    if values.ndim != 4 or values.shape[1] != 1 or values.numel() == 0:
+        raise ValueError(f"{name} maps must be (batch, 1, height, width), got {tuple(values.shape)}")
+    if not values.isfinite().all():
+        raise ValueError(f"{name} maps have values that are not finite")
+    return values.double()
+
+
 def _binary_map(values: Tensor, name: str) -> Float[Tensor, "batch 1 height width"]:
     values = _unit_map(values, name)
     if not ((values == 0) | (values == 1)).all():
@@ -203,6 +384,29 @@ def _labels(labels: Tensor, name: str) -> Int64[Tensor, "batch height width"]:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"{name} labels must be integers, got {labels.dtype}")
     return labels.long()
+
+
+def _resized_labels(labels: Tensor, size: torch.Size) -> Int64[Tensor, "batch height width"]:
+    """By nearest neighbour, pixel centres."""
+    if labels.shape[1:] == size:
+        return labels
+    # float64 carries every label exactly; interpolate knows no integers but uint8.
+    return interpolate(labels[:, None].double(), size=size, mode="nearest-exact")[:, 0].long()
+
+
+def _mask(mask: Tensor, name: str, like: Tensor | None = None) -> Bool[Tensor, "batch height width"]:
+    mask = torch.as_tensor(mask)
+    if mask.dtype != torch.bool or mask.ndim != 3 or (like is not None and mask.shape != like.shape):
+        wanted = "(batch, height, width)" if like is None else tuple(like.shape)
+        raise ValueError(f"{name} must be bool of shape {wanted}, got {mask.dtype} of {tuple(mask.shape)}")
+    return mask
+
+
+def _three_counts(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    counts = torch.as_tensor(counts)
+    if counts.ndim < 2 or counts.shape[-2] != 3:
+        raise ValueError(f"counts must be (..., 3, classes), got {tuple(counts.shape)}")
+    return counts.double().unbind(dim=-2)
 
 
 def _square(confusion: Tensor) -> Tensor:
