@@ -274,12 +274,18 @@ def soft_edge_ssim(
 def ms_ssim_scales(height: int, width: int) -> int:
     """How many of the five scales of :func:`ms_ssim` maps of this size carry; fewer than 11 pixels a ValueError.
 
-    torchmetrics asks for more than 10 (scales - 1)^2 pixels a side: five scales from 161 on, three from 41.
+    torchmetrics asks for 11 (scales - 1)^2 pixels a side: 176 for five scales, 99 for four, 44 for three. The
+    coarsest scale must hold half of its window besides, which is 12 for two.
     """
     side = min(height, width)
-    if side < 11:
+    fitting = [
+        scales
+        for scales in range(1, len(MS_SSIM_WEIGHTS) + 1)
+        if side >= 11 * max(1, scales - 1) ** 2 and side // 2 ** (scales - 1) >= SMALLEST_FOR_SSIM
+    ]
+    if not fitting:
         raise ValueError(f"multi-scale similarity needs maps of 11 pixels or more a side, got {(height, width)}")
-    return max(scales for scales in range(2, len(MS_SSIM_WEIGHTS) + 1) if side > 10 * (scales - 1) ** 2)
+    return fitting[-1]
 
 
 def ms_ssim(
