@@ -29,7 +29,7 @@ from pydantic_core import PydanticCustomError
 from maxbench.errors import UserError
 
 EACH, PAIRS = "each", "pairs"  # of branches
-SITES = ("conv_in", "hint", "down", "mid")
+SITES = ("conv_in", "hint", "down", "hidden", "residuals", "mid")
 RESERVED = ("real", "vae_reconstruction", "shuffled", "exchanged")  # rows of every table that no method makes
 METHOD = "maxbench.experiments.method.Method"  # what a method's `_target_` says in older files; it needs none
 INSTRUCTIONS = ("_args_", "_recursive_", "_convert_", "_partial_")  # to Hydra, and no parameters of a class
@@ -116,7 +116,7 @@ Path_ = Annotated[
 ]
 Site = Annotated[
     str,
-    Field(pattern=rf"^({'|'.join(SITES)}|down\.\d+)$"),
+    Field(pattern=rf"^({'|'.join(SITES)}|(down|hidden|residuals)\.\d+)$"),
     must(f"one of the sites; sites are {', '.join(SITES)}, down.0 for the first down block and so on"),
 ]
 Scale = number(0)

@@ -13,7 +13,7 @@ from typing import Any
 from maxbench.conditions.base import Condition
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
-from maxbench.fusion import ALL_SITES, Fusion, Rule
+from maxbench.fusion import ALL_SITES, BLOCK_SITES, Fusion, Rule, clash
 from maxbench.store.identity import identity
 
 EACH, PAIRS = "each", "pairs"
@@ -152,11 +152,16 @@ class Method(Fusion):
     def _check(self, name: str, conditions: Sequence[str]) -> None:
         """Refuse what no method can be, in a sentence."""
         for site in self.sites:
-            if site not in ALL_SITES and not re.fullmatch(r"down\.\d+", site):
+            if site not in ALL_SITES and not re.fullmatch(rf"({'|'.join(BLOCK_SITES)})\.\d+", site):
                 raise UserError(
                     f"methods.{name}.sites has '{site}'; sites are {', '.join(ALL_SITES)}, down.0 for the first down "
                     "block and so on, or [] for none."
                 )
+        if (both := clash(self.sites)) is not None:
+            raise UserError(
+                f"methods.{name}.sites has {' and '.join(both)}, which unmerge the same features twice; down is hidden "
+                "and residuals together."
+            )
         if not isinstance(self.branch_scale, Mapping) or not isinstance(self.layer_scale, list | tuple | None):
             raise UserError(
                 f"methods.{name}: branch_scale is condition: number and layer_scale a list, one for each residual."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from maxbench.fusion.base import Rule
@@ -11,8 +11,21 @@ from maxbench.fusion.plain import Average
 SITES = ("conv_in", "down", "mid")
 """Where the paper's authors unmerge."""
 
-ALL_SITES = ("conv_in", "hint", "down", "mid")
+ALL_SITES = ("conv_in", "hint", "down", "hidden", "residuals", "mid")
 """Where features can be unmerged; "hint" is an ablation: after the hint is added and not before."""
+
+BLOCK_SITES = ("down", "hidden", "residuals")
+"""Those that every down block has, each also of one block alone, as in "down.0"."""
+
+
+def clash(sites: Collection[str]) -> tuple[str, str] | None:
+    """Two sites that unmerge the same features of a down block twice: "down" and either part of it; None if none do."""
+    for whole in (site for site in sites if site.partition(".")[0] == "down"):
+        for part in sites:
+            kind, _, block = part.partition(".")
+            if kind in ("hidden", "residuals") and (block == "" or whole in ("down", f"down.{block}")):
+                return whole, part
+    return None
 
 
 @dataclass(frozen=True)

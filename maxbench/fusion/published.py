@@ -6,30 +6,24 @@ this is :class:`maxbench.fusion.MaxFusion` for two branches.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from maxbench.fusion.base import (
     Decision,
     Feature,
-    Rule,
-    RuleError,
     dot,
     mean_and_variance,
-    mix,
-    pick,
-    ratio,
-    require_features,
     tiny,
     upcast,
     won_by,
 )
+from maxbench.fusion.two_branches import TwoBranches, require_choices
 
 
 @dataclass(frozen=True)
-class PublishedMaxFusion(Rule):
+class PublishedMaxFusion(TwoBranches):
     """The released rule for two branches under classifier-free guidance.
 
     The batch is [unconditional half, conditional half], prompts in the same order in both; several prompts at once
@@ -54,49 +48,7 @@ class PublishedMaxFusion(Rule):
     def __post_init__(self):
         if not isinstance(self.delta, int | float) or not math.isfinite(self.delta):
             raise ValueError(f"delta is a similarity, a finite number, not {self.delta}")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
-
-    @property
-    def needs_guidance(self) -> bool:
-        """Whether the batch must hold both guidance halves."""
-        return self.halves or self.normaliser == "pair"
-
-    def for_images(self) -> "PublishedMaxFusion":
-        """The rule where there are no halves: an adapter's features belong to the image, not to a prompt."""
-        return replace(self, halves=False, normaliser="sample")
-
-    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        self._require(features)
-        if len(features) == 1:
-            return list(features)
-        sigma, _, winner, cluster = self._decide(features)
-        agree, f_w = cluster.all(dim=0), won_by(winner, 2).to(sigma)
-        scale = ratio(sigma, pick(sigma, winner))
-        return [mix(torch.where(agree, 0.5, scale_i * f_w), features) for scale_i in scale]
-
-    def merge(self, features: Sequence[Feature]) -> Feature:
-        """Of the down blocks' residuals."""
-        return self._merge(features, half=0)
-
-    def merge_mid(self, features: Sequence[Feature]) -> Feature:
-        """Of the mid block's residual."""
-        return self._merge(features, half=1)
-
-    def _merge(self, features: Sequence[Feature], half: int) -> Feature:
-        """half: the guidance half whose residual both are given."""
-        self._require(features)
-        if len(features) == 1:
-            return features[0]
-        sigma, _, _, cluster = self._decide(features)
-        merged = mix(cluster.to(sigma) / cluster.sum(dim=0), features)
-        return torch.cat([merged.chunk(2)[half]] * 2) if self.halves else merged
-
-    def decide(self, features: Sequence[Feature]) -> Decision:
-        """Who wins where, and where both are averaged; rho is by the rule's own similarity."""
-        self._require(features)
-        return self._decide(features)
+        require_choices(self, CHOICES)
 
     def _decide(self, features: Sequence[Feature]) -> Decision:
         f = [upcast(feature) for feature in features]
@@ -114,23 +66,6 @@ class PublishedMaxFusion(Rule):
         agree, winner = (rho > self.delta) & (norms > 0), torch.where(first >= second, 0, 1)
         sigma = torch.stack([variance.sqrt() for variance in variances])
         return Decision(sigma, rho.expand(2, *rho.shape), winner, agree | won_by(winner, 2))
-
-    def _total(self, saliency: Tensor) -> Tensor:
-        total = saliency.sum(dim=(-2, -1), keepdim=True)
-        if self.normaliser == "sample":
-            return total
-        unconditional, conditional = total.chunk(2)
-        return (unconditional + conditional).repeat(2, 1, 1, 1)
-
-    def _require(self, features: Sequence[Feature]) -> None:
-        require_features(features)
-        if len(features) > 2:
-            raise RuleError(f"the released rule is for two branches, not {len(features)}; take MaxFusion")
-        if self.needs_guidance and len(features[0]) % 2:
-            raise RuleError(
-                f"a batch of {len(features[0])} has no two guidance halves, which the released rule needs; "
-                "set a guidance scale other than 1"
-            )
 
 
 CHOICES = {"similarity": ("pearson", "cosine"), "saliency": ("variance", "std"), "normaliser": ("pair", "sample")}

@@ -9,11 +9,19 @@ act between branches, for which diffusers offers no hook. The order is that of M
     site "conv_in"   conv_in of every branch, unmerge
                      add each branch's own hint: the first residual, which is not unmerged
     site "hint"      (not the authors') unmerge here, the first residual with it
-    site "down"      for every down block: run all branches, unmerge each residual that the block collected
+    site "down"      for every down block: run all branches, unmerge each residual that the block collected; the last
+                     of them is the block's hidden state, with which the branches go on
     site "mid"       mid block of every branch, unmerge
     always           zero convolutions of every branch, times its weight, merge, times scale
 
-With no sites the branches run independently and meet only in the last line. "down.1" is the second down block alone.
+Two more sites (not the authors') take "down" apart:
+
+    site "hidden"    the hidden state with which the branches go on; the residuals that the block collected stay each
+                     branch's own, also the last, which is the hidden state before it is unmerged
+    site "residuals" the residuals on their way to the outputs; the hidden state that goes on stays each branch's own
+
+Both together are "down". With no sites the branches run independently and meet only in the last line. "down.1" is the
+second down block alone, and so are "hidden.1" and "residuals.1".
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -24,7 +32,7 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from maxbench.errors import UserError
-from maxbench.fusion import ALL_SITES, SITES, Feature, Rule, RuleError
+from maxbench.fusion import ALL_SITES, BLOCK_SITES, SITES, Feature, Rule, RuleError, clash
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, T2IAdapter
@@ -58,11 +66,11 @@ def lockstep_controlnets(
         the channels of `conv_in`. It does not depend on the timestep: embed once per image, not per step.
     scale: the control strength, a factor on what the rule has merged; a sequence has one for each residual in the
         order of the forward pass, the middle's last.
-    sites: where features are unmerged, out of ALL_SITES, or "down.<i>" for one down block; outputs are merged whatever
-        the sites.
+    sites: where features are unmerged, out of ALL_SITES, or "down.<i>", "hidden.<i>", "residuals.<i>" for one down
+        block; outputs are merged whatever the sites.
     weights: a factor for each branch on its own outputs, before they are merged; None for 1.
-    Raises UserError, a ValueError, for branches of different architecture, inputs of different batch size and
-    unknown sites.
+    Raises UserError, a ValueError, for branches of different architecture, inputs of different batch size, unknown
+    sites, and "down" together with a part of it.
     """
     _require_one_architecture(nets)
     _require_inputs(nets, sample, timestep, text, hints, sites, weights)
@@ -81,10 +89,11 @@ def lockstep_controlnets(
 
     residuals = [hidden]  # for every skip connection of the U-Net, one feature per branch
     for number, blocks in enumerate(zip(*(net.down_blocks for net in nets), strict=True)):
-        site = "down" if "down" in sites else f"down.{number}"
+        down, going_on, kept = (_site(kind, number, sites) for kind in ("down", "hidden", "residuals"))
         collected = [outputs for _, outputs in _each(run, blocks, hidden, times)]
-        residuals += [unmerge(site, features) for features in zip(*collected, strict=True)]
-        hidden = residuals[-1]  # a block's last residual *is* its hidden state: one tensor, unmerged once
+        fused = [unmerge(down, features) for features in zip(*collected, strict=True)]
+        hidden = unmerge(going_on, fused[-1])  # a block's last residual *is* its hidden state
+        residuals += [unmerge(kept, features) for features in fused]
 
     hidden = unmerge("mid", _each(run, [net.mid_block for net in nets], hidden, times))
 
@@ -114,7 +123,9 @@ def lockstep_adapters(
 
     Adapters know neither latents nor timestep nor text: one call per image serves every step. Features are merged
     at every level, and at site "down" unmerged before the next one; at site "conv_in" they are unmerged before the
-    first. The U-Net consumes the list that it is given: pass it a copy each time.
+    first. What a level gives is merged before it is unmerged, so that "hidden" is the same as "down" and "residuals"
+    changes nothing; nor do "hint" and "mid", which adapters do not have. The U-Net consumes the list that it is given:
+    pass it a copy each time.
 
     nets: T2IAdapters of one architecture, one per branch. hints: per branch a map in [0, 1].
     scale, weights: as for ControlNets; a sequence of scales has one for each level.
@@ -135,7 +146,8 @@ def lockstep_adapters(
     for number, (blocks, level_scale) in enumerate(zip(levels, scales_of(scale, len(levels)), strict=True)):
         hidden = [block(each) for block, each in zip(blocks, hidden, strict=True)]
         pyramid.append(_merged(rule, rule.merge, f"level {number}", _weighted(hidden, weights)) * level_scale)
-        hidden = unmerge("down" if "down" in sites else f"down.{number}", hidden)
+        for kind in ("down", "hidden"):  # never both, see _require_sites
+            hidden = unmerge(_site(kind, number, sites), hidden)
     return pyramid
 
 
@@ -179,6 +191,11 @@ def scales_of(scale: float | Sequence[float], count: int) -> Sequence[float]:
     if len(scale) != count:
         raise UserError(f"{len(scale)} scales for {count} residuals: give one number, or one for each of them")
     return scale
+
+
+def _site(kind: str, block: int, sites: Collection[str]) -> str:
+    """The name of a block's site: of all blocks if these are among the sites, else of this one."""
+    return kind if kind in sites else f"{kind}.{block}"
 
 
 def _unmerged(rule: Rule, site: str, features: Sequence[Feature]) -> Sequence[Feature]:
@@ -266,11 +283,15 @@ def _architecture(net: "ControlNetModel") -> dict[str, int | str]:
 
 def _require_sites(sites: Collection[str], blocks: int) -> None:
     for site in sites:
-        if site not in ALL_SITES and site not in [f"down.{number}" for number in range(blocks)]:
+        if site not in ALL_SITES and site not in [f"{kind}.{block}" for kind in BLOCK_SITES for block in range(blocks)]:
             raise UserError(
                 f"there is an unknown site in {sites!r}: features meet at {', '.join(ALL_SITES)}, "
-                f"or at one of {blocks} down blocks, down.0 to down.{blocks - 1}"
+                f"or at one of {blocks} down blocks, down.0 to down.{blocks - 1}, and so hidden.0 and residuals.0"
             )
+    if (both := clash(sites)) is not None:
+        raise UserError(
+            f"the sites {' and '.join(both)} unmerge the same features twice: down is hidden and residuals together"
+        )
 
 
 def _require_weights(weights: Sequence[float] | None, branches: int) -> None:

@@ -28,7 +28,10 @@ def test_no_list_means_all_branches_and_an_empty_one_none():
     ("changes", "said"),
     [
         ({"sites": ["middle"]}, "middle"),
-        ({"sites": ["down.x"]}, r"sites has 'down\.x'; sites are conv_in, hint, down, mid, down\.0 for the first"),
+        (
+            {"sites": ["down.x"]},
+            r"sites has 'down\.x'; sites are conv_in, hint, down, hidden, residuals, mid, down\.0 for the first",
+        ),
         ({"sites": "down"}, r"write \[down\]"),
         ({"scale": -1}, "scale is -1"),
         ({"scale": float("nan")}, "scale is nan"),

@@ -13,9 +13,11 @@ from torch import Tensor
 from maxbench.fusion import (
     RATIO_CAP,
     Average,
+    ChannelFusion,
     GatedSum,
     LargestNorm,
     MaxFusion,
+    PixFusion,
     PublishedMaxFusion,
     RandomBlobs,
     RandomChoice,
@@ -29,7 +31,10 @@ SYMMETRIC = [
     SoftmaxSaliency(), LargestNorm(), GatedSum(), GatedSum(0.5, "max", smoothing=0.7), GatedSum(normaliser="none"),
 ]  # fmt: skip
 RULES = [*SYMMETRIC, RandomChoice(), RandomBlobs()]
-FOR_TWO = [PublishedMaxFusion(), PublishedMaxFusion(halves=False, normaliser="sample"), Weighted([0.3, 1.2])]
+FOR_TWO = [
+    PublishedMaxFusion(), PublishedMaxFusion(halves=False, normaliser="sample"), Weighted([0.3, 1.2]), PixFusion(),
+    ChannelFusion(), ChannelFusion(saliency="variance", normaliser="pair", halves=True),
+]  # fmt: skip
 EXACT = {"rtol": 0, "atol": 0}
 
 
@@ -206,8 +211,12 @@ def test_a_rule_is_one_graph(rule, branches):
     """No synchronisation with the host and no branch on data: torch.compile can trace it whole."""
     features = related(7, branches)
     torch.compiler.reset()
-    traced = torch.compile(lambda f: (rule.merge(f), rule.unmerge(f)), fullgraph=True, backend="eager")
-    torch.testing.assert_close(traced(features), (rule.merge(features), rule.unmerge(features)))
+
+    def act(f):
+        return rule.merge(f), rule.merge_mid(f), rule.unmerge(f)
+
+    traced = torch.compile(act, fullgraph=True, backend="eager")
+    torch.testing.assert_close(traced(features), act(features))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from maxbench.fusion import (
     RATIO_CAP,
     Average,
+    ChannelFusion,
     GatedSum,
     LargestNorm,
     MaxFusion,
     NotFinite,
+    PixFusion,
     PublishedMaxFusion,
     RandomBlobs,
     RandomChoice,
@@ -42,11 +44,20 @@ published = st.builds(
 )  # fmt: skip
 
 
+successors = st.builds(
+    PixFusion, deltas, st.sampled_from(["std", "variance"]), st.sampled_from(["pair", "sample"]), st.booleans()
+) | st.builds(
+    ChannelFusion, deltas, st.sampled_from(["std", "variance"]), st.sampled_from(["pair", "sample"]), st.booleans(),
+    st.floats(0, 1),
+)  # fmt: skip
+FOR_TWO = PublishedMaxFusion | PixFusion
+
+
 @st.composite
 def cases(draw, dtypes=DTYPES, contents=CONTENTS):
     """A rule, features that it takes, and what they are like."""
-    rule = draw(mixing | published | gated | st.just(Sum()) | st.just(Weighted([0.3, 1.7])))
-    few = isinstance(rule, PublishedMaxFusion)
+    rule = draw(mixing | published | successors | gated | st.just(Sum()) | st.just(Weighted([0.3, 1.7])))
+    few = isinstance(rule, FOR_TWO)
     branches = 2 if isinstance(rule, Weighted) else draw(st.integers(1, 2 if few else 4))
     batch = draw(st.sampled_from([2, 4])) if few else draw(st.integers(1, 3))
     shape = (batch, draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.integers(1, 4)))
@@ -78,7 +89,7 @@ def test_what_comes_out_is_finite_and_of_the_shape_and_dtype_that_went_in(case):
     rule, features = case
     before = [feature.clone() for feature in features]
     out = [rule.merge(features), *rule.unmerge(features)]
-    if isinstance(rule, PublishedMaxFusion):
+    if isinstance(rule, FOR_TWO):
         out.append(rule.merge_mid(features))
     assert len(rule.unmerge(features)) == len(features)
     for each in out:
@@ -184,6 +195,7 @@ EVERY = [
     Average(), Sum(), Weighted([0.5, 2.0]), MaxFusion(), MaxFusion(-1.0), MaxFusion(rescale=False), SoftmaxSaliency(),
     LargestNorm(), RandomChoice(), RandomBlobs(), GatedSum(), GatedSum(smoothing=1.0), PublishedMaxFusion(),
     PublishedMaxFusion(halves=False, normaliser="sample"),
+    PixFusion(), ChannelFusion(), ChannelFusion(normaliser="pair", halves=True),
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maxbench.fusion import Average, LargestNorm, MaxFusion, RandomChoice, SoftmaxSaliency, Sum, Weighted
+from maxbench.fusion import Average, LargestNorm, MaxFusion, RandomBlobs, RandomChoice, SoftmaxSaliency, Sum, Weighted
 
 
 def features(seed=0, branches=2, shape=(2, 8, 6, 6)):
@@ -46,6 +46,61 @@ def test_a_random_choice_takes_each_branch_about_as_often_and_always_the_same(br
     assert not torch.equal(merged, RandomChoice(seed=1).merge(f))
 
 
+def owners(rule, branches=2, height=48, width=48):
+    """Whose each location is, (height, width)."""
+    return rule.merge([torch.full((1, 1, height, width), float(i)) for i in range(branches)])[0, 0]
+
+
+@pytest.mark.parametrize("branches", [2, 3, 4])
+def test_random_blobs_give_every_branch_the_same_area_over_the_seeds(branches):
+    shares = torch.stack(
+        [
+            torch.stack(
+                [(owners(RandomBlobs(seed, 0.25), branches, 16, 16) == i).double().mean() for i in range(branches)]
+            )
+            for seed in range(200)
+        ]
+    )
+    error = shares.std(dim=0) / 200**0.5
+    assert ((shares.mean(dim=0) - 1 / branches).abs() < 4 * error).all()
+    assert (shares[:, 0] - 1 / branches).abs().max() < 0.2  # and in each pattern about so
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 12), (5, 7)])
+def test_random_blobs_are_one_pattern_at_every_resolution(shape):
+    height, width = shape
+    fine = owners(RandomBlobs(3), 3, 3 * height, 3 * width)
+    # the middle one of three by three locations lies where the coarse one lies
+    assert torch.equal(owners(RandomBlobs(3), 3, height, width), fine[1::3, 1::3])
+
+
+def test_random_blobs_are_blobs_and_the_seed_draws_them():
+    def borders(pattern):
+        return (pattern[:, 1:] != pattern[:, :-1]).double().mean() + (pattern[1:] != pattern[:-1]).double().mean()
+
+    patterns = [owners(RandomBlobs(seed)) for seed in range(20)]
+    assert sum(map(borders, patterns)) / 20 < 0.3 * borders(owners(RandomChoice()))
+    assert not any(torch.equal(patterns[0], other) for other in patterns[1:])
+    assert torch.equal(patterns[0], owners(RandomBlobs(0)))
+    few, many = (sum(borders(owners(RandomBlobs(seed, size))) for seed in range(20)) for size in (0.5, 0.1))
+    assert many > 2 * few
+
+
+def test_random_blobs_are_the_cells_of_one_point_in_each_square():
+    rule, side = RandomBlobs(5, 0.25), 4
+    pattern = owners(rule, 16, 64, 64)  # as many branches as blobs: each owns one
+    assert sorted(pattern.unique().tolist()) == list(range(16))
+    for branch in range(16):
+        rows, columns = torch.nonzero(pattern == branch, as_tuple=True)
+        assert rows.max() - rows.min() <= 64 * 3 / side and columns.max() - columns.min() <= 64 * 3 / side
+
+
+@pytest.mark.parametrize("size", [0, 0.01, 0.7, float("nan"), "big"])
+def test_the_size_of_blobs_is_a_share(size):
+    with pytest.raises(ValueError, match=f"from 0.05 to 0.5, not {size}"):
+        RandomBlobs(size=size)
+
+
 def test_weights_are_per_branch():
     f = features()
     torch.testing.assert_close(Weighted([1.0, 1.0]).merge(f), Sum().merge(f))
@@ -55,7 +110,7 @@ def test_weights_are_per_branch():
         Weighted([1.0, 1.0, 1.0]).merge(f)
 
 
-@pytest.mark.parametrize("rule", [SoftmaxSaliency(), LargestNorm(), RandomChoice()], ids=repr)
+@pytest.mark.parametrize("rule", [SoftmaxSaliency(), LargestNorm(), RandomChoice(), RandomBlobs()], ids=repr)
 def test_branches_go_on_with_one_feature_at_their_own_saliency(rule):
     f = features()
     shared = rule.merge(f)

@@ -8,7 +8,7 @@ from diffusers import ControlNetModel, MultiControlNetModel, UNet2DConditionMode
 from jaxtyping import Float
 from torch import Tensor
 
-from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, SoftmaxSaliency, Sum
+from maxbench.fusion import Average, ChannelFusion, GatedSum, MaxFusion, PublishedMaxFusion, SoftmaxSaliency, Sum
 from maxbench.models.lockstep import SITES, Residuals, embed_hint, lockstep_controlnets
 
 RULES = [Average(), Sum(), MaxFusion()]
@@ -96,10 +96,18 @@ def hooked(nets, rule, sample, timestep, text, hints, sites):
             residuals = tuple(meet(branch, residual) for residual in output[1])
             return residuals[-1], residuals
 
+        def on_hidden_state(module, args, output):
+            return meet(branch, output[0]), output[1]
+
+        def on_residuals(module, args, output):
+            return output[0], tuple(meet(branch, residual) for residual in output[1])
+
         net = nets[branch]
         places = {
             "conv_in": [(net.conv_in, on_feature)],
             "down": [(block, on_down_block) for block in net.down_blocks],
+            "hidden": [(block, on_hidden_state) for block in net.down_blocks],
+            "residuals": [(block, on_residuals) for block in net.down_blocks],
             "mid": [(net.mid_block, on_feature)],
         }
         hooks = [module.register_forward_hook(hook) for site in sites for module, hook in places[site]]
@@ -120,7 +128,7 @@ def hooked(nets, rule, sample, timestep, text, hints, sites):
 # --- against diffusers --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sites", [SITES, ("conv_in",), ("down",), ("mid",), ()], ids=str)
+@pytest.mark.parametrize("sites", [SITES, ("conv_in",), ("down",), ("hidden",), ("residuals",), ("mid",), ()], ids=str)
 @pytest.mark.parametrize("branches", [2, 3])
 def test_lockstep_is_the_forward_of_diffusers_with_the_branches_meeting(nets, sites, branches):
     nets, given = nets[:branches], inputs(branches)
@@ -132,7 +140,7 @@ def test_every_site_matters(nets):
     given = inputs(2)
     results = [
         lockstep_controlnets(nets[:2], MaxFusion(), *given, sites=sites).mid
-        for sites in ((), ("conv_in",), ("down",), ("mid",), SITES)
+        for sites in ((), ("conv_in",), ("down",), ("mid",), SITES, ("conv_in", "hidden"))
     ]
     for i, result in enumerate(results):
         assert not any(torch.allclose(result, other, atol=1e-3) for other in results[:i])
@@ -306,7 +314,9 @@ def step(net, nets, rule, sample, timestep, text, hints):
     )[0]  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", [MaxFusion(), PublishedMaxFusion(), SoftmaxSaliency()], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [MaxFusion(), PublishedMaxFusion(), SoftmaxSaliency(), GatedSum(), ChannelFusion()], ids=repr
+)
 def test_controls_rule_and_unet_are_one_graph(nets, rule):
     net, given = unet(), inputs(2)
     torch.compiler.reset()
@@ -314,7 +324,9 @@ def test_controls_rule_and_unet_are_one_graph(nets, rule):
     torch.testing.assert_close(traced(*given), step(net, nets[:2], rule, *given))
 
 
-@pytest.mark.parametrize("rule", [MaxFusion(), PublishedMaxFusion(), Sum()], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [MaxFusion(), PublishedMaxFusion(), Sum(), GatedSum(smoothing=1.0), ChannelFusion()], ids=repr
+)
 def test_a_step_never_waits_for_the_device(rule):
     """On a device without values, to ask for one is an error."""
     nets, net = [controlnet(seed).to("meta") for seed in (1, 2)], unet().to("meta")
@@ -349,6 +361,52 @@ def test_a_site_can_be_one_down_block(nets):
     assert not torch.allclose(second.down[blocks], none.down[blocks])
     assert not torch.allclose(first.down[blocks], both.down[blocks])
     assert_same(lockstep_controlnets(nets[:2], MaxFusion(), *given, sites=("down.0", "down.1")), both, **EXACT)
+
+
+def test_the_hidden_state_and_the_residuals_of_a_block_are_two_sites(nets):
+    """The first block's outputs tell them apart, and what comes after it: by hand, with the mean for a rule."""
+    sample, timestep, text, hints = given = inputs(2)
+    rule, nets = MaxFusion(-1.0), nets[:2]
+    none, whole, hidden, residuals = (
+        lockstep_controlnets(nets, rule, *given, sites=sites)
+        for sites in ((), ("down.0",), ("hidden.0",), ("residuals.0",))
+    )
+    own = []
+    for net, hint in zip(nets, hints, strict=True):
+        time = net.time_embedding(net.time_proj(timestep))
+        state, collected = net.down_blocks[0](net.conv_in(sample) + embed_hint(net, hint), time)
+        assert torch.equal(state, collected[-1])
+        own.append((time, collected))
+    (first_time, first), (second_time, second) = own
+    mean = [(one + two) / 2 for one, two in zip(first, second, strict=True)]
+    convs = [net.controlnet_down_blocks for net in nets]
+    for place, (one, two, both) in enumerate(zip(first, second, mean, strict=True), start=1):
+        kept = (convs[0][place](one) + convs[1][place](two)) / 2
+        given_out = (convs[0][place](both) + convs[1][place](both)) / 2
+        torch.testing.assert_close(hidden.down[place], kept)
+        torch.testing.assert_close(residuals.down[place], given_out)
+    last = len(first) + 1
+    after = [
+        net.down_blocks[1](mean[-1], time, text)[1][0]
+        for net, time in zip(nets, (first_time, second_time), strict=True)
+    ]
+    expected = sum(conv[last](feature) for conv, feature in zip(convs, after, strict=True)) / 2
+    torch.testing.assert_close(hidden.down[last], expected)
+    torch.testing.assert_close([*residuals.down[last:], residuals.mid], [*none.down[last:], none.mid], **EXACT)
+    torch.testing.assert_close([*hidden.down[last:], hidden.mid], [*whole.down[last:], whole.mid], **EXACT)
+    assert not torch.allclose(hidden.down[last], residuals.down[last])
+
+
+@pytest.mark.parametrize("rule", [MaxFusion(), GatedSum(), ChannelFusion(normaliser="pair", halves=True)], ids=repr)
+def test_hidden_state_and_residuals_together_are_the_down_block(nets, rule):
+    given = inputs(2)
+    whole = lockstep_controlnets(nets[:2], rule, *given, sites=("conv_in", "down", "mid"))
+    parts = lockstep_controlnets(nets[:2], rule, *given, sites=("conv_in", "hidden", "residuals", "mid"))
+    assert_same(parts, whole, **EXACT)
+    each = ("conv_in", "hidden.0", "hidden.1", "residuals.0", "residuals.1", "mid")
+    assert_same(lockstep_controlnets(nets[:2], rule, *given, sites=each), whole, **EXACT)
+    mixed = ("conv_in", "down.0", "hidden.1", "residuals.1", "mid")
+    assert_same(lockstep_controlnets(nets[:2], rule, *given, sites=mixed), whole, **EXACT)
 
 
 def test_weights_and_scales_are_factors_before_and_after_the_merge(nets):
@@ -416,6 +474,12 @@ def test_a_configuration_read_from_a_file_is_the_same_architecture(nets, tmp_pat
         ({"sites": ("down.2",)}, "or at one of 2 down blocks, down.0 to down.1"),
         ({"weights": [1.0]}, "1 weights and 2 branches"),
         ({"scale": [1.0, 1.0]}, "2 scales for 5 residuals"),
+        ({"sites": ("hidden.2",)}, "down.0 to down.1, and so hidden.0 and residuals.0"),
+        ({"sites": ("conv_in.0",)}, "unknown site"),
+        ({"sites": ("mid", "down", "hidden")}, "the sites down and hidden unmerge the same features twice"),
+        ({"sites": ("residuals.1", "down")}, "the sites down and residuals.1 unmerge"),
+        ({"sites": ("hidden", "down.0")}, "the sites down.0 and hidden unmerge"),
+        ({"sites": ("hidden.1", "down.1")}, "the sites down.1 and hidden.1 unmerge"),
         ({"sites": ("down", "up")}, r"unknown site in \('down', 'up'\)"),
         ({"sites": "down"}, "unknown site in 'down'"),
         (

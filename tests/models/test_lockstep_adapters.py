@@ -73,6 +73,21 @@ def test_sites_and_scale_matter():
         torch.testing.assert_close(one * 0.5, half)
 
 
+@torch.inference_mode()
+def test_a_level_has_no_hidden_state_of_its_own():
+    nets, hints = adapters("full_adapter_xl"), maps()
+
+    def pyramid(*sites):
+        return lockstep_adapters(nets, MaxFusion(delta=0.9), hints, sites=sites)
+
+    same = {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(pyramid("hidden"), pyramid("down"), **same)
+    torch.testing.assert_close(pyramid("hidden.1"), pyramid("down.1"), **same)
+    torch.testing.assert_close(pyramid("residuals", "mid"), pyramid(), **same)
+    with pytest.raises(UserError, match="the sites down and hidden unmerge the same features twice"):
+        pyramid("hidden", "down")
+
+
 symmetric = st.sampled_from([Average(), Sum(), MaxFusion(), MaxFusion(-1.0), MaxFusion(1.0), SoftmaxSaliency()])
 rules = symmetric | st.sampled_from([LargestNorm(), RandomChoice(), PublishedMaxFusion(), MaxFusion(rescale=False)])
 sites = st.lists(st.sampled_from(["conv_in", "down", "mid", "hint", "down.0", "down.3"]), unique=True)
