@@ -152,7 +152,7 @@ class ObjectOnScene:
             plan.append(
                 Sample(
                     f"{_named(front_object.image)}-{front_object.number}-{_named(scene)}",
-                    self.template.format(object=instance, category=instance.category, caption=caption),
+                    self.template.format(object=str(instance), category=instance.category, caption=caption),
                     {front: front_object.image, back: scene},
                     control_masks=inside,
                     evaluation_masks={**inside, back: outside},

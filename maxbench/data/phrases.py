@@ -12,7 +12,7 @@ A = re.compile(r"eu|ew|once\b|one\b|u(k|ni(?!d|n)|ri|s[aeiu]|t[aei])", re.IGNORE
 """Openings of words that begin with the sound of a vowel, and exceptions to them: "an umbrella", "a unicycle"."""
 
 OPENINGS = re.compile(
-    r"(A|An|The|This|These|That|There|Some|Several|Many|Various|Two|Three|Four|Five|Six|In|On|At|Under|Inside|We|It)\b"
+    r"^(A|An|The|This|These|That|There|Some|Several|Many|Various|Two|Three|Four|Five|Six|In|On|At|Under|Inside|We|It)\b"
 )
 """Capitalised words that are no names, so that a caption that opens with one can stand within a sentence."""
 
@@ -27,4 +27,4 @@ def clause(caption: str) -> str:
     """A caption as a part of a sentence: without a full stop, and without the capital of its first word if that is
     no name."""
     said = caption.rstrip(". \n") or caption
-    return OPENINGS.sub(lambda opening: opening[0].lower(), said, count=1) if OPENINGS.match(said) else said
+    return OPENINGS.sub(lambda opening: opening[0].lower(), said)

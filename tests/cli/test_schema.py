@@ -11,6 +11,7 @@ from maxbench.__main__ import main
 from maxbench.cli import schema
 from maxbench.cli.command import jobs, parse, read_overrides
 from maxbench.cli.config import CONF, compose, hydra_on, plain
+from maxbench.data import pairing as pairings
 from maxbench.errors import UserError
 
 MISTAKES = [
@@ -128,6 +129,37 @@ def test_a_mistake_is_answered_before_torch_is_imported():
     code, heavy, seconds = json.loads(done.stdout)
     assert code == 2 and heavy == [] and "did you mean 'methods.sum.scale'" in done.stderr
     assert seconds < 10  # half a second on an idle machine
+
+
+@pytest.mark.parametrize(
+    ("pairing", "template", "sentence"),
+    [
+        ("object_on_scene", "{objct} on {caption}", "pairing.template has '{objct}'; did you mean 'object'?"),
+        ("object_on_scene", "{} on {caption}", "pairing.template has '{}'"),
+        ("object_on_scene", "{object", "pairing.template is '{object': expected '}'"),
+        ("object_on_scene", "{object:d}", "pairing.template is '{object:d}': Unknown format code"),
+        ("object_on_scene", "{object:{width}}", "pairing.template is '{object:{width}}'"),
+        ("cross_image", "{caption}", "pairing.template has '{caption}'; there are first, second."),
+        ("styled", "{object}", "pairing.template has '{object}'; there are things, caption."),
+    ],
+)
+def test_a_template_has_words_that_its_pairing_knows(pairing, template, sentence):
+    with pytest.raises(UserError) as caught:
+        composed(f"pairing={pairing}", f'pairing.template="{template}"', *STYLES.get(pairing, ()))
+    assert sentence in str(caught.value)
+
+
+STYLES = {"styled": ["pairing.style=hed"]}
+
+
+@pytest.mark.parametrize("pairing", ["object_on_scene", "cross_image", "half_split"])
+def test_a_pairing_has_the_parameters_of_its_class(pairing):
+    pair = composed(f"pairing={pairing}").pairing
+    cls = getattr(pairings, pair["_target_"].rpartition(".")[2])
+    assert {each.name for each in fields(cls)} == set(pair) - {"_target_"}
+    made = cls(**{key: value for key, value in pair.items() if key != "_target_"})
+    assert made == cls()  # the file says what the defaults are
+    assert pair["_target_"] in schema.Pairing.known
 
 
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
