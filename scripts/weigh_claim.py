@@ -1,124 +1,143 @@
-"""Does MaxFusion win? python scripts/weigh_claim.py runs/hed_depth-... runs/contradictory_... [--output FILE].
+"""Which rule wins, against every baseline: python scripts/weigh_claim.py RUN ... [--rules NAME ...] [--output FILE].
 
-For every run: the joint score of the paper's rule (in lockstep, at the outputs only, and as released) minus that of
-every baseline, paired over samples with the same noise. A sample's joint score is the mean of its q over the
-conditions, q = (fidelity - no control) / (mean gain of the condition's own single control). Intervals are bootstrapped
-over samples and corrected for the comparisons of one run's table (Bonferroni).
+For every run (or pooled result): the joint score of each rule minus that of every other method, per image, paired over
+samples with the same noise, each with its own interval; p by sign flips, corrected for all comparisons of this page
+(Holm). A run whose conditions cannot be scored together is named and left out. Beside it what a win may cost: the
+difference in CLIP score and in each fidelity, likewise paired.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
+from maxbench.cli.component import CONDITION, component
 from maxbench.errors import UserError
-from maxbench.metrics.statistics import Interval, paired_difference
-from maxbench.report.tables import BY_ANNOTATOR, column, markdown_table
+from maxbench.evaluation.aggregate import NOT_SHOWN, Tables
+from maxbench.evaluation.runner import STATE
+from maxbench.evaluation.state import State
+from maxbench.metrics.statistics import holm
+from maxbench.report.tables import column, column_name, markdown_table
 from maxbench.store.stamp import origin
 
-RULES = ("maxfusion", "outputs_only", "maxfusion_published")
-AT_STRENGTH = {"maxfusion_matched": "maxfusion", "outputs_only_matched": "outputs_only",
-               "published_matched": "maxfusion_published"}  # fmt: skip
-OTHERS = ("softmax", "largest_norm", "random")
+RULES = ("gated_sum", "maxfusion", "outputs_only")
+VERDICTS = {True: "ahead", False: "behind"}
 
 
-def joint(folder: Path) -> tuple[dict, pd.DataFrame]:
-    """The run's configuration, and the joint score of every sample (rows) under every method (columns)."""
-    if not (folder / "samples.parquet").exists():
-        raise UserError(f"{folder} is no finished run; name the folder of one.")
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    samples = pd.read_parquet(folder / "samples.parquet")
-    units = {branch: name for name, branch in reversed(alone(folder, "single").items())}
-    none = next((each["name"] for each in methods_of(folder) if each["role"] == "none"), None)
-    if none is None or set(config["conditions"]) - set(units):
-        raise UserError(f"{folder} has no joint score: that needs `none` and `single` of every condition.")
-    scores = []
-    for condition in config["conditions"]:
-        own = samples[(samples.condition == condition) & ~samples.metric.str.endswith(BY_ANNOTATOR)]
-        table = own.pivot_table(index="sample", columns="method", values="value")  # replicates are averaged
-        table = table if column(own.metric.iloc[0]).better == "higher" else -table
-        gained = table.sub(table[none], axis=0)
-        scores.append(gained / gained[units[condition]].mean())
-    return config, sum(scores) / len(scores)
+def read(folder: Path, rules: list[str]) -> Tables:
+    """The tables of a run, with differences to `rules`."""
+    try:
+        state = State.unpack((folder / STATE).read_bytes())
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no finished run ({error}); name the folder of one.") from error
+    conditions = {name: component(entry, name, CONDITION) for name, entry in config["conditions"].items()}
+    present = [name for name in rules if name in {row.name for row in state.rows}]
+    if not present:
+        raise UserError(f"{folder} has none of {', '.join(rules)}; name rules that it has with --rules.")
+    tables = Tables(state, conditions, config["metrics"]["resamples"], config["metrics"]["level"], present)
+    if tables.joint is None or len(tables.joint.conditions) < 2:
+        raise UserError(f"{folder} has no joint score of two conditions: {tables.joint_note}.")
+    return tables
 
 
-def methods_of(folder: Path) -> list[dict]:
-    """What the manifest says of every method."""
-    return json.loads((folder / "manifest.json").read_text())["methods"]
+def levels(tables: Tables) -> pd.DataFrame:
+    """The joint score of every method and what goes with it, with intervals."""
+    metrics = tables.metrics()
+    return metrics[metrics.metric.isin(["joint", "share_both", "q_mean", "q"]) & (metrics.role != "reference")]
 
 
-def alone(folder: Path, entry: str) -> dict[str, str]:
-    """Method -> condition, of the methods that an entry of the configuration stands for, each control alone."""
-    own = [each for each in methods_of(folder) if each["entry"] == entry and each["role"] == "single"]
-    return {each["name"]: each["branches"][0] for each in own if each["parameter"] is None}
+def differences(tables: Tables) -> pd.DataFrame:
+    """Rule minus rival: `differences` has the rules as baselines, so signs turn round."""
+    table = tables.differences().copy()
+    table["rule"], table["rival"] = table.baseline, table.method
+    table["value"], table["low"], table["high"] = -table.value, -table.high, -table.low
+    table["win_rate"] = 1 - table.win_rate
+    return table
 
 
-def verdict(interval: Interval) -> str:
-    return "better" if interval.low > 0 else "worse" if interval.high < 0 else "no difference shown"
+def cell(row: pd.Series) -> str:
+    digits = column(row.metric).digits
+    return f"{row.value:+.{digits}f} [{row.low:+.{digits}f}, {row.high:+.{digits}f}]"
 
 
-def weigh(folder: Path) -> list[list[str]]:
-    config, scores = joint(folder)
-    pairs = [pair for pair in comparisons(folder) if set(pair) <= set(scores)]
-    if not pairs:
-        raise UserError(f"{folder} compares no rule with a baseline; it has {', '.join(scores)}.")
+def page(folders: list[Path], rules: list[str]) -> str:
+    tables = {folder: read(folder, rules) for folder in folders}
+    changes = {folder: differences(each) for folder, each in tables.items()}
+    own = {folder: each[each.metric == "joint"].reset_index(drop=True) for folder, each in changes.items()}
+    adjusted = holm(np.concatenate([each.p.to_numpy(float) for each in own.values()]))
+    parts, start, counts = [], 0, pd.Series(dtype=int)
+    for folder, each in own.items():
+        p = adjusted[start : start + len(each)]
+        start += len(each)
+        shown = p < 1 - tables[folder].level
+        verdicts = [VERDICTS[value > 0] if yes else NOT_SHOWN for value, yes in zip(each.value, shown, strict=True)]
+        counts = counts.add(pd.Series(verdicts).value_counts(), fill_value=0)
+        parts.append(_one(folder, tables[folder], each.assign(p_holm=p, verdict=verdicts), changes[folder]))
+    said = ", ".join(f"{name} {int(count)}" for name, count in counts.items())
+    return (
+        "# Which rule wins?\n\n"
+        f"Made by `scripts/weigh_claim.py` from {', '.join(map(origin, folders))}. Joint scores are per image; every "
+        f"difference is paired, with its own interval; verdicts are after Holm's correction for the {len(adjusted)} "
+        f"comparisons of this page ({said}).\n\n" + "\n\n".join(parts) + "\n"
+    )
+
+
+def _level(row: Any) -> str:
+    return "-" if row is None else f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
+
+
+def _one(folder: Path, tables: Tables, joint: pd.DataFrame, changes: pd.DataFrame) -> str:
+    state = tables.state
+    seeds = ", ".join(map(str, state.seeds))
+    lines = [f"## {state.experiment}, seed {seeds}, N = {len(np.unique(state.groups))}"]
+    if tables.joint_note:
+        lines.append(f"Joint score {tables.joint_note}.")
+    found = levels(tables)
+    names = list(dict.fromkeys(zip(found.metric, found.condition.fillna(""), strict=True)))
+    cells = {(row.method, row.metric, row.condition or ""): row for row in found.itertuples()}
     rows = []
-    for rule, rival in pairs:
-        difference = paired_difference(
-            scores[rule].to_numpy(), scores[rival].to_numpy(),
-            seed=config["seed"], comparisons=len(pairs), resamples=1000,
-        )  # fmt: skip
-        value = f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-        name = [config["name"], str(config["seed"]), str(len(scores))]
-        rows.append([*name, rule, rival, value, verdict(difference)])
-    return rows
-
-
-def comparisons(folder: Path) -> list[tuple[str, str]]:
-    """Rule and rival: at the common scale, at the strength of the sum, and against other rules that choose."""
-    singles, matched = (list(alone(folder, entry)) for entry in ("single", "single_matched"))
-    return [
-        *((rule, rival) for rule in RULES for rival in ("average", *singles, "sum")),
-        *((rule, rival) for rule in AT_STRENGTH for rival in (*matched, "sum")),
-        *(("outputs_only", rival) for rival in OTHERS),
+    for method in dict.fromkeys(found.method):
+        own = (cells.get((method, *name)) for name in names)
+        rows.append(
+            [method, *("-" if row is None else f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in own)]
+        )
+    lines.append(markdown_table(["method", *(column_name(*name) for name in names)], rows))
+    others = [
+        key
+        for key in dict.fromkeys(zip(changes.metric, changes.condition.fillna(""), strict=True))
+        if key[0] not in ("q", "q_mean", "joint")
     ]
-
-
-def levels(folder: Path) -> list[str]:
-    """The joint score of every method, its mean over samples."""
-    config, scores = joint(folder)
-    methods = ["average", "sum", *RULES, *AT_STRENGTH, *OTHERS]
-    cells = [f"{scores[name].mean():.2f}" if name in scores else "-" for name in methods]
-    singles = " / ".join(f"{scores[name].mean():.2f}" for name in alone(folder, "single"))
-    return [config["name"], str(config["seed"]), str(len(scores)), singles, *cells]
+    lookup = {(row.rule, row.rival, row.metric, row.condition or ""): row for row in changes.itertuples()}
+    rows = []
+    for row in joint.itertuples():
+        cost = (lookup.get((row.rule, row.rival, *key)) for key in others)
+        rows.append(
+            [
+                row.rule, row.rival, cell(row), f"{100 * row.win_rate:.0f}%",
+                f"{row.p_holm:.2g}", row.verdict, *("-" if each is None else cell(each) for each in cost),
+            ]
+        )  # fmt: skip
+    headings = ["rule", "minus", "joint", "wins", "p (Holm)", "verdict", *(column_name(*key) for key in others)]
+    lines.append(markdown_table(headings, rows))
+    return "\n\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--rules", nargs="+", default=list(RULES))
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()
     try:
-        rows = [row for run in chosen.runs for row in weigh(run)]
-        table = [levels(run) for run in chosen.runs]
+        text = page(chosen.runs, chosen.rules)
     except UserError as error:
         print(f"weigh_claim: {error}", file=sys.stderr)
         return 2
-    headings = ["experiment", "seed", "n", "rule", "against", "joint score, difference", "verdict"]
-    names = ["experiment", "seed", "n", "singles", "average", "sum", *RULES, *AT_STRENGTH, *OTHERS]
-    counts = pd.Series([row[-1] for row in rows]).value_counts()
-    text = (
-        "# Does MaxFusion win?\n\n"
-        f"Made by `scripts/weigh_claim.py` from {', '.join(map(origin, chosen.runs))}.\n\n"
-        "## Joint score (0 = no control, 1 = every condition as good as by its own control alone)\n\n"
-        "A `matched` method adds residuals of the same mean norm as `sum` to the U-Net, by training scenes.\n\n"
-        f"{markdown_table(names, table)}\n\n"
-        f"## Paired differences ({', '.join(f'{name}: {count}' for name, count in counts.items())})\n\n"
-        f"{markdown_table(headings, rows)}\n"
-    )
     if chosen.output:
         chosen.output.parent.mkdir(parents=True, exist_ok=True)
         chosen.output.write_text(text)

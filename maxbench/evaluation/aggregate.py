@@ -390,8 +390,8 @@ class Tables:
         protocol = f"{column.protocol.replace('data set', 'mean over images')}"
         return row, column.sample_metric, column.condition, protocol, column.scorer, interval
 
-    def _intervals(self, statistic: Callable[[Weights], NDArray[np.float64]]) -> list[Interval]:
-        return intervals(statistic, self.state.groups, len(self.state.images), **self._settings)
+    def _intervals(self, statistic: Callable[[Weights], NDArray[np.float64]], method: str = "auto") -> list[Interval]:
+        return intervals(statistic, self.state.groups, len(self.state.images), method=method, **self._settings)
 
     def _cost_entries(self) -> Iterator[tuple[str, str, str, str, str, Interval]]:
         """Defects of every row; time, evaluations and memory of what was generated."""
@@ -448,7 +448,8 @@ class Tables:
             found = self._intervals(
                 lambda weights, own=own, method=method: np.stack(
                     [self._mean(each, method, weights) - self._mean(each, baseline, weights) for each in own]
-                )
+                ),
+                method="percentile",  # of paired differences, which are nearly symmetric, BCa covers less
             )
             p = sign_flip(changes, self.state.groups, seed=self.state.seeds[0])
             for column, change, interval, value in zip(own, changes, found, p, strict=True):
