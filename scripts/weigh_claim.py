@@ -102,10 +102,7 @@ def _one(folder: Path, tables: Tables, joint: pd.DataFrame, changes: pd.DataFram
     cells = {(row.method, row.metric, row.condition or ""): row for row in found.itertuples()}
     rows = []
     for method in dict.fromkeys(found.method):
-        own = (cells.get((method, *name)) for name in names)
-        rows.append(
-            [method, *("-" if row is None else f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in own)]
-        )
+        rows.append([method, *(_level(cells.get((method, *name))) for name in names)])
     lines.append(markdown_table(["method", *(column_name(*name) for name in names)], rows))
     others = [
         key
