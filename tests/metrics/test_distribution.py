@@ -7,10 +7,20 @@ import scipy.linalg
 import torch
 from torch import nn
 from torch_fidelity.metric_fid import fid_statistics_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from maxbench.metrics.distribution import Distance, cmmd, frechet, frechet_distance, kernel, kernel_distance
+from maxbench.metrics.distribution import (
+    Distance,
+    cmmd,
+    fd_infinity,
+    frechet,
+    frechet_distance,
+    kernel,
+    kernel_distance,
+    kernel_of_subsets,
+)
 
 DISTANCES = [frechet_distance, kernel_distance]
 WITH_INFLUENCE = [frechet, kernel, cmmd]
@@ -300,3 +310,103 @@ def test_cmmd_is_its_double_loop():
     features[2] = 0
     with pytest.raises(ValueError, match="features has a row of length 0, first row 2"):
         cmmd(features, reference)
+
+
+# Splits
+
+
+@pytest.mark.parametrize("distance", [frechet, kernel])
+def test_splits_take_out_what_the_influences_count_twice(distance):
+    """Where the two sets agree the influences alone are too wide by the root of two."""
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=(700, 6))
+    found = [distance(generator.normal(size=(40, 6)), reference, splits=15, seed=i) for i in range(60)]
+    spread = np.std([each.value for each in found])
+    plain = np.mean([Distance(each.value, each.influence).error() for each in found])
+    assert plain > 1.2 * spread
+    assert np.mean([each.error() for each in found]) == pytest.approx(spread, rel=0.2)
+    assert all(each.error() >= Distance(0, each.influence).error() / np.sqrt(2) - 1e-12 for each in found)
+
+
+def test_halves_are_disjoint_and_shared_by_methods():
+    features, reference = two_sets(9, 30, 3)
+    found = kernel(features, reference, splits=5, seed=3)
+    assert found.value == kernel(features, reference).value
+    assert found.halves.tolist() == kernel(features, reference, splits=5, seed=3).halves.tolist()
+    assert len(set(found.halves)) == 5
+    place = np.random.default_rng(3).permutation(9)
+    expected = [kernel_distance(features[place < 4], reference), kernel_distance(features[place > 4], reference)]
+    assert found.halves[0] == pytest.approx(np.mean(expected), rel=1e-12)
+    other = kernel(features + 1, reference, splits=5, seed=3)
+    assert found.minus(other).halves == pytest.approx(found.halves - other.halves)
+    with pytest.raises(ValueError, match="the same splits on both sides, got 5 and 0"):
+        found.minus(kernel(features, reference))
+    with pytest.raises(ValueError, match="four rows or clusters and a number of splits, got 3 and 5"):
+        kernel(features, reference, splits=5, clusters=np.arange(9) // 3)
+
+
+def test_clusters_are_split_as_a_whole():
+    features, reference = two_sets(6, 30, 3)
+    twice, labels = np.repeat(features, 2, axis=0), np.repeat(np.arange(6), 2)
+    once = cmmd(features, reference, splits=8)
+    assert cmmd(twice, reference, splits=8, clusters=labels).halves == pytest.approx(once.halves, rel=1e-9)
+
+
+# To infinity
+
+
+def test_the_extrapolation_is_the_line_of_its_subsets():
+    features, reference = two_sets(200, 300, 4)
+    found = fd_infinity(features, reference, seed=5, points=4, smallest=50)
+    generator = np.random.default_rng(5)
+    sizes = [50, 100, 150, 200]
+    distances = [frechet_distance(features[generator.permutation(200)[:size]], reference) for size in sizes]
+    line = np.polyfit(1 / np.array(sizes), distances, 1)
+    assert found.value == pytest.approx(line[1], rel=1e-9)
+    assert found.value == fd_infinity(features, reference, seed=5, points=4, smallest=50).value
+    assert found.value != fd_infinity(features, reference, seed=6, points=4, smallest=50).value
+
+
+def test_the_extrapolation_leaves_the_bias_behind_and_tells_its_error():
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=(20000, 8))
+    sets = [1.3 * generator.normal(size=(200, 8)) for _ in range(60)]
+    found = [fd_infinity(rows, reference, seed=i, points=6, smallest=50) for i, rows in enumerate(sets)]
+    spread = np.std([each.value for each in found])
+    mean, of_mean = np.mean([each.value for each in found]), spread / np.sqrt(len(found))
+    truth = frechet_distance(1.3 * generator.normal(size=(20000, 8)), reference)
+    assert abs(mean - truth) < 3 * of_mean
+    assert np.mean([frechet_distance(rows, reference) for rows in sets]) - truth > 3 * of_mean
+    assert 0.85 * spread < np.mean([each.error() for each in found]) < 1.5 * spread
+
+
+def test_an_extrapolation_that_cannot_be_drawn_is_named():
+    features, reference = two_sets(15, 30)
+    with pytest.raises(ValueError, match="must hold 2 rows or more and fewer than all 15, got 1"):
+        fd_infinity(features, reference, seed=0)
+    with pytest.raises(ValueError, match="fewer than all 15, got 15"):
+        fd_infinity(features, reference, seed=0, smallest=15)
+    with pytest.raises(ValueError, match="a line needs two points or more, got 1"):
+        fd_infinity(features, reference, seed=0, smallest=5, points=1)
+
+
+# KID as printed
+
+
+def test_the_kernel_of_subsets_is_torch_fidelitys():
+    features, reference = two_sets(70, 90)
+    theirs = kid_features_to_metric(
+        torch.tensor(features),
+        torch.tensor(reference),
+        kid_subsets=7,
+        kid_subset_size=40,
+        rng_seed=11,
+        verbose=False,
+    )
+    found = kernel_of_subsets(features, reference, seed=11, subsets=7, size=40)
+    expected = theirs["kernel_inception_distance_mean"], theirs["kernel_inception_distance_std"]
+    assert found == pytest.approx(expected, rel=1e-10)
+    with pytest.raises(ValueError, match="subsets of 1000 rows cannot be drawn from 70 and 90"):
+        kernel_of_subsets(features, reference, seed=0)
+    with pytest.raises(ValueError, match="at least one subset, got 0"):
+        kernel_of_subsets(features, reference, seed=0, subsets=0, size=40)
