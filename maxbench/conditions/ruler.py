@@ -39,7 +39,8 @@ class Ruler(ABC):
     picture's statistics, or of the mean of many pictures' statistics, which is the table's number. The two differ where
     a data set's score is no mean of its pictures' scores (mIoU).
 
-    The law of every ruler: maps compared with themselves score `best`, whatever the region.
+    The law of every ruler: maps compared with themselves score `best`, whatever the region. It is None for another's
+    definition that breaks the law by itself.
     """
 
     version: ClassVar[int] = 1
@@ -47,7 +48,7 @@ class Ruler(ABC):
     sample_metric: ClassVar[str]  # one picture's score
     protocol: ClassVar[str]
     higher_is_better: ClassVar[bool]
-    best: ClassVar[float]
+    best: ClassVar[float | None]
 
     @abstractmethod
     def compare(self, given: Tensor, measured: Tensor, valid: Valid = None) -> np.ndarray:
@@ -95,7 +96,7 @@ class DepthControlNetPlusPlus(LevelRuler):
 
     metric = sample_metric = "depth_rmse_controlnetpp"
     protocol = "ControlNet++: label by its range, prediction by its maximum, 0-255"
-    higher_is_better, best = False, 0.0
+    higher_is_better, best = False, None
     distance = staticmethod(depth_rmse_controlnetpp)
 
 
@@ -118,12 +119,18 @@ class SoftEdgeSSIM(LevelRuler):
 
 
 class SoftEdgeMSSSIM(LevelRuler):
-    """Soft edges by multi-scale structural similarity (Wang et al., 2003), as ControlNet++ evaluates them."""
+    """Soft edges by multi-scale structural similarity (Wang et al., 2003), as ControlNet++ evaluates them.
+
+    Its coarse windows know no regions: where a condition is scored in a part of the picture, both maps are blank outside
+    and equal there.
+    """
 
     metric = sample_metric = "hed_ms_ssim"
     protocol = "multi-scale, data_range 1"
     higher_is_better, best = True, 1.0
-    distance = staticmethod(ms_ssim)
+
+    def distance(self, given: Tensor, measured: Tensor, valid: Tensor | None) -> Tensor:
+        return ms_ssim(given, measured)
 
 
 class SoftEdgeMSE(LevelRuler):

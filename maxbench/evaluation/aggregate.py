@@ -13,26 +13,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from maxbench.conditions.base import Condition
 from maxbench.conditions.ruler import Ruler
 from maxbench.errors import UserError
 from maxbench.evaluation.state import CLIP_SCORE, State, features_label, fidelity_label
 from maxbench.experiments.method import EXCHANGED, NONE, REFERENCE, SINGLE, VAE_RECONSTRUCTION
-from maxbench.metrics.distribution import Distance, cmmd, frechet, kernel
+from maxbench.metrics.distribution import Distance, cmmd, fd_infinity, frechet, kernel
 from maxbench.metrics.joint import Joint, joint_of
 from maxbench.metrics.statistics import (
     Interval,
     holm,
-    influence_interval,
     intervals,
     needed,
     sign_flip,
-    standard_error,
     win_rate,
     z_test,
 )
 
+SMALLEST_FOR_INFINITY = 40
+FURTHER = ("fid_infinity", "fd_clip_infinity")  # distances that stand beside the table and are not tested
+SPLITS, LARGE = 40, 1024
+"""Random halves by which the error of a distance is sharpened, and the images from which on it needs none."""
 KD_FACTOR = 1000  # tables print kernel distances x 1000, as the field does
 CLIP_PROTOCOL = "100 x cosine"
 JOINT_PROTOCOL = "q of each image: 0 no control, 1 own single control; clipped to [-1, 2]"
@@ -44,14 +47,21 @@ Weights = NDArray[np.float64]
 """(draws, N) how often each image counts in each bootstrap draw."""
 
 
-def _kernel(features: np.ndarray, reference: np.ndarray) -> Distance:
-    distance = kernel(features, reference)
-    return Distance(KD_FACTOR * distance.value, KD_FACTOR * distance.influence)
+def _kernel(features: np.ndarray, reference: np.ndarray, **splitting: Any) -> Distance:
+    distance = kernel(features, reference, **splitting)
+    return Distance(*(KD_FACTOR * each for each in (distance.value, distance.influence, distance.halves)))
 
 
-DISTANCES: dict[str, dict[str, Callable[[np.ndarray, np.ndarray], Distance]]] = {
-    "inception": {"fid": frechet, "kid": _kernel},
-    "clip": {"fd_clip": frechet, "kd_clip": _kernel},
+def _infinity(features: np.ndarray, reference: np.ndarray, **splitting: Any) -> Distance:
+    """Extrapolated from subsets; there is nothing to extrapolate from with fewer than forty images."""
+    if len(features) < SMALLEST_FOR_INFINITY:
+        return Distance(np.nan, np.zeros(len(features)))
+    return fd_infinity(features, reference, seed=0)
+
+
+DISTANCES: dict[str, dict[str, Callable[..., Distance]]] = {
+    "inception": {"fid": frechet, "kid": _kernel, "fid_infinity": _infinity},
+    "clip": {"fd_clip": frechet, "kd_clip": _kernel, "fd_clip_infinity": _infinity},
     "dinov2": {"fd_dinov2": frechet},
     "cmmd": {"cmmd": cmmd},
 }
@@ -350,11 +360,15 @@ class Tables:
         for network, reference in self.state.reference.items():
             label, scorer = features_label(network), self.state.scorers[network]
             rows = [row for row, own in self.state.measured.items() if label in own]
+            small = len(self.state.images) < LARGE
+            splitting = {
+                "splits": SPLITS if small else 0, "seed": self.state.seeds[0], "clusters": self.state.groups
+            }  # fmt: skip
             for metric, distance in DISTANCES.get(network, {f"fd_{network}": frechet}).items():
                 columns.append(
                     DistanceColumn(
                         metric, f"{len(reference)} reference images", scorer,
-                        {row: distance(self.state.measured[row][label], reference) for row in rows},
+                        {row: distance(self.state.measured[row][label], reference, **splitting) for row in rows},
                     )
                 )  # fmt: skip
         return columns
@@ -365,15 +379,7 @@ class Tables:
         """(row, metric, condition, protocol, scorer, interval)"""
         for column in self._distances:
             for row, distance in column.distances.items():
-                interval = influence_interval(distance.value, distance.influence, self.state.groups, level=self.level)
-                yield (
-                    row,
-                    column.metric,
-                    "",
-                    column.protocol,
-                    column.scorer,
-                    replace(interval, n=len(self.state.images)),
-                )
+                yield row, column.metric, "", column.protocol, column.scorer, self._of_distance(distance)
         for row in self.state.measured:
             own = [column for column in self._columns if row in column.values]
             found = self._intervals(lambda weights, own=own, row=row: np.stack([each.of(row, weights) for each in own]))
@@ -382,6 +388,10 @@ class Tables:
                 if column.sample_metric != column.metric and column.headline:
                     yield self._mean_of(row, column)
         yield from self._cost_entries()
+
+    def _of_distance(self, distance: Distance) -> Interval:
+        margin = ndtri((1 + self.level) / 2) * distance.error(self.state.groups)
+        return Interval(distance.value, distance.value - margin, distance.value + margin, len(self.state.images))
 
     def _mean_of(self, row: str, column: Column) -> tuple[str, str, str, str, str, Interval]:
         """The mean of an image's own score, where the data set's is another number: it is what q is made of."""
@@ -461,18 +471,17 @@ class Tables:
                     "change": change,
                     "higher_is_better": column.higher_is_better,
                 }
-        for column in self._distances:
+        for column in (each for each in self._distances if each.metric not in FURTHER):
             for method in methods:
                 if not {method, baseline} <= set(column.distances):
                     continue
-                one, other = column.distances[method], column.distances[baseline]
-                change = one.influence - other.influence
-                interval = influence_interval(one.value - other.value, change, self.state.groups, level=self.level)
+                change = column.distances[method].minus(column.distances[baseline])
+                interval = self._of_distance(change)
                 yield {
                     **self._said(method, baseline, "", column.metric, column.protocol, interval),
-                    "p": z_test(one.value - other.value, standard_error(change, self.state.groups)),
+                    "p": z_test(change.value, change.error(self.state.groups)),
                     "win_rate": np.nan,
-                    "change": change - change.mean() + (one.value - other.value),
+                    "change": change.value + change.influence - change.influence.mean(),
                     "higher_is_better": False,
                 }
 

@@ -194,7 +194,8 @@ def fd_infinity(
 
     The result is a weighted sum of distances, and a row's influence the sum of its influences on them: the
     standard error counts which rows were drawn, into the set and from it into the subsets. Small subsets make it
-    too large, 1.3 times for N = 200 normal rows of D = 8 and a `smallest` of 50. Fewer than two points, a `smallest` below 2 or sizes that do not differ are a ValueError.
+    too large, 1.3 times for N = 200 normal rows of D = 8 and a `smallest` of 50. Fewer than two points, a `smallest`
+    below 2 or sizes that do not differ are a ValueError.
     """
     features, reference = _paired_sets(features, reference)
     n = len(features)

@@ -40,10 +40,10 @@ def _is_passed_over(path: Path, part: Path) -> bool:
 
 
 def weights_of(part: Path) -> list[Path]:
-    """The state dicts of a part: safetensors, or where there are none pickled ones."""
+    """The state dicts of a part: safetensors, or where there are none pickled ones, or a TorchScript file."""
     if part.is_file():
         return [part]
-    return sorted(part.glob("*.safetensors")) or sorted(part.glob("*.bin"))
+    return sorted(part.glob("*.safetensors")) or sorted(part.glob("*.bin")) or sorted(part.glob("*.pt"))
 
 
 def digest_of(part: Path) -> str:

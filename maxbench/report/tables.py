@@ -53,6 +53,8 @@ FIDELITIES["seg_miou"] = "seg_image_iou"
 """Headline of a condition -> the image's own score, of which q is made and differences are."""
 
 FURTHER = {
+    "fid_infinity": Column("FID, N to infinity", 2, "lower"),
+    "fd_clip_infinity": Column("FD-CLIP, N to infinity", 2, "lower"),
     "depth_mse": Column("depth MSE", 4, "lower"),
     "depth_rmse_controlnetpp": Column("depth RMSE, ControlNet++", 2, "lower"),
     "hed_ms_ssim": Column("HED MS-SSIM", 3, "higher"),
@@ -60,7 +62,7 @@ FURTHER = {
     "seg_accuracy": Column("seg pixel accuracy", 1, "higher"),
     "canny_f1_strict": Column("canny F1, strict", 3, "higher"),
 }
-"""Fidelity once more, as others define it: a table of its own."""
+"""The same once more, as others define it: a table of its own."""
 
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 BY_ANNOTATOR = "_by_annotator"  # of a metric that the network which drew the maps has measured
@@ -259,7 +261,7 @@ def _above(one: Any, other: Any, metric: str) -> bool:
 
 
 def _further(metrics: pd.DataFrame) -> list[str]:
-    """Fidelity as others define it."""
+    """Fidelity and distance as others define them."""
     theirs = metrics[metrics.metric.isin(FURTHER)]
     if theirs.empty:
         return []
@@ -270,7 +272,7 @@ def _further(metrics: pd.DataFrame) -> list[str]:
         [method, *(_cell(cells.get((method, *key)), key[0], True) for key in keys)]
         for method in dict.fromkeys(theirs.method)
     ]
-    title = "The same fidelities by other definitions, for comparison with other work:"
+    title = "The same by other definitions, for comparison with other work:"
     return [title, markdown_table(["method", *(_heading(*key) for key in keys)], rows)]
 
 
