@@ -121,8 +121,8 @@ class SoftEdgeSSIM(LevelRuler):
 class SoftEdgeMSSSIM(LevelRuler):
     """Soft edges by multi-scale structural similarity (Wang et al., 2003), as ControlNet++ evaluates them.
 
-    Its coarse windows know no regions: where a condition is scored in a part of the picture, both maps are blank outside
-    and equal there.
+    Its coarse windows know no regions: where a condition is scored in a part of the picture, both maps are blank and
+    equal outside.
     """
 
     metric = sample_metric = "hed_ms_ssim"

@@ -280,8 +280,7 @@ class Tables:
             for place, ruler in enumerate(self._rulers(name)):
                 yield self._fidelity(name, ruler, headline=place == 0)
         for name in self.state.annotators:
-            for ruler in self._rulers(name):
-                yield self._fidelity(name, ruler, headline=False, by_annotator=True)
+            yield self._fidelity(name, self._rulers(name)[0], headline=False, by_annotator=True)
 
     def _fidelity(self, name: str, ruler: Ruler, headline: bool, by_annotator: bool = False) -> Column:
         label = fidelity_label(name, ruler.metric, by_annotator)

@@ -116,7 +116,7 @@ class Measuring:
             parts = {**self._common, "condition": self._identities[name], "target": target.identity}
             for by, kind in self._networks(name):
                 network = self.scorers.identity(kind, name)
-                for ruler in target.rulers:
+                for ruler in _asked(target, by):
                     keys[fidelity_label(name, ruler.metric, by)] = fingerprint(
                         {**parts, "network": network, "ruler": self._ruler(ruler)}
                     )
@@ -205,7 +205,7 @@ class Measuring:
         condition = self.conditions[name]
         load = {False: self.scorers.load_map, True: self.scorers.load_annotator}
         for by, _ in self._networks(name):
-            rulers = [each for each in targets[0].rulers if fidelity_label(name, each.metric, by) in labels]
+            rulers = [each for each in _asked(targets[0], by) if fidelity_label(name, each.metric, by) in labels]
             if not rulers:
                 continue
             measured = condition.draw(pictures, load[by](name))[: len(targets)]
@@ -306,6 +306,11 @@ class Scoring:
                 )
             )
         return subjects
+
+
+def _asked(target: Target, by_annotator: bool) -> Sequence[Ruler]:
+    """All rulers for the scorer, the headline alone for the annotator."""
+    return target.rulers[:1] if by_annotator else target.rulers
 
 
 def _stacked(values: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
