@@ -475,6 +475,7 @@ class Tables:
                 if not {method, baseline} <= set(column.distances):
                     continue
                 change = column.distances[method].minus(column.distances[baseline])
+                change = replace(change, halves=np.empty(0))  # what splits take away, pairing has taken already
                 interval = self._of_distance(change)
                 yield {
                     **self._said(method, baseline, "", column.metric, column.protocol, interval),
