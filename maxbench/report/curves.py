@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,11 @@ from matplotlib.ticker import NullLocator
 
 from maxbench.report.tables import column_name
 from maxbench.store.files import write_atomically
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Of lines: those of Okabe and Ito (2008) that can be told apart without red or green, less the yellow, which is too
+faint on white."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours: a pair comes again after 56 lines
 
 SHOWN = ("q_mean", "joint", "clip_score", "fid", "fd_clip")
 
@@ -46,10 +52,12 @@ def write_curves(folder: Path) -> Path | None:
 
 
 def _panel(axis, points: pd.DataFrame, everything: pd.DataFrame, number: str) -> None:
-    for family, line in points.groupby("family", sort=False):
+    for (family, line), colour, marker in zip(
+        points.groupby("family", sort=False), cycle(COLOURS), cycle(MARKERS), strict=False
+    ):
         line = line.sort_values("setting")
         axis.errorbar(line.setting, line.value, [line.value - line.low, line.high - line.value],
-                      marker=".", lw=1.2, capsize=2, label=family)  # fmt: skip
+                      color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=family)  # fmt: skip
     none = everything[everything.role == "none"].value
     if len(none):
         axis.axhline(float(none.iloc[0]), color="grey", lw=0.8, ls=":")
