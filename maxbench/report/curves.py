@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -34,6 +34,8 @@ def write_curves(folder: Path) -> Path | None:
     found = list(dict.fromkeys(zip(points.metric, points.condition, strict=True)))
     shown = [*(key for key in found if key[0] == "q"), *(key for name in SHOWN for key in found if key[0] == name)]
     numbers = list(dict.fromkeys(points.parameter))
+    looks = dict(zip(points.family.unique(), zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False))
+    named = {}  # family -> what stands for it in the legend
     figure = Figure(figsize=(3.1 * len(shown), 3.6 * len(numbers)), layout="constrained")
     for axes, number in zip(figure.subplots(len(numbers), len(shown), squeeze=False), numbers, strict=True):
         own = points[points.parameter == number]
@@ -41,9 +43,10 @@ def write_curves(folder: Path) -> Path | None:
             panel, everything = (
                 table[(table.metric == metric) & (table.condition == condition)] for table in (own, metrics)
             )
-            _panel(axis, panel, everything, number)
+            _panel(axis, panel, everything, number, looks)
             axis.set_title(column_name(metric, condition), fontsize=9)
-        axes[0].legend(fontsize=7)
+        named |= dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named, loc="outside lower center", ncols=2 * len(shown), fontsize=7, frameon=False)
     path = folder / "curves.png"
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100)
@@ -51,10 +54,11 @@ def write_curves(folder: Path) -> Path | None:
     return path
 
 
-def _panel(axis, points: pd.DataFrame, everything: pd.DataFrame, number: str) -> None:
-    for (family, line), colour, marker in zip(
-        points.groupby("family", sort=False), cycle(COLOURS), cycle(MARKERS), strict=False
-    ):
+def _panel(
+    axis, points: pd.DataFrame, everything: pd.DataFrame, number: str, looks: Mapping[str, tuple[str, str]]
+) -> None:
+    for family, line in points.groupby("family", sort=False):
+        colour, marker = looks[family]
         line = line.sort_values("setting")
         axis.errorbar(line.setting, line.value, [line.value - line.low, line.high - line.value],
                       color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=family)  # fmt: skip

@@ -306,7 +306,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _encoded(sheet: Image.Image) -> bytes:
-    """As a PNG of moderate size: with fewer levels of each colour where it needs them, at last with 256 colours.
+    """As a PNG of moderate size: with fewer levels of each colour where it needs them, at last with 128 colours.
 
     With 6 bits a channel is off by at most 2 of 255.
     """
@@ -317,7 +317,7 @@ def _encoded(sheet: Image.Image) -> bytes:
         drawn = _png(Image.fromarray(coarse[pixels]))
         if len(drawn) <= LARGEST:
             return drawn
-    return _png(sheet.quantize(palette=sheet.quantize(256), dither=Image.Dither.FLOYDSTEINBERG))
+    return _png(sheet.quantize(palette=sheet.quantize(128), dither=Image.Dither.FLOYDSTEINBERG))
 
 
 def _png(image: Image.Image) -> bytes:
