@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,11 @@ from matplotlib.ticker import NullLocator
 
 from maxbench.report.tables import column_name
 from maxbench.store.files import write_atomically
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Of lines: those of Okabe and Ito (2008) that can be told apart without red or green, less the yellow, which is too
+faint on white."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours: a pair comes again after 56 lines
 
 SHOWN = ("q_mean", "joint", "clip_score", "fid", "fd_clip")
 
@@ -28,6 +34,8 @@ def write_curves(folder: Path) -> Path | None:
     found = list(dict.fromkeys(zip(points.metric, points.condition, strict=True)))
     shown = [*(key for key in found if key[0] == "q"), *(key for name in SHOWN for key in found if key[0] == name)]
     numbers = list(dict.fromkeys(points.parameter))
+    looks = dict(zip(points.family.unique(), zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False))
+    named = {}  # family -> what stands for it in the legend
     figure = Figure(figsize=(3.1 * len(shown), 3.6 * len(numbers)), layout="constrained")
     for axes, number in zip(figure.subplots(len(numbers), len(shown), squeeze=False), numbers, strict=True):
         own = points[points.parameter == number]
@@ -35,9 +43,10 @@ def write_curves(folder: Path) -> Path | None:
             panel, everything = (
                 table[(table.metric == metric) & (table.condition == condition)] for table in (own, metrics)
             )
-            _panel(axis, panel, everything, number)
+            _panel(axis, panel, everything, number, looks)
             axis.set_title(column_name(metric, condition), fontsize=9)
-        axes[0].legend(fontsize=7)
+        named |= dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named, loc="outside lower center", ncols=2 * len(shown), fontsize=7, frameon=False)
     path = folder / "curves.png"
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100)
@@ -45,11 +54,14 @@ def write_curves(folder: Path) -> Path | None:
     return path
 
 
-def _panel(axis, points: pd.DataFrame, everything: pd.DataFrame, number: str) -> None:
+def _panel(
+    axis, points: pd.DataFrame, everything: pd.DataFrame, number: str, looks: Mapping[str, tuple[str, str]]
+) -> None:
     for family, line in points.groupby("family", sort=False):
+        colour, marker = looks[family]
         line = line.sort_values("setting")
         axis.errorbar(line.setting, line.value, [line.value - line.low, line.high - line.value],
-                      marker=".", lw=1.2, capsize=2, label=family)  # fmt: skip
+                      color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=family)  # fmt: skip
     none = everything[everything.role == "none"].value
     if len(none):
         axis.axhline(float(none.iloc[0]), color="grey", lw=0.8, ls=":")
