@@ -9,7 +9,9 @@ import yaml
 from maxbench.report.sheet import write_sheet
 
 KEPT = ("table.md", "metrics.csv", "differences.csv", "evaluation.json", "config.yaml", "stamp.json")
-IF_THERE = ("strength.json", "curves.png", "variance_maps.png", "winner_maps.png", "fusion_curves.png")
+IF_THERE = (
+    "strength.json", "tuning.csv", "curves.png", "conflict.csv", "conflict.png", "variance_maps.png", "winner_maps.png", "fusion_curves.png",
+)  # fmt: skip
 
 
 def without_places(config: dict) -> dict:

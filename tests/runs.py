@@ -19,7 +19,7 @@ def only_run(output: Path) -> Path:
 
 def digests(folder: Path, pattern: str = "*.png") -> dict[str, str]:
     """Every picture of a run but those that are drawn for people, by its place."""
-    drawn = ("contact_sheet.png", "curves.png")
+    drawn = ("contact_sheet.png", "curves.png", "conflict.png")
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob(pattern))

@@ -20,6 +20,7 @@ from maxbench.experiments.method import Method
 from maxbench.generation.inputs import CONTROL, DRAWING, EVALUATION, READING, source_key
 from maxbench.generation.sampling import ENGINE
 from maxbench.progress import say
+from maxbench.report.conflict import write_conflict
 from maxbench.report.curves import write_curves
 from maxbench.report.maps import write_maps
 from maxbench.report.sheet import write_sheet
@@ -62,7 +63,8 @@ def perform(cfg: DictConfig) -> Path:
     folder.summarise()
     table = write_tables(folder.path)
     sheet = write_sheet(folder.path)
-    curves, maps = write_curves(folder.path), write_maps(folder.path) if job.tracing.samples else []
+    figures = {"curves": write_curves(folder.path), "conflict": write_conflict(folder.path)}
+    maps = write_maps(folder.path) if job.tracing.samples else []
     images, scores = folder.count("image"), folder.count("score")
     if not evaluated and not images.made and not scores.made:
         say("nothing to do: every image and every metric is there already")
@@ -72,7 +74,7 @@ def perform(cfg: DictConfig) -> Path:
         ("table", "table.md"), ("contact sheet", sheet.name), ("metrics", "metrics.csv"),
         ("differences", "differences.csv"), ("per sample", "samples.parquet"), ("images", "images"),
         ("configuration", "config.yaml"), ("environment", "stamp.json"),
-        *(("curves", path.name) for path in [curves] if path), *(("maps", path.name) for path in maps),
+        *((name, path.name) for name, path in figures.items() if path), *(("maps", path.name) for path in maps),
     ):  # fmt: skip
         print(f"{label + ':':15}{folder.path / file}")
     return folder.path
