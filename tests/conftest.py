@@ -130,7 +130,6 @@ def small_run(small_suite, data_dir):
         "pairing.reference=12",
         "sampler.steps=2",
         "metrics.resamples=100",
-        "metrics.halvings=2",
         "runtime.batch_size=4",
         "runtime.device=cpu",
     ]
