@@ -118,11 +118,16 @@ def data_dir(tmp_path_factory) -> Path:
     return folder
 
 
+LEFT_OUT = ("single_tuned", "tuned_sum", "scheduled_sum", "random_blobs", "gated_sum", "maxfusion_tuned")
+"""Of the methods that experiments compare by default: random networks cannot be tuned, and fewer are faster."""
+
+
 @pytest.fixture(scope="session")
 def small_run(small_suite, data_dir):
-    """Overrides of a run that takes seconds: small random models, 6 samples, 2 steps."""
+    """Overrides of a run that takes seconds: small random models, 6 samples, 2 steps, and no method that is tuned."""
     return [
         "experiment=hed_depth",
+        *(f"~methods.{name}" for name in LEFT_OUT),
         f"suite.root={small_suite}",
         f"data_dir={data_dir}",
         "data.count=24",

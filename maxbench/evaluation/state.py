@@ -116,6 +116,7 @@ class State:
         }
         arrays = {f"measured/{row}//{label}": each for row, own in self.measured.items() for label, each in own.items()}
         arrays |= {f"reference/{network}": each for network, each in self.reference.items()}
+        about["arrays"] = sorted(arrays)  # an archive whose directory is damaged may lack some and read well
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays, about=np.array(json.dumps(about)))
         return buffer.getvalue()
@@ -126,6 +127,8 @@ class State:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as archive:
                 about = json.loads(str(archive["about"]))
+                if about.pop("arrays") != sorted(set(archive.files) - {"about"}):
+                    raise ValueError("it has other arrays than were packed")
                 measured: dict[str, dict[str, np.ndarray]] = {}
                 reference = {}
                 for key in archive.files:

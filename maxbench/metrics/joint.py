@@ -58,7 +58,9 @@ class Joint:
 
     @property
     def names(self) -> list[tuple[str, str]]:
-        """(metric, condition) of what :meth:`statistic` gives."""
+        """(metric, condition) of what :meth:`statistic` gives; none where no condition is left."""
+        if not self.conditions:
+            return []
         whole = [("q_mean", ""), ("joint", ""), ("share_both", "")]
         return [*(("q", condition) for condition in self.conditions), *whole]
 

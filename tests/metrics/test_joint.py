@@ -1,281 +1,268 @@
-"""The joint score: its two fixed points, a hand-made example, and what its intervals claim."""
-
-from dataclasses import replace
+"""The joint score: by hand, under weights, where it is left out, and what the alternating fake gets."""
 
 import numpy as np
 import pytest
 
-from maxbench.metrics.joint import joint_scores
-from maxbench.metrics.statistics import bootstrap
+from maxbench.metrics.joint import HIGHEST, LEAST_GAIN, LOWEST, joint_of
+from maxbench.metrics.statistics import intervals, resample_weights
 
 CONDITIONS = ("depth", "hed")
+SETTINGS = {"seed": 0, "resamples": 200}
 
 
-def simulated(
-    n: int,
-    seed: int,
-    quality: dict[str, tuple[float, float]],
-    gains: tuple[float, float] = (10.0, 0.2),
-    noise: float = 0.5,
-) -> dict[str, dict[str, np.ndarray]]:
-    """Fidelities in different units whose true q, for each method, is `quality` (depth, hed)."""
+def simulated(n=40, seed=0, gains=(10.0, 0.2), noise=0.3):
+    """Fidelity of no control, of the singles and of the ceiling, in different units: gains are about `gains`."""
     generator = np.random.default_rng(seed)
-    truth = {"none": (0.0, 0.0), "single/depth": (1.0, 0.0), "single/hed": (0.0, 1.0)} | quality
-    fidelity = {}
-    for row, (condition, gain) in enumerate(zip(CONDITIONS, gains, strict=True)):
-        difficulty = generator.normal(size=n)  # shared by all methods: the comparison is paired
-        fidelity[condition] = {
-            method: gain * (difficulty + q[row] + noise * generator.normal(size=n)) - 3 for method, q in truth.items()
-        }
-    return fidelity
+    none, singles, ceiling = {}, {}, {}
+    for name, gain in zip(CONDITIONS, gains, strict=True):
+        none[name] = gain * generator.normal(size=n) - 3
+        singles[name] = none[name] + gain * (1 + noise * generator.normal(size=n))
+        ceiling[name] = none[name] + 2 * gain
+    return none, singles, ceiling
 
 
-def test_no_control_is_zero_and_the_own_single_is_one_exactly():
-    scores = joint_scores(simulated(40, 0, {"fused": (0.9, 0.7)}), seed=0)
-    for condition in CONDITIONS:
-        q = scores["none"].quality[condition]
-        assert (q.value, q.low, q.high) == (0, 0, 0)
-        q = scores[f"single/{condition}"].quality[condition]
-        assert (q.value, q.low, q.high) == (1, 1, 1)
-    none = scores["none"]
-    assert none.mean.value == none.minimum.value == none.share_both.value == 0
-    assert none.dominant is None and np.isnan(none.dominant_share.value)
-    assert scores["single/hed"].dominant == "hed"
-    assert scores["single/depth"].dominant == "depth"
+def joint(*parts, **settings):
+    return joint_of(*parts, **{**SETTINGS, **settings})
+
+
+def fused(none, singles, seed=1):
+    """A method that follows depth well and hed in part."""
+    generator = np.random.default_rng(seed)
+    return {
+        name: none[name] + strength * (singles[name] - none[name]).mean() + generator.normal(size=len(none[name])) / 5
+        for name, strength in zip(CONDITIONS, (0.9, 0.6), strict=True)
+    }
+
+
+def by_hand(fidelity, none, singles, index=None):
+    """Every number of the joint score, of the images `index`."""
+    index = np.arange(len(none["depth"])) if index is None else index
+    q = []
+    for name in CONDITIONS:
+        gain = np.mean(np.asarray(singles[name])[index] - np.asarray(none[name])[index])
+        q.append(np.clip((np.asarray(fidelity[name])[index] - np.asarray(none[name])[index]) / gain, -1, 2))
+    q = np.array(q)
+    mean = q.mean(0).mean()
+    return np.array([*q.mean(1), mean, q.min(0).mean(), ((q[0] > 0.5) & (q[1] > 0.5)).mean()])
+
+
+# --- what it is ----------------------------------------------------------------------------------------------
 
 
 def test_by_hand():
-    fidelity = {
-        "depth": {
-            "none": [0.0, 1.0, 2.0, 3.0],
-            "single/depth": [2.0, 3.0, 4.0, 5.0],  # gains 2
-            "single/hed": [0.0, 1.0, 2.0, 3.0],
-            "fused": [2.0, 3.0, 2.0, 4.0],  # q 1, 1, 0, 1/2
-        },
-        "hed": {
-            "none": [0.0, 0.0, 0.0, 0.0],
-            "single/depth": [0.0, 0.0, 0.0, 0.0],
-            "single/hed": [3.0, 4.0, 5.0, 4.0],  # gains 4 on average
-            "fused": [4.0, 2.0, 1.0, 3.0],  # q 1, 1/2, 1/4, 3/4
-        },
-    }
-    fused = joint_scores(fidelity, seed=0)["fused"]
-    assert fused.method == "fused"
-    assert {name: q.value for name, q in fused.quality.items()} == {"depth": 0.625, "hed": 0.625}
-    assert (fused.mean.value, fused.minimum.value) == (0.625, 0.625)
-    assert fused.share_both.value == 0.25  # one half is not above one half
-    assert fused.dominant is None
-    assert (fused.left_out, fused.note) == ((), "")
-
-    fidelity["depth"]["fused"] = [2.0, 3.0, 2.4, 4.2]  # q 1, 1, 0.2, 0.6
-    fused = joint_scores(fidelity, seed=0)["fused"]
-    assert fused.quality["depth"].value == pytest.approx(0.7)
-    assert fused.mean.value == pytest.approx(0.6625)
-    assert fused.minimum.value == 0.625
-    assert fused.share_both.value == 0.5
-    assert fused.dominant == "depth"
-    assert fused.dominant_share.value == 0.25  # equal in the first sample, less in the last two
-    assert fused.mean.n == fused.dominant_share.n == 4
+    none = {"depth": np.array([0.0, 1, 2, 3]), "hed": np.zeros(4)}
+    singles = {"depth": np.array([2.0, 3, 4, 5]), "hed": np.array([3.0, 4, 5, 4])}  # gains 2 and 4 on average
+    found = joint(none, singles, {"depth": none["depth"] + 2, "hed": np.full(4, 4.0)})
+    assert (found.conditions, found.note, found.left_out) == (["depth", "hed"], "", {})
+    values = found.per_image({"depth": np.array([2.0, 3, 2, 4]), "hed": np.array([4.0, 2, 1, 3])})
+    np.testing.assert_allclose(values["q", "depth"], [1, 1, 0, 0.5])
+    np.testing.assert_allclose(values["q", "hed"], [1, 0.5, 0.25, 0.75])
+    np.testing.assert_allclose(values["q_mean", ""], [1, 0.75, 0.125, 0.625])
+    np.testing.assert_allclose(values["joint", ""], [1, 0.5, 0, 0.5])
+    np.testing.assert_array_equal(values["share_both", ""], [1, 0, 0, 0])  # one half is not above one half
 
 
-def test_units_and_offsets_of_a_fidelity_do_not_matter():
-    fidelity = simulated(30, 1, {"fused": (0.9, 0.4)})
-    moved = {
-        condition: {method: 7 * values + 100 for method, values in methods.items()}
-        for condition, methods in fidelity.items()
-    }
-    first, second = (joint_scores(f, seed=0, resamples=200)["fused"] for f in (fidelity, moved))
-    for field in ("mean", "minimum", "share_both", "dominant_share"):
-        one, other = getattr(first, field), getattr(second, field)
-        assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), rel=1e-9)
-    assert first.dominant == second.dominant == "depth"
+def test_the_numbers_are_those_of_numpy():
+    none, singles, ceiling = simulated()
+    found, method = joint(none, singles, ceiling), fused(none, singles)
+    assert found.names == [("q", "depth"), ("q", "hed"), ("q_mean", ""), ("joint", ""), ("share_both", "")]
+    expected = by_hand(method, none, singles)
+    values = found.per_image(method)
+    assert list(values) == found.names
+    np.testing.assert_allclose([values[name].mean() for name in found.names], expected, rtol=1e-12)
+    np.testing.assert_allclose(found.statistic(method, np.ones((1, 40)))[:, 0], expected, rtol=1e-12)
+    assert expected[3] < min(expected[0], expected[1])  # the minimum within an image is below the smaller mean
 
 
-def test_the_seed_decides_the_interval_and_the_samples_order_only_that():
-    fidelity = simulated(50, 2, {"fused": (0.9, 0.4)})
-    first = joint_scores(fidelity, seed=0)
-    assert joint_scores(fidelity, seed=0) == first
-    assert joint_scores(fidelity, seed=1)["fused"].mean != first["fused"].mean
-    order = np.random.default_rng(0).permutation(50)
-    shuffled = joint_scores({c: {m: v[order] for m, v in f.items()} for c, f in fidelity.items()}, seed=0)
-    for field in ("mean", "minimum", "share_both", "dominant_share"):
-        one, other = getattr(first["fused"], field), getattr(shuffled["fused"], field)
-        assert one.value == pytest.approx(other.value, rel=1e-12)
-        assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.03)
+def test_no_control_is_zero_and_the_own_single_is_one():
+    none, singles, ceiling = simulated()
+    found = joint(none, singles, ceiling)
+    assert all(not values.any() for values in found.per_image(none).values())
+    quiet = {name: none[name] + (singles[name] - none[name]).mean() for name in CONDITIONS}
+    np.testing.assert_allclose(found.per_image(quiet)["joint", ""], 1, rtol=1e-12)
 
 
-def test_other_methods_in_the_table_do_not_matter():
-    fidelity = simulated(30, 3, {"fused": (0.9, 0.4), "average": (0.5, 0.5)})
-    alone = {c: {m: v for m, v in f.items() if m != "average"} for c, f in fidelity.items()}
-    assert joint_scores(alone, seed=0)["fused"] == joint_scores(fidelity, seed=0)["fused"]
+def test_q_is_clipped():
+    none = {"depth": np.zeros(5), "hed": np.zeros(5)}
+    ones = {"depth": np.ones(5), "hed": np.ones(5)}
+    values = joint(none, ones, ones).per_image({"depth": np.array([-9.0, -1, 0.3, 2, 50]), "hed": np.full(5, 7.0)})
+    np.testing.assert_array_equal(values["q", "depth"], [LOWEST, -1, 0.3, 2, HIGHEST])
+    np.testing.assert_array_equal(values["q", "hed"], np.full(5, HIGHEST))
+    np.testing.assert_array_equal(values["joint", ""], [-1, -1, 0.3, 2, 2])
+    assert (LOWEST, HIGHEST) == (-1, 2)
 
 
-def test_intervals_cover_the_true_scores():
-    trials = 150
-    hits = {"mean": 0, "minimum": 0, "depth": 0}
+def test_one_picture_must_satisfy_both():
+    """The fake obeys depth in even images and hed in odd ones: each mean q is one half, and no picture is good."""
+    none, singles, ceiling = simulated(n=200, noise=0.05)
+    even = np.arange(200) % 2 == 0
+    fake = {
+        "depth": np.where(even, singles["depth"], none["depth"]), "hed": np.where(even, none["hed"], singles["hed"])
+    }  # fmt: skip
+    values = {name: own.mean() for name, own in joint(none, singles, ceiling).per_image(fake).items()}
+    assert values["q", "depth"] == pytest.approx(0.5, abs=0.02) == values["q", "hed"]
+    assert values["q_mean", ""] == pytest.approx(0.5, abs=0.02)
+    assert values["joint", ""] == 0 == values["share_both", ""]
+    both = {name: (none[name] + singles[name]) / 2 for name in CONDITIONS}  # half of each, in every picture
+    assert joint(none, singles, ceiling).per_image(both)["joint", ""].mean() > 0.45
+
+
+def test_a_grey_picture_gains_what_it_gains_and_no_more():
+    """The same fidelity in every image, worse than no control: q is negative and clipped at -1."""
+    none, singles, ceiling = simulated()
+    grey = {name: np.full(40, none[name].min() - 50 * abs(none[name]).max()) for name in CONDITIONS}
+    values = joint(none, singles, ceiling).per_image(grey)
+    np.testing.assert_array_equal(values["joint", ""], np.full(40, LOWEST))
+    assert not values["share_both", ""].any()
+
+
+def test_units_and_offsets_do_not_matter_and_neither_does_the_order_of_images():
+    none, singles, ceiling = simulated()
+    method = fused(none, singles)
+    values = joint(none, singles, ceiling).per_image(method)
+    moved = [{name: 7 * own + 100 for name, own in each.items()} for each in (none, singles, ceiling, method)]
+    order = np.random.default_rng(0).permutation(40)
+    mixed = [{name: own[order] for name, own in each.items()} for each in (none, singles, ceiling, method)]
+    for name, own in values.items():
+        np.testing.assert_allclose(joint(*moved[:3]).per_image(moved[3])[name], own, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(joint(*mixed[:3]).per_image(mixed[3])[name], own[order], rtol=1e-9)
+
+
+# --- under weights -------------------------------------------------------------------------------------------
+
+
+def test_weights_are_a_resampled_data_set_with_denominators_of_its_own():
+    none, singles, ceiling = simulated(n=15, noise=1.0)
+    method, found = fused(none, singles), joint(none, singles, ceiling)
+    draws = np.random.default_rng(3).integers(15, size=(50, 15))
+    weights = np.stack([np.bincount(draw, minlength=15) for draw in draws]).astype(float)
+    expected = np.stack([by_hand(method, none, singles, draw) for draw in draws], axis=1)
+    np.testing.assert_allclose(found.statistic(method, weights), expected, rtol=1e-9)
+    fixed = np.stack([found.per_image(method)["q", "depth"][draw].mean() for draw in draws])
+    assert np.abs(fixed - expected[0]).max() > 0.05  # the unit of the whole set would be another number
+
+
+def test_a_draw_without_a_gain_has_no_score():
+    gain = np.array([1.0, 1, 1, 0, 0, -0.2])
+    none, zero = {name: np.zeros(6) for name in CONDITIONS}, np.zeros(6)
+    found = joint(none, dict.fromkeys(CONDITIONS, gain), dict.fromkeys(CONDITIONS, gain))
+    assert not found.left_out
+    method = dict.fromkeys(CONDITIONS, 0.75 * gain)
+    weights = np.array([[1.0] * 6, [0, 0, 0, 1, 1, 4], [0, 0, 0, 3, 3, 0], [6, 0, 0, 0, 0, 0]])
+    values = found.statistic(method, weights)
+    assert np.isfinite(values[:, [0, 3]]).all() and np.isnan(values[:, [1, 2]]).all()
+    np.testing.assert_allclose(values[:, 3], [0.75, 0.75, 0.75, 0.75, 1])
+    whole = intervals(lambda weights: found.statistic(method, weights), None, 6, **SETTINGS)
+    assert all(np.isfinite([each.value, each.low, each.high]).all() for each in whole)
+    one = joint({"depth": zero, "hed": zero}, {"depth": gain, "hed": np.ones(6)}, {"depth": gain, "hed": np.ones(6)})
+    values = one.statistic({"depth": zero, "hed": np.ones(6)}, weights[1:2])
+    assert np.isnan(values[0]) and values[1] == 1 and np.isnan(values[2:]).all()  # of the other condition there is one
+
+
+def test_intervals_cover_the_true_score():
+    hits, trials, truth = 0, 60, 0.6
     for trial in range(trials):
-        fused = joint_scores(simulated(50, trial, {"fused": (0.9, 0.4)}), seed=trial, resamples=300)["fused"]
-        for name, truth, interval in (
-            ("mean", 0.65, fused.mean),
-            ("minimum", 0.4, fused.minimum),
-            ("depth", 0.9, fused.quality["depth"]),
-        ):
-            hits[name] += interval.low <= truth <= interval.high
-    for name, count in hits.items():
-        assert 0.89 <= count / trials <= 0.995, name
+        none, singles, ceiling = simulated(n=40, seed=trial)
+        method = {
+            name: none[name] + gain * (truth + 0.3 * np.random.default_rng(99 + trial + place).normal(size=40))
+            for place, (name, gain) in enumerate(zip(CONDITIONS, (10.0, 0.2), strict=True))
+        }
+        found = joint(none, singles, ceiling, resamples=50)
+        interval = intervals(lambda weights: found.statistic(method, weights), None, 40, seed=trial, resamples=200)[0]
+        hits += interval.low <= truth <= interval.high
+    assert 0.85 <= hits / trials
 
 
-def test_the_denominator_is_drawn_with_the_numerator():
-    fidelity = simulated(40, 4, {"fused": (0.9, 0.4)})
-    fused = joint_scores(fidelity, seed=5, resamples=300)["fused"]
-
-    def minimum(index):
-        scores = []
-        for condition, methods in fidelity.items():
-            gain = (methods[f"single/{condition}"] - methods["none"])[index].mean()
-            scores.append((methods["fused"] - methods["none"])[index].mean() / gain)
-        return min(scores)
-
-    expected = bootstrap(minimum, 40, seed=5, resamples=300)
-    ours = fused.minimum
-    assert (ours.value, ours.low, ours.high) == pytest.approx((expected.value, expected.low, expected.high), rel=1e-9)
+# --- what is left out ----------------------------------------------------------------------------------------
 
 
-def test_the_share_uses_the_draws_own_denominator():
-    fidelity = simulated(40, 4, {"fused": (0.9, 0.6)})
-
-    def share(index):
-        good = np.ones(40, dtype=bool)
-        for condition, methods in fidelity.items():
-            gain = (methods[f"single/{condition}"] - methods["none"])[index].mean()
-            good &= (methods["fused"] - methods["none"])[index] / gain > 0.5
-        return good.mean()
-
-    expected = bootstrap(share, 40, seed=5, resamples=300)
-    assert joint_scores(fidelity, seed=5, resamples=300)["fused"].share_both == expected
-    assert 0.1 < expected.value < 0.9
-
-
-def test_the_condition_with_the_larger_q_dominates():
-    scores = joint_scores(simulated(60, 6, {"a": (0.9, 0.2), "b": (0.3, 1.1)}), seed=0)
-    assert (scores["a"].dominant, scores["b"].dominant) == ("depth", "hed")
-    for method in ("a", "b"):
-        share = scores[method].dominant_share
-        assert 0.5 < share.low < share.value <= share.high <= 1
-
-
-def test_a_condition_that_its_single_does_not_gain_is_left_out_and_named():
-    quality = {"fused": (0.9, 0.4)}
-    fidelity = simulated(40, 7, quality)
+def test_a_condition_whose_gain_may_be_none_is_left_out_and_named():
+    none, singles, ceiling = simulated()
     generator = np.random.default_rng(0)
-    fidelity["hed"]["single/hed"] = fidelity["hed"]["none"] + 0.01 * generator.normal(size=40)
-    scores = joint_scores(fidelity, seed=0)
-    for score in scores.values():
-        assert score.left_out == ("hed",)
-        assert "hed" in score.note and "undefined" not in score.note
-        assert set(score.quality) == {"depth"}
-        assert score.mean == score.minimum == score.quality["depth"]
-        assert score.dominant is None and np.isnan(score.dominant_share.value)
-    assert scores["fused"].share_both.value > 0.5  # over what is left
-
-    worse = simulated(40, 7, quality)
-    worse["hed"]["single/hed"] = worse["hed"]["none"] - 1
-    assert joint_scores(worse, seed=0)["fused"].left_out == ("hed",)
+    method = fused(none, singles)
+    for change in (0.01 * generator.normal(size=40) - 0.001, np.full(40, -1.0), np.zeros(40)):
+        found = joint(none, {**singles, "hed": none["hed"] + change}, ceiling)
+        assert found.conditions == ["depth"] and list(found.left_out) == ["hed"]
+        assert found.note.startswith("left out: hed (its single control gains ") and "undefined" not in found.note
+        values = found.per_image(method)
+        assert list(values) == [("q", "depth"), ("q_mean", ""), ("joint", ""), ("share_both", "")]
+        np.testing.assert_array_equal(values["joint", ""], values["q", "depth"])
 
 
-def test_the_limit_of_leaving_out_is_the_lower_bound_of_the_gain():
-    def left_out(scale: float) -> tuple[str, ...]:
-        fidelity = simulated(40, 8, {})
-        gain = np.random.default_rng(1).normal(size=40)
-        gain = (gain - gain.mean()) / gain.std()
-        fidelity["hed"]["single/hed"] = fidelity["hed"]["none"] + scale + gain
-        return joint_scores(fidelity, seed=0)["none"].left_out
+def test_the_limit_is_the_lower_bound_of_the_gain():
+    none, singles, _ = simulated()
+    spread = np.random.default_rng(1).normal(size=40)
+    spread = (spread - spread.mean()) / spread.std()
+
+    def left_out(gain):
+        own = {**singles, "hed": none["hed"] + gain + spread}
+        return list(joint(none, own, {name: none[name] + 1 for name in CONDITIONS}).left_out)
 
     # The mean's standard error is 1 / sqrt(40) = 0.158: the bound crosses zero near 0.31.
-    assert left_out(0.2) == ("hed",)
-    assert left_out(0.45) == ()
+    assert left_out(0.2) == ["hed"] and left_out(0.45) == []
 
 
-def test_with_no_condition_left_the_score_is_undefined_and_says_so():
-    fidelity = simulated(20, 9, {"fused": (0.9, 0.4)})
-    for condition in CONDITIONS:
-        fidelity[condition][f"single/{condition}"] = fidelity[condition]["none"]
-    scores = joint_scores(fidelity, seed=0)
-    assert set(scores) == {"none", "single/depth", "single/hed", "fused"}
-    for method, score in scores.items():
-        assert score.method == method
-        assert score.left_out == CONDITIONS
-        assert "no condition is left" in score.note
-        assert score.quality == {}
-        for interval in (score.mean, score.minimum, score.share_both, score.dominant_share):
-            assert np.isnan([interval.value, interval.low, interval.high]).all()
-            assert interval.n == 20
+def test_a_gain_below_a_tenth_of_what_can_be_gained_is_no_following():
+    none, singles, ceiling = simulated()
+    for share, out in ((0.09, ["hed"]), (0.11, [])):
+        own = {**singles, "hed": none["hed"] + share * (ceiling["hed"] - none["hed"])}
+        found = joint(none, own, ceiling)
+        assert list(found.left_out) == out
+    assert LEAST_GAIN == 0.1
+    weak = {**singles, "hed": none["hed"] + 0.05 * (ceiling["hed"] - none["hed"])}
+    note = joint(none, weak, ceiling).note
+    assert "5% of what the VAE reconstruction gains" in note
 
 
-def test_draws_without_a_gain_do_not_spoil_the_interval():
-    # Half of six samples gain: one draw in 64 gains nothing and has no q.
-    gain = np.array([1.0, 1, 1, 0, 0, 0])
-    fidelity = {
-        condition: {"none": np.zeros(6), "single/depth": gain, "single/hed": gain, "fused": 0.5 * gain}
-        for condition in CONDITIONS
-    }
-    fused = joint_scores(fidelity, seed=0)["fused"]
-    assert fused.left_out == ()
-    assert (fused.mean.low, fused.mean.value, fused.mean.high) == (0.5, 0.5, 0.5)
-    assert fused.share_both.value == 0.5  # q is 1 where there is a gain and 0 elsewhere
-    assert fused.share_both.low > 0
+def test_with_nothing_left_there_is_no_score_and_it_says_so():
+    none, _, ceiling = simulated()
+    found = joint(none, none, ceiling)
+    assert found.conditions == [] and list(found.left_out) == ["depth", "hed"]
+    assert "no condition is left, the joint score is undefined" in found.note
+    assert found.names == [] and found.per_image(none) == {} and found.leader(none) is None
 
 
-def test_three_conditions_and_other_names():
-    generator = np.random.default_rng(0)
-    names = ("depth", "seg", "hed")
-    fidelity = {
-        condition: {"text": generator.normal(size=30)}
-        | {f"{other} alone": generator.normal(size=30) + 5 * (other == condition) for other in names}
-        | {"fused": generator.normal(size=30) + 5 * (row + 1) / 4}
-        for row, condition in enumerate(names)
-    }
-    scores = joint_scores(fidelity, seed=0, none="text", singles={name: f"{name} alone" for name in names})
-    fused = scores["fused"]
-    values = [fused.quality[name].value for name in names]
-    assert fused.mean.value == pytest.approx(np.mean(values))
-    assert fused.minimum.value == min(values) == values[0]
-    assert fused.dominant == "hed"
-    q = {
-        name: (methods["fused"] - methods["text"]) / np.mean(methods[f"{name} alone"] - methods["text"])
-        for name, methods in fidelity.items()
-    }
-    led = (q["hed"] > q["depth"]) & (q["hed"] > q["seg"])
-    assert fused.dominant_share.value == led.mean() < (q["hed"] > q["depth"]).mean()
-    assert scores["seg alone"].quality["seg"].value == 1
+def test_replicates_of_a_sample_are_one_cluster():
+    """Eight times the same three samples are no evidence of a gain."""
+    gain = np.tile([3.0, -1.0, 0.5], 8)
+    none, single = {"depth": np.zeros(24)}, {"depth": gain}
+    groups = np.tile([0, 1, 2], 8)
+    assert joint(none, single, {"depth": gain + 1}).conditions == ["depth"]
+    assert joint(none, single, {"depth": gain + 1}, groups).conditions == []
 
 
-def test_a_score_cannot_be_changed():
-    score = joint_scores(simulated(10, 0, {}), seed=0)["none"]
-    with pytest.raises(AttributeError):
-        score.method = "other"
-    assert replace(score, method="other").method == "other"
+# --- which condition leads -----------------------------------------------------------------------------------
+
+
+def test_the_condition_with_the_larger_q_leads():
+    none, singles, ceiling = simulated()
+    found = joint(none, singles, ceiling)
+    method = fused(none, singles)
+    q = found.per_image(method)
+    name, share = found.leader(method)
+    assert (name, share) == ("depth", (q["q", "depth"] > q["q", "hed"]).mean()) and 0 < share < 1
+    assert found.leader(none) is None  # both are 0
+    assert joint(none, {**singles, "hed": none["hed"]}, ceiling).leader(method) is None  # of one there is no leader
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------
 
 
 def test_mistakes_are_named():
-    def broken(change):
-        fidelity = simulated(12, 0, {"fused": (1, 1)})
-        change(fidelity)
-        return fidelity
+    none, singles, ceiling = simulated(n=12)
+    with pytest.raises(ValueError, match="hed of its single control has no finite number in 1 of 12 rows: 4"):
+        singles_with_nan = {**singles, "hed": np.where(np.arange(12) == 4, np.nan, singles["hed"])}
+        joint(none, singles_with_nan, ceiling)
+    with pytest.raises(ValueError, match="same images everywhere, got 12, 11, 12"):
+        joint(none, {**singles, "hed": singles["hed"][1:]}, ceiling)
+    with pytest.raises(ValueError, match="depth of the ceiling has no finite number"):
+        joint(none, singles, {**ceiling, "depth": np.full(12, np.inf)})
 
-    for change, message in (
-        (lambda f: f["hed"].pop("none"), "condition 'hed' has no fidelity of none"),
-        (lambda f: f["depth"].pop("single/depth"), "condition 'depth' has no fidelity of single/depth"),
-        (lambda f: [methods.pop("none") for methods in f.values()], "condition 'depth' has no fidelity of none"),
-        (lambda f: f["hed"].pop("fused"), "condition 'hed' has no fidelity of fused"),
-        (lambda f: f["depth"].pop("fused"), "condition 'depth' has no fidelity of fused"),
-        (lambda f: f["hed"].update(fused=np.zeros(11)), r"same samples everywhere, got \[11, 12\]"),
-        (
-            lambda f: f["hed"]["fused"].__setitem__(4, np.nan),
-            "hed of fused has no finite number in 1 of 12 rows: 4",
-        ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            joint_scores(broken(change), seed=0)
-    with pytest.raises(ValueError, match="at least one condition"):
-        joint_scores({}, seed=0)
+
+def test_draws_are_those_of_every_other_statistic():
+    """The same seed and clusters give the same draws, so that q can be compared with what it is made of."""
+    none, singles, ceiling = simulated(n=20)
+    found, method = joint(none, singles, ceiling), fused(none, singles)
+    (weights,) = resample_weights(None, 20, 0, 100)
+    draws = found.statistic(method, weights)
+    assert draws.shape == (5, 100) and (draws[3] <= np.minimum(draws[0], draws[1]) + 1e-12).all()
