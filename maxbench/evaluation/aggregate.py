@@ -34,8 +34,9 @@ from maxbench.metrics.statistics import (
 
 SMALLEST_FOR_INFINITY = 40
 FURTHER = ("fid_infinity", "fd_clip_infinity")  # distances that stand beside the table and are not tested
-SPLITS, LARGE = 40, 1024
-"""Random halves by which the error of a distance is sharpened, and the images from which on it needs none."""
+SPLITS, LARGE, SMALLEST_TO_SPLIT = 40, 1024, 4
+"""Random halves by which the error of a distance is sharpened, the images from which on it needs none, and the clusters
+below which there are no halves."""
 KD_FACTOR = 1000  # tables print kernel distances x 1000, as the field does
 CLIP_PROTOCOL = "100 x cosine"
 JOINT_PROTOCOL = "q of each image: 0 no control, 1 own single control; clipped to [-1, 2]"
@@ -359,7 +360,7 @@ class Tables:
         for network, reference in self.state.reference.items():
             label, scorer = features_label(network), self.state.scorers[network]
             rows = [row for row, own in self.state.measured.items() if label in own]
-            small = len(self.state.images) < LARGE
+            small = len(self.state.images) < LARGE and len(np.unique(self.state.groups)) >= SMALLEST_TO_SPLIT
             splitting = {
                 "splits": SPLITS if small else 0, "seed": self.state.seeds[0], "clusters": self.state.groups
             }  # fmt: skip
