@@ -685,9 +685,9 @@ def observers_section(run: Opened) -> str:
     levels = {(each.condition, each.row): each for each in found if each.minus is None}
     changes = {(each.condition, each.row): each for each in found if each.minus is not None}
     said = [
-        f"Over images, fidelity by the scorer and by the annotator correlate by {_range(levels.values())}; the differences of "
-        f"methods to `{run.baseline}` by {_range(changes.values())}, and of {len(changes)} mean differences both give "
-        f"{sum(each.same_sign for each in changes.values())} the same sign.",
+        f"Over images, fidelity by the scorer and by the annotator correlate by {_range(levels.values())}; the "
+        f"differences of methods to `{run.baseline}` by {_range(changes.values())}, and of "
+        f"{len(changes)} mean differences both give {sum(each.same_sign for each in changes.values())} the same sign.",
         "A correlation holds what is true of a picture and what both networks get wrong alike, and a run has no truth "
         "to part them: the annotator's number can contradict the scorer's, but where it agrees it is not a second, "
         "independent piece of evidence.",
@@ -723,7 +723,8 @@ def head(runs: Sequence[Opened], chosen: argparse.Namespace) -> str:
              ", ".join(f"{len(each)} ({network})" for network, each in state.reference.items())]
         )  # fmt: skip
     names = ["run", "N", "clusters", "seed", "baseline", "method", "reference images"]
-    command = f"python scripts/validate_metrics.py {' '.join(run.name for run in runs)} --output {chosen.output.name}"
+    output = chosen.output.name if chosen.output.is_absolute() else chosen.output
+    command = f"python scripts/validate_metrics.py {' '.join(run.name for run in runs)} --output {output}"
     return (
         f"# Do the metrics hold?\n\nMade by `{command}` with {chosen.draws} draws, {chosen.simulations} simulations, "
         f"{chosen.resamples} resamples, {chosen.flips} sign patterns and seed {SEED}.\n\n{markdown_table(names, lines)}"
@@ -758,7 +759,7 @@ def main() -> int:
             for number, (name, section) in enumerate(sections.items(), start=1):
                 text += f"\n\n## {number}. {name}\n\n{ABOUT[name].format(**vars(chosen))}"
                 for run in runs:
-                    text += f"\n\n### {run.tables.state.experiment}\n\n{section(run)}"
+                    text += f"\n\n### {run.name}\n\n{section(run)}"
     except UserError as error:
         print(f"validate_metrics: {error}", file=sys.stderr)
         return 2

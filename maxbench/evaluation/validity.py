@@ -297,33 +297,31 @@ def _order(
 
 # --- coverage ---------------------------------------------------------------------------------------------------------
 
-Number = Callable[[Weights], NDArray[np.float64]]
-"""Weights of images (draws, N) => (draws,)."""
+Key = tuple[str, str, str]
+"""(metric, condition, what): what is a row, or one minus another."""
 
 
-def numbers(tables: Tables, method: str, baseline: str) -> dict[tuple[str, str, str], Number]:
-    """(metric, condition, what) -> number, of both rows and of their difference, as the tables have them.
+def numbers(tables: Tables, method: str, baseline: str) -> Callable[[Weights], dict[Key, NDArray[np.float64]]]:
+    """Weights of images (draws, N) => (draws,) of every number of both rows and of their difference, as tables have it.
 
     A data set's score is also there as the mean over images, of which differences are.
     """
-    out: dict[tuple[str, str, str], Number] = {}
     columns = [each for each in headline(tables) if {method, baseline} <= set(each.values)]
-    for row in (baseline, method):
+
+    def under(weights: Weights) -> dict[Key, NDArray[np.float64]]:
+        found: dict[Key, NDArray[np.float64]] = {}
+        for row in (baseline, method):
+            for column in columns:
+                found[column.metric, column.condition, row] = column.of(row, weights)
+                if column.sample_metric != column.metric:
+                    mean = weights @ column.values[row] / weights.sum(-1)
+                    found[column.sample_metric, column.condition, row] = mean
         for column in columns:
-            out[column.metric, column.condition, row] = lambda weights, column=column, row=row: column.of(row, weights)
-            if column.sample_metric != column.metric:
-                out[column.sample_metric, column.condition, row] = _mean(column.values[row])
-    for column in columns:
-        key = (column.sample_metric, column.condition, f"{method} - {baseline}")
-        if column.scorer == "fidelity":  # with the denominators of the draw
-            out[key] = lambda weights, column=column: column.of(method, weights) - column.of(baseline, weights)
-        else:
-            out[key] = _mean(np.asarray(column.values[method], float) - column.values[baseline])
-    return out
+            key = (column.sample_metric, column.condition)
+            found[*key, f"{method} - {baseline}"] = found[*key, method] - found[*key, baseline]
+        return found
 
-
-def _mean(values: np.ndarray) -> Number:
-    return lambda weights: weights @ values / weights.sum(-1)
+    return under
 
 
 def coverage(
@@ -342,14 +340,10 @@ def coverage(
     Each simulation's interval is that of the tables (`intervals`, method "auto"), of a run that had drawn these
     clusters. Which conditions can be scored is decided once, in the whole run.
     """
-    known = numbers(tables, method, baseline)
+    under = numbers(tables, method, baseline)
     groups = tables.state.groups
     own = members(groups)
-
-    def all_of(weights: Weights) -> NDArray[np.float64]:
-        return np.stack([number(weights) for number in known.values()])
-
-    truth = all_of(np.ones((1, len(groups))))[:, 0]
+    truth = under(np.ones((1, len(groups))))
     generator = np.random.default_rng(seed)
     found: list[list[Interval]] = []
     for simulation in watch(range(simulations)):
@@ -358,13 +352,13 @@ def coverage(
             row[own[number]] = 1
         found.append(
             intervals(
-                lambda weights, place=place: all_of(weights @ place), None, n,
+                lambda weights, place=place: np.stack(list(under(weights @ place).values())), None, n,
                 seed=seed + simulation, resamples=resamples, level=tables.level,
             )
         )  # fmt: skip
     return [
-        _covered(*key, n, value, [each[number] for each in found], tables.level)
-        for number, (key, value) in enumerate(zip(known, truth, strict=True))
+        _covered(*key, n, float(value[0]), [each[number] for each in found], tables.level)
+        for number, (key, value) in enumerate(truth.items())
     ]
 
 
