@@ -32,7 +32,7 @@ from maxbench.evaluation.runner import STATE, Evaluation
 from maxbench.evaluation.scoring import Pictures, Scoring
 from maxbench.evaluation.state import CLIP_SCORE, State, features_label
 from maxbench.evaluation.validity import ALTERNATING, BLENDED, GREY, OTHER, Coverage, Order
-from maxbench.experiments.method import FUSION, NONE
+from maxbench.experiments.method import FUSION, NONE, REAL
 from maxbench.generation.inputs import ControlInputs
 from maxbench.metrics import fidelity
 from maxbench.metrics.distribution import frechet_distance, kernel_distance
@@ -185,7 +185,19 @@ def order_section(run: Opened, draws: int) -> str:
             f"The least certain is {_named(least.metric, least.condition)} at N = {least.n:,}: in {least.whole:.0%} of "
             f"the draws, and its weakest pair, {least.pairs[worst]}, in {least.shares[worst]:.0%}."
         )
+    said += _repeated(run.tables.state)
     return " ".join(said) + "\n\n" + "\n\n".join(parts)
+
+
+def _repeated(state: State) -> Iterator[str]:
+    """Whether real pictures repeat: then their distance is larger than that of as many different ones."""
+    for network in state.reference:
+        real = state.measured[REAL].get(features_label(network))
+        if real is not None and (different := len(np.unique(real, axis=0))) < len(real):
+            yield (
+                f"The {len(real)} real pictures are {different} different ones, and repeats add to their distances on "
+                f"{network}, so that the pairs of `real` are no fair test of those."
+            )
 
 
 def _kind(order: Order) -> str:
