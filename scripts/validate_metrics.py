@@ -7,6 +7,7 @@ that are made here lie in a temporary folder. A run's data set and suite must be
 """
 
 import argparse
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -627,7 +628,9 @@ def with_pycocotools(run: Opened) -> Iterator[Check]:
     if file is None:
         yield Check("object masks", "pycocotools", "not compared: the run's data set is not of COCO's layout")
         return
-    theirs, names = COCO(str(file)), sorted(run.job.experiment.sources)[:COMPARED]
+    with contextlib.redirect_stdout(sys.stderr):  # it tells of its reading
+        theirs = COCO(str(file))
+    names = sorted(run.job.experiment.sources)[:COMPARED]
     masks = [
         (images.mask(each), theirs.annToMask(each.annotation)) for at in names for each in images.picture(at).instances
     ]
