@@ -78,6 +78,32 @@ def test_a_run_without_a_recording_cannot_be_diagnosed(finished_run, watched_run
     assert not (tmp_path / "out").exists()
 
 
+def test_metrics_are_validated_and_nothing_is_left_in_the_run(finished_run, tmp_path, monkeypatch, capsys):
+    before = {path: path.read_bytes() for path in finished_run.rglob("*") if path.is_file()}
+    monkeypatch.setitem(sys.modules, "torch_fidelity.metric_fid", None)  # as if it were not installed
+    small = ["--draws", 4, "--simulations", 3, "--resamples", 40, "--flips", 99]
+    assert call(monkeypatch, "validate_metrics", finished_run, *small, "--output", tmp_path / "out" / "v.md") == 0
+    assert before == {path: path.read_bytes() for path in finished_run.rglob("*") if path.is_file()}
+    text = (tmp_path / "out" / "v.md").read_text()
+    assert capsys.readouterr().out == text and str(tmp_path) not in text
+    for number, part in enumerate(("Order", "Coverage", "Fakes", "Independent packages", "Two observers"), start=1):
+        assert f"## {number}. {part}\n" in text
+    lines = {cells[0]: cells for line in text.splitlines() if (cells := line.strip("| ").split(" | "))}
+    metrics = pd.read_csv(finished_run / "metrics.csv").query("method == 'sum'").set_index(["metric", "condition"])
+    headings = lines["row"]
+    for metric, condition in (("depth_rmse", "depth"), ("hed_ssim", "hed")):  # a row of the run is the table's own
+        value = float(lines["sum"][headings.index(metric)])
+        assert value == pytest.approx(metrics.value[metric, condition], abs=6e-4)
+    assert {"alternating singles", "grey picture", "another sample's picture", "map of hed as a picture"} <= set(lines)
+    assert "torch-fidelity | - | - | - | not compared: it is not installed here" in text
+    exact = ("kernel distance", "object IoU", "depth RMSE", "p of sign flips", "mean IoU")
+    for line in text.splitlines():
+        if line.startswith(tuple(f"| {what} |" for what in exact)):
+            assert float(line.split(" | ")[4]) < 1e-6, line
+    assert call(monkeypatch, "validate_metrics", tmp_path, "--output", tmp_path / "none.md") == 2
+    assert "is no finished run" in capsys.readouterr().err and not (tmp_path / "none.md").exists()
+
+
 def test_what_fusion_costs_is_measured(tmp_path, monkeypatch):
     small = ["--shape", 2, 8, 4, 4, "--batch", 2, "--repeats", 1, "--device", "cpu"]
     assert call(monkeypatch, "measure_cost", *small, "--output", tmp_path / "cost.md") == 0
