@@ -7,7 +7,7 @@ from maxbench.conditions.depth import Depth
 from maxbench.conditions.hed import HED
 from maxbench.conditions.seg import Segmentation
 from maxbench.errors import UserError
-from maxbench.miniature.world import PALETTE
+from maxbench.miniature.world import CLASSES, PALETTE
 
 CONDITIONS = [Depth(), HED(), Canny(), Segmentation(PALETTE.tolist())]
 
@@ -41,20 +41,56 @@ def test_maps_are_bytes_and_hints_are_pictures(condition):
     assert not nothing.any()  # what training blanks with
 
 
-@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)
-def test_a_map_is_most_like_itself(condition):
+RULERS = [(each, ruler) for each in CONDITIONS for ruler in each.rulers]
+NAMES = [ruler.metric for _, ruler in RULERS]
+
+
+@pytest.mark.parametrize(("condition", "ruler"), RULERS, ids=NAMES)
+def test_a_map_is_most_like_itself(condition, ruler):
     maps = drawn(condition, some_pictures())
-    sign = 1 if condition.higher_is_better else -1
-    same = sign * condition.score(condition.compare(maps, maps))
-    other = sign * condition.score(condition.compare(maps, maps.roll(1, 0)))
-    assert same.shape == (3,) and np.all(same > other)
+    same, other = (ruler.score(ruler.compare(maps, each)) for each in (maps, maps.roll(2, 0)))
+    assert same.shape == (3,) and np.all(ruler.oriented(same) > ruler.oriented(other))
+
+
+@pytest.mark.parametrize(("condition", "ruler"), RULERS, ids=NAMES)
+def test_one_sample_pooled_is_that_sample(condition, ruler):
+    maps = drawn(condition, some_pictures())
+    statistics = ruler.compare(maps, maps.roll(1, 0)).astype(float)
+    np.testing.assert_allclose(ruler.score(statistics[:1].mean(0, keepdims=True)), ruler.score(statistics)[:1])
+
+
+@pytest.mark.parametrize(("condition", "ruler"), RULERS, ids=NAMES)
+def test_what_lies_outside_a_region_is_not_looked_at(condition, ruler):
+    """Both maps are blank there, as scoring leaves them; a change inside is seen."""
+    maps = drawn(condition, some_pictures())
+    other, valid = maps.roll(1, 0), torch.zeros(3, 64, 64, dtype=torch.bool)
+    valid[:, 8:40, 16:56] = True
+    inside = [each.masked_fill(~valid, condition.null_value) for each in (maps, other, maps.where(valid, other))]
+    assert np.all(ruler.oriented(ruler.score(ruler.compare(inside[0], inside[1], valid))) < ruler.best)
+    np.testing.assert_array_equal(
+        ruler.compare(inside[0], inside[2], valid), ruler.compare(inside[0], inside[0], valid)
+    )
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)
-def test_one_sample_pooled_is_that_sample(condition):
-    maps = drawn(condition, some_pictures())
-    statistics = condition.compare(maps, maps.roll(1, 0)).astype(float)
-    np.testing.assert_allclose(condition.score(statistics[:1].mean(0, keepdims=True)), condition.score(statistics)[:1])
+def test_the_first_ruler_is_the_headline_and_each_has_a_name(condition):
+    names = [ruler.metric for ruler in condition.rulers]
+    assert names[0] == {"depth": "depth_rmse", "hed": "hed_ssim", "canny": "canny_f1", "seg": "seg_miou"}[condition.name]
+    assert len(set(names)) == len(names)
+
+
+def test_an_object_has_an_exact_map_by_its_category():
+    seg, outline = Segmentation(PALETTE.tolist(), CLASSES), torch.zeros(8, 8, dtype=torch.bool)
+    outline[2:5, 3:6] = True
+    found = seg.object_map(outline, "cone")
+    assert found.dtype == torch.uint8 and set(found[outline].tolist()) == {CLASSES.index("cone")}
+    assert not found[~outline].any()
+    with pytest.raises(UserError, match="'teapot' is no class of this suite's segmentation"):
+        seg.object_map(outline, "teapot")
+    with pytest.raises(UserError, match=r"suite\.classes is empty"):
+        Segmentation(PALETTE.tolist()).object_map(outline, "cone")
+    with pytest.raises(UserError, match=r"suite\.classes names 2 classes and suite\.palette has 11 colours"):
+        Segmentation(PALETTE.tolist(), ("a", "b"))
 
 
 def test_segmentation_shows_each_class_in_its_colour():

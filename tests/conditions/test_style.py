@@ -54,16 +54,17 @@ def test_a_picture_is_like_itself_and_less_like_another(scorer):
     style, pictures = Style(), some_pictures()
     given, measured = style.as_measured(style.draw(pictures, None), scorer), style.draw(pictures, scorer)
     assert given.shape == measured.shape == (4, 8)
-    same, other = (style.score(style.compare(given, each)) for each in (measured, measured.roll(1, 0)))
+    (ruler,) = style.rulers
+    same, other = (ruler.score(ruler.compare(given, each)) for each in (measured, measured.roll(1, 0)))
     np.testing.assert_allclose(same, 100, atol=0.05)  # the given one was rounded to bytes
-    np.testing.assert_allclose(style.compare(measured, measured), 100, rtol=1e-6)
-    assert (other < same - 0.1).all() and style.higher_is_better
+    np.testing.assert_allclose(ruler.compare(measured, measured), ruler.best, rtol=1e-6)
+    assert (other < same - 0.1).all() and ruler.higher_is_better
 
 
 def test_likeness_is_an_angle():
     given = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     measured = torch.tensor([[5.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
-    np.testing.assert_allclose(Style().compare(given, measured), [100, 0, -100], atol=1e-5)
+    np.testing.assert_allclose(Style().rulers[0].compare(given, measured), [100, 0, -100], atol=1e-5)
 
 
 # --- a run ---------------------------------------------------------------------------------------------------

@@ -28,8 +28,11 @@ def counts(generator, strength, images, pixels=60):
     return class_counts(given, measured, CLASSES).numpy()
 
 
-def make_state(images=16, seed=0, replicates=1, exchanged=False, whole_reference=True, **changes):
-    """A state of a run with depth and segmentation; its groups are its samples."""
+def make_state(images=16, seed=0, replicates=1, exchanged=False, **changes):
+    """A state of a run with depth and segmentation; its groups are its samples.
+
+    exchanged: as if each condition came from a picture of its own.
+    """
     generator = np.random.default_rng(seed)
     samples = images // replicates
     entries = tuple(
@@ -37,8 +40,7 @@ def make_state(images=16, seed=0, replicates=1, exchanged=False, whole_reference
         for number in range(samples) for replicate in range(replicates)
     )  # fmt: skip
     extra = ("exchanged",) if exchanged else ()
-    rows = [Row(name, "reference", same=name != "exchanged" and not (exchanged and name != "none")) for name in
-            (*REFERENCE[:2], *extra, REFERENCE[2])]  # fmt: skip
+    rows = [Row(name, "reference", same=not exchanged) for name in (*REFERENCE[:2], *extra, REFERENCE[2])]
     rows += [
         Row(name, ("none", "single")[len(branches)] if len(branches) < 2 else "fusion", branches, same=True,
             is_unit=True)
@@ -59,12 +61,12 @@ def make_state(images=16, seed=0, replicates=1, exchanged=False, whole_reference
             for metric in ("depth_rmse", "depth_mse", "depth_rmse_controlnetpp"):
                 own[fidelity_label("depth", metric, True)] = own[fidelity_label("depth", metric)] - 1e-3
             own["defect"] = np.zeros(images)
-        if row.same:
+        if row.same and row.name != "shuffled":
             own |= {
                 features_label("clip"): generator.normal(size=(images, 6)) + (1 - depth) / 2,
                 "clip_score": 25 + seg + generator.normal(size=images),
             }
-        if row.role not in ("reference",):
+        if row.role != "reference":
             own |= costs(generator, images, row)
         measured[row.name] = own
     reference = {"clip": np.random.default_rng(5).normal(size=(30, 6))}
