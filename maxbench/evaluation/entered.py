@@ -135,7 +135,7 @@ def _decoded(content: bytes) -> np.ndarray:
                 image.verify()
             with Image.open(io.BytesIO(content)) as image:
                 frames = getattr(image, "n_frames", 1)
-                array = np.asarray(image.convert("RGB"))
+                array = np.array(image.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise nearly every kind of error on damaged files
         raise Refused("that cannot be read", f": {' '.join(str(error).split()) or 'damaged'}") from error
     if frames > 1:
