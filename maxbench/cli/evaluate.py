@@ -151,7 +151,9 @@ def _units(job: Run, folder: RunFolder) -> tuple[Generation, list[str]]:
     """What makes the pictures that q is made of, and the names of their methods."""
     units = tuple(each for each in job.experiment.methods if _is_unit(each))
     experiment = replace(job.experiment, methods=units, baselines=())
-    only = replace(job, experiment=experiment, calibration=None, tracing=Tracing(**{**job.config["diagnostics"], "samples": 0}))
+    only = replace(
+        job, experiment=experiment, calibration=None, tracing=Tracing(**{**job.config["diagnostics"], "samples": 0})
+    )
     return make_generation(only, folder), [each.name for each in units]
 
 
@@ -196,14 +198,18 @@ def _reopened(run: Path, job: Run) -> RunFolder:
     try:
         known = unseal((run / MARK).read_bytes())
     except (OSError, Damaged) as error:
-        raise UserError(f"{run / MARK} is missing or damaged; run the experiment again, which makes it anew.") from error
+        raise UserError(
+            f"{run / MARK} is missing or damaged; run the experiment again, which makes it anew."
+        ) from error
     if not isinstance(known, dict) or known != identity:
         changed = [key for key, value in identity.items() if not isinstance(known, dict) or known.get(key) != value]
         raise UserError(
             f"{run} was made with other {', '.join(changed) or 'settings'} than there are now, so its pictures cannot "
             "be scored as they were; `python -m maxbench run` makes a run with these, and finds what is still the same."
         )
-    store = job.store_dir if job.store_dir.is_dir() else run.resolve().parent / "store"
+    beside = run.resolve().parent / "store"  # a folder of runs may have been moved as a whole
+    elsewhere = job.store_dir != job.output_dir / "store" or not beside.is_dir()
+    store = job.store_dir if elsewhere and job.store_dir.is_dir() else beside
     return RunFolder.open(run.resolve().parent, run.resolve().name, identity, Store.open(store))
 
 

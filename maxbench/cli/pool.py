@@ -30,18 +30,24 @@ OF_A_SEED = ("samples", "regions", "pictures")
 def pool(runs: Sequence[Path], output: Path | None = None) -> int:
     """Write one result of several finished runs into a folder of its own, and print its table."""
     if len(runs) < 2:
-        raise UserError(f"{len(runs)} run is nothing to pool; name the folders of two or more.")
+        raise UserError("There is nothing to pool; name the folders of two runs or more.")
     if len({run.resolve() for run in runs}) < len(runs):
         raise UserError("A run is named twice; name each once.")
-    states, configs = [read_state(run) for run in runs], [read_config(run) for run in runs]
+    states = {run: read_state(run) for run in runs}
+    runs = sorted(runs, key=lambda run: (states[run].seeds, run.resolve().name))  # one result, however they are named
+    configs = [read_config(run) for run in runs]
     for run, config in zip(runs, configs, strict=True):
         if "pooled" in config:
-            raise UserError(f"{run} is pooled already; name the runs that it is made of: {', '.join(config['pooled'])}.")
+            raise UserError(
+                f"{run} is pooled already; name the runs that it is made of: {', '.join(config['pooled'])}."
+            )
     _check_alike(runs, configs)
-    state = merge(states)
+    state = merge([states[run] for run in runs])
     names = [run.resolve().name for run in runs]
     folder = _open(output, runs[0], state, names)
-    folder.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create({**configs[0], "seed": state.seeds, "pooled": names})))
+    folder.write(
+        "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**configs[0], "seed": state.seeds, "pooled": names}))
+    )
     write_stamp(folder, torch.device("cpu"))
     write_results(folder, tables_of(state, configs[0]), fingerprint({"pooled": sorted(names)}))
     table = write_tables(folder.path)
@@ -127,4 +133,3 @@ def _open(output: Path | None, first: Path, state: State, names: Sequence[str]) 
         return RunFolder.open(place.parent, place.name, said, Store(place.parent / "store"))
     except UserError as error:
         raise UserError(str(error).replace("output_dir=", "--output")) from error
-

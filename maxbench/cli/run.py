@@ -54,7 +54,9 @@ def _pooled(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
         compose(hydra, overrides)  # a mistake in the command is one sentence, not one for each seed
     code, folders = _sweep(hydra, members, debug)
     if code:
-        print("maxbench: nothing is pooled; run the same command again to finish the seeds that failed.", file=sys.stderr)
+        print(
+            "maxbench: nothing is pooled; run the same command again to finish the seeds that failed.", file=sys.stderr
+        )
         return code
     from maxbench.cli.pool import pool
 

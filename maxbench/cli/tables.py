@@ -12,7 +12,7 @@ import pandas as pd
 
 from maxbench.cli.failures import say_failure
 from maxbench.errors import UserError
-from maxbench.report.tables import difference_table, plain_table, read_tables
+from maxbench.report.tables import difference_table, marked, plain_table, read_tables
 
 
 def tables(
@@ -71,7 +71,7 @@ def against(folder: Path, baselines: Sequence[str]) -> str:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, Path(place) / name)
         parts = [read_tables(Path(place)).text]
-    differences = pd.read_csv(io.StringIO(files["differences.csv"].to_csv(index=False)))
+    _, differences = marked(*(pd.read_csv(io.StringIO(each.to_csv(index=False))) for each in files.values()))
     parts.append(
         "Paired differences on the same samples and noise. **Shown** after Holm's correction for the "
         f"{int(differences.comparisons.iloc[0])} comparisons of these tables."

@@ -56,12 +56,12 @@ def read_pictures(folder: Path, files: Sequence[str], resolution: int) -> dict[s
     if not folder.is_dir():
         raise UserError(f"--images is {folder}, which is no folder; give the one that the pictures lie in.")
     found, wrong = _sorted_out(folder, files)
-    pictures = {}
+    pictures: dict[str, Picture] = {}
     for file, path in track(found.items(), "reading pictures", len(found), "images"):
         try:
             pictures[file] = read_picture(path, resolution)
         except Refused as refusal:
-            wrong[refusal.kind].append(f"{file}{refusal.detail}")
+            wrong.setdefault(refusal.kind, []).append(f"{file}{refusal.detail}")
     if wrong:
         raise UserError(f"{folder} is not entered: {_told(wrong)}. Correct these files and give the command again.")
     same = len(pictures) - len({each.sha256 for each in pictures.values()})
@@ -88,14 +88,14 @@ def _sorted_out(folder: Path, files: Sequence[str]) -> tuple[dict[str, Path], di
         elif path.name == file:
             found[file] = path
         else:
-            wrong[f"with another name than asked for"].append(f"{path.name}, it must be {file}")
+            wrong["with another name than asked for"].append(f"{path.name}, it must be {file}")
         if file is not None:
             claims[file].append(path)
     for file, paths in claims.items():
         if len(paths) > 1:
             wrong["doubled"].append(" and ".join(path.name for path in paths))
-    wrong_missing = [file for file in files if file not in claims]
-    return found, {**({"missing": wrong_missing} if wrong_missing else {}), **wrong}
+    missing = [file for file in files if file not in claims]
+    return found, {**({"missing": missing} if missing else {}), **wrong}
 
 
 def _told(wrong: dict[str, list[str]]) -> str:

@@ -55,10 +55,11 @@ A `control_mask` is 255 where the map is given and 0 where nothing is said, and 
 and hint have the condition's null value at 0. A segmentation's map is class numbers, its hint their colours.
 
 ```python
-import json
+import json, os
 import numpy
 from PIL import Image
 
+os.makedirs("pictures", exist_ok=True)
 manifest = json.load(open("manifest.json"))
 for image in manifest["images"]:
     noise = numpy.load(image["noise"])
@@ -216,4 +217,3 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not sound:
         raise UserError(f"The manifest {path} was changed after it was exported; {again}")
     return said
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ def write_sheet(folder: Path, samples: int = 8, output: Path | None = None) -> P
     """Draw a run's first `samples` samples from its files; return where, by default the run's `contact_sheet.png`."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     everything = json.loads((folder / "manifest.json").read_text())
-    made = [each["name"] for each in everything["methods"] if (folder / "images" / each["name"]).is_dir()]
     manifest = everything["samples"][:samples]
+    made = _made(folder, [each["name"] for each in everything["methods"]], manifest)
     conditions = list(config["conditions"])
     one_source = all(len(set(sample["sources"].values())) == 1 for sample in manifest)
     headings = [*conditions, *(["real"] if one_source else []), *made]
@@ -36,7 +37,7 @@ def write_sheet(folder: Path, samples: int = 8, output: Path | None = None) -> P
         cells = [_map(folder, config, name, sample) for name in conditions]
         if one_source:
             cells.append(_open(folder / "real" / f"{next(iter(sample['sources'].values())):012d}.png"))
-        cells += [_open(folder / "images" / method / f"{sample['id']}-0.png") for method in made]
+        cells += [_open(folder / place / f"{sample['id']}-0.png") for place in made.values()]
         top = _top(row)
         for column, cell in enumerate(cells):
             sheet.paste(cell.resize((CELL, CELL), Image.Resampling.BICUBIC), (_left(column), top))
@@ -47,6 +48,18 @@ def write_sheet(folder: Path, samples: int = 8, output: Path | None = None) -> P
     sheet.save(drawn, format="PNG")
     write_atomically(path, drawn.getvalue())
     return path
+
+
+def _made(folder: Path, methods: Sequence[str], samples: Sequence[dict]) -> dict[str, Path]:
+    """Heading -> where the pictures lie, of the methods whose pictures are there and of those made elsewhere."""
+    entered = sorted(path.stem for path in (folder / "records" / "entered").glob("*.json"))
+    places = {name: Path("images", name) for name in methods}
+    places |= {f"{name} (entered)": Path("entered", name) for name in entered}
+    return {
+        heading: place
+        for heading, place in places.items()
+        if all((folder / place / f"{each['id']}-0.png").is_file() for each in samples)
+    }
 
 
 def _left(column: int) -> int:
