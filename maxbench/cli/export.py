@@ -39,6 +39,7 @@ def _overrides(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _write(cfg, output: Path) -> int:
+    from maxbench import __version__
     from maxbench.cli.assemble import make_generation  # torch and all that is heavy, once there is something to do
     from maxbench.cli.build import build
     from maxbench.cli.perform import open_folder
@@ -51,7 +52,8 @@ def _write(cfg, output: Path) -> int:
     sampling.inputs.place()
     folder.refer(sampling.inputs.artefacts)
     config = {**job.config, "runtime": {**job.config["runtime"], "device": job.device.type}}
-    written = write_export(output, job.experiment, sampling, job.suite.name, config)
+    about = {"suite": job.suite.name, "run": folder.path.name, "maxbench": __version__}
+    written = write_export(output, job.experiment, sampling, about, config)
     count = len(job.experiment.images)
     print(f"{output}: {count} images to make" if written else f"{output}: there already, {count} images to make")
     print(f"score them: python -m maxbench evaluate --images FOLDER --manifest {output / MANIFEST} --name NAME")

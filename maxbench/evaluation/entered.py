@@ -91,7 +91,7 @@ def _sorted_out(folder: Path, files: Sequence[str]) -> tuple[dict[str, Path], di
             wrong["with another name than asked for"].append(f"{path.name}, it must be {file}")
         if file is not None:
             claims[file].append(path)
-    for file, paths in claims.items():
+    for paths in claims.values():
         if len(paths) > 1:
             wrong["doubled"].append(" and ".join(path.name for path in paths))
     missing = [file for file in files if file not in claims]

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-import maxbench
 from maxbench import images as im
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
@@ -38,8 +37,8 @@ TEXT = """\
 # Make the pictures of one method elsewhere
 
 Everything that the pictures of `{experiment}` are made from. Make one picture for every entry of `images` in
-`manifest.json`, and put them, as 8-bit RGB PNG of {resolution} x {resolution} pixels and with nothing else, into a folder
-under the name `file` of the entry. Then score them:
+`manifest.json`, and put it, as an 8-bit RGB PNG of {resolution} x {resolution} pixels, into a folder under the name
+`file` of its entry; nothing else may lie in that folder. Then score them:
 
     python -m maxbench evaluate --images FOLDER --manifest manifest.json --name NAME
 
@@ -47,12 +46,13 @@ under the name `file` of the entry. Then score them:
 |---|---|
 | `file` | the name that the picture must have |
 | `prompt`, `negative_prompt` | texts |
-| `noise` | the noise to start from, (channels, height, width) float32 as .npy: the same as of every method of maxbench |
+| `noise` | the noise to start from, (channels, height, width) float32 as .npy: that of every method of maxbench |
 | `noise_seed` | the seed that it was drawn with, see `noise` at the top of the manifest |
 | `controls` | for each condition ({conditions}): `map`, `hint` (what a ControlNet is shown) and `control_mask` |
 
-A `control_mask` is 255 where the map is given and 0 where nothing is said, and null where the map is given everywhere; map
-and hint have the condition's null value at 0. A segmentation's map is class numbers, its hint their colours.
+A `control_mask` is 255 where the map is given and 0 where nothing is said; it is null where the map is given
+everywhere. Map and hint have the condition's null value where the mask is 0. A segmentation's map is class numbers, its
+hint their colours.
 
 ```python
 import json, os
@@ -110,19 +110,19 @@ def maps_of(inputs: ControlInputs) -> dict[str, str]:
 
 
 def write_export(
-    output: Path, experiment: Experiment, sampling: Sampling, suite: str, config: Mapping[str, Any]
+    output: Path, experiment: Experiment, sampling: Sampling, about: Mapping[str, str], config: Mapping[str, Any]
 ) -> bool:
     """Write everything into the folder `output`, which appears whole or not at all; False if it was there already.
 
-    A folder that holds anything else is a UserError and stays as it is. The inputs must be made.
+    A folder that holds anything else is a UserError and stays as it is. The inputs must be made. about: what else the
+    manifest says for people; config: the resolved configuration, from which the experiment is built again.
     """
     inputs = sampling.inputs
     said = {
         "format": FORMAT,
         "version": VERSION,
-        "maxbench": maxbench.__version__,
         "experiment": experiment.name,
-        "suite": suite,
+        **about,
         "resolution": inputs.resolution,
         "latent_shape": list(sampling.pipeline.latent_shape(inputs.resolution)),
         "noise": NOISE,
