@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 RUN_HELP = """\
-usage: maxbench run experiment=NAME [key=value ...] [-m] [--debug]
+usage: maxbench run experiment=NAME [key=value ...] [-m] [--seeds 0,1,2] [--debug]
 
 Generate, score and report one experiment. Running the same command again resumes it, or shows its result.
 
@@ -17,6 +17,7 @@ Generate, score and report one experiment. Running the same command again resume
   python -m maxbench run experiment=hed_depth methods.maxfusion.rule.delta=0.5
   python -m maxbench run experiment=hed_depth '~methods.sum' sampler=paper
   python -m maxbench run -m experiment=hed_depth,seg_depth seed=0,1
+  python -m maxbench run experiment=hed_depth --seeds 0,1,2
 
 keys:
   experiment=   one of conf/experiment/
@@ -34,6 +35,7 @@ keys:
 
 options, anywhere between them:
   -m            run every combination of comma-separated values, range(0,3), glob(*); one that fails stops no other
+  --seeds 0,1   run each seed, then write one result of all of them; no seed= beside it
   --config-dir  a folder with configuration of your own, laid out like conf/
   --cfg job     print the composed configuration and stop; with --resolve, --package methods
   --debug       show the traceback of an error
@@ -52,6 +54,32 @@ def parser() -> argparse.ArgumentParser:
     tables = verbs.add_parser("tables", help="print the tables of finished runs")
     tables.add_argument("folder", nargs="*", help="run folders; without any, all in --output-dir")
     tables.add_argument("--output-dir", default="runs")
+    tables.add_argument("--pool", action="store_true", help="write one result of several runs that differ in the seed")
+    tables.add_argument("--output", help="of --pool: its folder; otherwise beside the first run")
+    tables.add_argument(
+        "--baseline", action="append", default=[], metavar="NAME", help="also print differences to this row; repeatable"
+    )
+    export = verbs.add_parser(
+        "export",
+        help="write what the pictures of an experiment are made from, for other programs",
+        description="Write prompts, noise, maps, masks and a manifest into a new folder.",
+    )
+    export.add_argument("experiment", help="one of conf/experiment/")
+    export.add_argument("settings", nargs="*", metavar="key=value", help="as of `run`")
+    export.add_argument("--output", metavar="DIR", help="a new folder")
+    export.add_argument("--config-dir", metavar="DIR", help="a folder with configuration of your own")
+    evaluate = verbs.add_parser(
+        "evaluate",
+        help="score pictures made elsewhere, or a finished run again",
+        description="Score a folder of pictures as a row of the experiment that a manifest is of (see `export`), or "
+        "the pictures of a finished run with what is to be measured now. A manifest is configuration: take it only "
+        "from whom you would take a program.",
+    )
+    evaluate.add_argument("folder", nargs="?", help="a finished run; without the options below")
+    evaluate.add_argument("--images", metavar="DIR", help="<sample>-<replicate>.png of every image, 8-bit RGB")
+    evaluate.add_argument("--manifest", metavar="FILE", help="manifest.json of the export")
+    evaluate.add_argument("--name", help="of the row in tables; entering it again replaces it")
+    evaluate.add_argument("--output-dir", metavar="DIR", help="where run folders go; as exported")
     doctor = verbs.add_parser("doctor", help="say what this machine can run")
     doctor.add_argument("--output-dir", default="runs")
     doctor.add_argument("--data-dir", default="data")
@@ -67,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data-dir", default="data")
     data.add_argument("--store-dir", default="runs/store", help="of `store` and `prune`")
     data.add_argument("--yes", action="store_true", help="of `prune`: do not ask")
-    for verb in (tables, doctor, data):
+    for verb in (tables, export, evaluate, doctor, data):
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return main
 
@@ -82,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(RUN_HELP, end="")
             return 0
         return _guarded(debug, lambda: _run(words[1:], debug))
+    if words[:1] == ["export"] and not {"--help", "-h"} & set(words):
+        return _guarded(debug, lambda: _export(words[1:]))
     options = parser().parse_args(words)
     if options.version:
         from maxbench import __version__
@@ -100,11 +130,21 @@ def _run(words: Sequence[str], debug: bool) -> int:
     return run(words, debug)
 
 
+def _export(words: Sequence[str]) -> int:
+    from maxbench.cli.export import export
+
+    return export(words)
+
+
 def _verb(options: argparse.Namespace) -> int:
     if options.verb == "tables":
         from maxbench.cli.tables import tables
 
-        return tables(options.folder, options.output_dir)
+        return tables(options.folder, options.output_dir, options.pool, options.output, options.baseline)
+    if options.verb == "evaluate":
+        from maxbench.cli.evaluate import evaluate
+
+        return evaluate(options.folder, options.images, options.manifest, options.name, options.output_dir)
     if options.verb == "doctor":
         from maxbench.cli import doctor
 

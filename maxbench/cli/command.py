@@ -22,7 +22,7 @@ class Command:
 
     multirun: whether the overrides stand for several runs. config_dir: a user's folder, laid out like conf/.
     cfg: the part of the configuration to print instead of running it, "job", "hydra" or "all"; package and resolve
-        say what of it and how, as in Hydra.
+        say what of it and how, as in Hydra. seeds: of which to run each and to pool the results; empty for none.
     """
 
     overrides: tuple[str, ...]
@@ -31,6 +31,7 @@ class Command:
     cfg: str | None = None
     package: str | None = None
     resolve: bool = False
+    seeds: tuple[int, ...] = ()
 
     @property
     def by_hydra(self) -> bool:
@@ -40,18 +41,24 @@ class Command:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        raise UserError(f"{message[:1].upper()}{message[1:]}; see `python -m maxbench run --help`.")
+        raise UserError(f"{message[:1].upper()}{message[1:]}; see `python -m maxbench {self.prog} --help`.")
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """A parser of a verb's words whose errors are sentences."""
+    return _Parser(prog=verb, add_help=False, allow_abbrev=False)
 
 
 def parse(arguments: Sequence[str]) -> Command:
     """Take options out of the overrides; an unknown one is a UserError that says how a setting is written."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = parser_of("run")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("-cd", "--config-dir", type=Path)
     parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
     parser.add_argument("-p", "--package")
     parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--seeds")
     found, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         raise UserError(_unknown(unknown[0], arguments))
@@ -63,8 +70,26 @@ def parse(arguments: Sequence[str]) -> Command:
         raise UserError("--package and --resolve go with --cfg; add --cfg job.")
     if found.cfg is not None and found.multirun:
         raise UserError("--cfg prints the configuration of one run; leave out -m.")
+    seeds = _seeds(found) if found.seeds is not None else ()
     folder = found.config_dir.absolute() if found.config_dir else None
-    return Command(**{**vars(found), "overrides": tuple(found.overrides), "config_dir": folder})
+    return Command(**{**vars(found), "overrides": tuple(found.overrides), "config_dir": folder, "seeds": seeds})
+
+
+def _seeds(found: argparse.Namespace) -> tuple[int, ...]:
+    """The seeds to pool: two whole numbers or more, none of them twice."""
+    if found.multirun or found.cfg is not None:
+        raise UserError(f"--seeds runs one experiment several times; leave out {'-m' if found.multirun else '--cfg'}.")
+    if own := [each for each in found.overrides if each.lstrip("+~").partition("=")[0] == "seed"]:
+        raise UserError(f"--seeds and {own[0]} both say the seed; leave one of them out.")
+    parts = [each.strip() for each in found.seeds.split(",")]
+    if not all(each.isascii() and each.isdigit() and int(each) < 2**63 for each in parts):
+        raise UserError(f"--seeds is '{found.seeds}'; write whole numbers, 0 or more, with commas: --seeds 0,1,2.")
+    seeds = tuple(int(each) for each in parts)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds is '{found.seeds}', which has a seed twice; name each once.")
+    if len(seeds) < 2:
+        raise UserError(f"--seeds is '{found.seeds}', and one seed is nothing to pool; write seed={seeds[0]} instead.")
+    return seeds
 
 
 def _unknown(option: str, arguments: Sequence[str]) -> str:
@@ -73,7 +98,7 @@ def _unknown(option: str, arguments: Sequence[str]) -> str:
     following = [each for each in arguments[arguments.index(option) + 1 :][:1] if "=" not in each and each[:1] != "-"]
     if option.startswith("--") and (value or following):
         return f"There is no option --{key}; settings have no dashes: write {key}={value or following[0]}."
-    known = ("--multirun", "--config-dir", "--cfg", "--package", "--resolve", "--debug", "--help")
+    known = ("--multirun", "--config-dir", "--cfg", "--package", "--resolve", "--seeds", "--debug", "--help")
     return f"There is no option {option}; {nearest(option, known)}"
 
 

@@ -107,7 +107,7 @@ def run_identity(job: Run) -> Any:
     rules = {method.entry: [identity(method.rule), identity(method.otherwise)] for method in job.experiment.methods}
     said = {
         "versions": {"engine": ENGINE, "drawing": DRAWING, "reading": READING, "scoring": SCORING},
-        "config": _without(job.config, INDIFFERENT),
+        "config": without(job.config, INDIFFERENT),
         "device": job.device.type,
         "weights": job.weights,
         "rules": rules,
@@ -153,10 +153,10 @@ def _choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def _without(config: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
+def without(config: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
     """A nested configuration without these dotted keys."""
     return {
-        key: _without(inner, keys, f"{prefix}{key}.") if isinstance(inner, dict) else inner
+        key: without(inner, keys, f"{prefix}{key}.") if isinstance(inner, dict) else inner
         for key, inner in config.items()
         if f"{prefix}{key}" not in keys
     }

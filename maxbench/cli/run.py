@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig
@@ -23,8 +24,10 @@ def run(arguments: Sequence[str], debug: bool) -> int:
         if command.by_hydra and command.multirun:
             return _hand_over(hydra, [write(each) for each in overrides])
         members = jobs(overrides)
+        if command.seeds:
+            return _pooled(hydra, [[*members[0], f"seed={seed}"] for seed in command.seeds], debug)
         if command.multirun:
-            return _sweep(hydra, members, debug)
+            return _sweep(hydra, members, debug)[0]
         if command.cfg:
             return _show(hydra, command, members[0])
         _perform(compose(hydra, members[0]))
@@ -38,21 +41,39 @@ def _show(hydra: Hydra, command: Command, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _perform(cfg: DictConfig) -> None:
-    """Make what a checked configuration asks for."""
+def _perform(cfg: DictConfig) -> Path:
+    """Make what a checked configuration asks for; returns the run's folder."""
     from maxbench.cli.perform import perform  # torch and all that is heavy, once there is something to do
 
-    perform(cfg)
+    return perform(cfg)
 
 
-def _sweep(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
-    """Every member in turn, in this process; one that fails says why and does not stop the others."""
-    failed = []
+def _pooled(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
+    """The same run with several seeds, then their results as one; nothing is pooled where one of them failed."""
+    for overrides in members:
+        compose(hydra, overrides)  # a mistake in the command is one sentence, not one for each seed
+    code, folders = _sweep(hydra, members, debug)
+    if code:
+        print(
+            "maxbench: nothing is pooled; run the same command again to finish the seeds that failed.", file=sys.stderr
+        )
+        return code
+    from maxbench.cli.pool import pool
+
+    return pool(folders)
+
+
+def _sweep(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> tuple[int, list[Path]]:
+    """Every member in turn, in this process; one that fails says why and does not stop the others.
+
+    Returns the exit code and the folders of those that ended well.
+    """
+    failed, folders = [], []
     for number, overrides in enumerate(members, start=1):
         name = f"job {number} of {len(members)}: {' '.join(each.removeprefix('++') for each in overrides)}"
         print(name, flush=True)
         try:
-            _perform(compose(hydra, overrides))
+            folders.append(_perform(compose(hydra, overrides)))
         except BrokenPipeError:  # nobody reads on
             raise
         except Exception as error:
@@ -62,7 +83,7 @@ def _sweep(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
             failed.append(name)
     if failed:
         print(f"maxbench: {len(failed)} of {len(members)} jobs failed:", *failed, sep="\n  ", file=sys.stderr)
-    return 2 if failed else 0
+    return (2 if failed else 0), folders
 
 
 def _hand_over(hydra: Hydra, overrides: Sequence[str]) -> int:

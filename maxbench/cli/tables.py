@@ -1,17 +1,35 @@
-"""The verb `tables`: the tables of finished runs once more, from their metrics.csv."""
+"""The verb `tables`: the tables of finished runs once more, those of several as one, or with other baselines."""
 
 from __future__ import annotations
 
+import io
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from maxbench.cli.failures import say_failure
 from maxbench.errors import UserError
-from maxbench.report.tables import read_tables
+from maxbench.report.tables import difference_table, marked, plain_table, read_tables
 
 
-def tables(folders: Sequence[str], output_dir: str = "runs") -> int:
-    """Print the tables of some run folders, or of all in `output_dir`; one that is damaged does not hide the others."""
+def tables(
+    folders: Sequence[str],
+    output_dir: str = "runs",
+    pooled: bool = False,
+    output: str | None = None,
+    baselines: Sequence[str] = (),
+) -> int:
+    """Print the tables of some run folders, or of all in `output_dir`; one that is damaged does not hide the others.
+
+    pooled: write one result of all of them instead, into the folder `output`. baselines: print differences to these.
+    """
+    if pooled:
+        return _pool(folders, output, baselines)
+    if output is not None:
+        raise UserError(f"--output {output} goes with --pool; without it nothing is written.")
     paths = [Path(folder) for folder in folders] or sorted(
         path.parent for path in Path(output_dir).glob("*/metrics.csv")
     )
@@ -20,7 +38,7 @@ def tables(folders: Sequence[str], output_dir: str = "runs") -> int:
     failed = 0
     for path in paths:
         try:
-            text = read_tables(path).text
+            text = against(path, baselines) if baselines else read_tables(path).text
         except UserError as error:
             if len(paths) == 1:
                 raise
@@ -28,3 +46,36 @@ def tables(folders: Sequence[str], output_dir: str = "runs") -> int:
             continue
         print(f"{path}\n\n{text}\n")
     return failed
+
+
+def _pool(folders: Sequence[str], output: str | None, baselines: Sequence[str]) -> int:
+    from maxbench.cli.pool import pool  # torch, which printing tables does without
+
+    if baselines:
+        raise UserError("--baseline prints and --pool writes; pool first, then name the pooled folder with --baseline.")
+    return pool([Path(folder) for folder in folders], None if output is None else Path(output))
+
+
+def against(folder: Path, baselines: Sequence[str]) -> str:
+    """A run's tables with the differences to other rows, as plain text; nothing is written into the run."""
+    from maxbench.cli.pool import read_config, read_state, tables_of
+
+    if len(set(baselines)) < len(baselines):
+        raise UserError(f"--baseline names a row twice: {', '.join(baselines)}.")
+    made = tables_of(read_state(folder), read_config(folder), baselines)
+    files = {"metrics.csv": made.metrics(), "differences.csv": made.differences()}
+    with tempfile.TemporaryDirectory() as place:
+        for name, table in files.items():
+            (Path(place) / name).write_text(table.to_csv(index=False))
+        for name in ("config.yaml", "evaluation.json", "tuning.csv"):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, Path(place) / name)
+        parts = [read_tables(Path(place)).text]
+    _, differences = marked(*(pd.read_csv(io.StringIO(each.to_csv(index=False))) for each in files.values()))
+    parts.append(
+        "Paired differences on the same samples and noise. **Shown** after Holm's correction for the "
+        f"{int(differences.comparisons.iloc[0])} comparisons of these tables."
+    )
+    for baseline, group in differences.groupby("baseline", sort=False):
+        parts += [f"Minus {baseline}:", plain_table(*difference_table(group))]
+    return "\n\n".join(parts)

@@ -307,7 +307,7 @@ class Tables:
         )
 
     def _joints(self) -> Iterator[Column]:
-        if self.joint is None:
+        if self.joint is None or not self.joint.conditions:
             return
         per_image = {row: self.joint.per_image(self._oriented(row)) for row in self.state.measured}
         whole = self._whole()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,22 @@ from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import Tables
 from maxbench.evaluation.scoring import Measuring, Pictures, Scorers, Scoring, Subject, Target
 from maxbench.evaluation.state import COSTS, Image, Row, State
-from maxbench.experiments.method import EXCHANGED, REAL, REFERENCE, SHUFFLED, VAE_RECONSTRUCTION, Experiment
+from maxbench.experiments.method import (
+    ENTERED,
+    EXCHANGED,
+    REAL,
+    REFERENCE,
+    SHUFFLED,
+    VAE_RECONSTRUCTION,
+    Experiment,
+    Method,
+)
 from maxbench.generation.inputs import CONTROL, EVALUATION, ControlInputs, source_key
 from maxbench.progress import track
 from maxbench.store.artefacts import Artefact
 from maxbench.store.files import digest, fingerprint, read_sealed, seal
 from maxbench.store.identity import code_fingerprint
-from maxbench.store.runfolder import RunFolder, image_file, source_file
+from maxbench.store.runfolder import RunFolder, entered_product, image_file, picture_name, source_file
 from maxbench.store.scores import Scores
 
 METRICS, SAMPLES, DIFFERENCES, CONFLICT = "metrics.csv", "samples.parquet", "differences.csv", "conflict.csv"
@@ -39,6 +48,7 @@ class Evaluation:
 
     inputs: of the run, for the maps that pictures are held against. with_annotators: conditions whose map was drawn by
     another network than the scorer. scorer_names, annotator_names: what they are called in tables.
+    required: the methods whose pictures must be there, None for all; others are listed where theirs are.
     """
 
     experiment: Experiment
@@ -54,6 +64,7 @@ class Evaluation:
     notes: tuple[str, ...]
     resamples: int
     level: float
+    required: Collection[str] | None = None
 
     def references(self) -> list[str]:
         """By what the scores of the reference pictures are known, for :meth:`RunFolder.refer`."""
@@ -132,7 +143,7 @@ class Evaluation:
         if not same:
             rows[Row(EXCHANGED, REFERENCE)] = None
         rows[Row(SHUFFLED, REFERENCE, same=same)] = None
-        for method in self.experiment.methods:
+        for method in self._listed():
             files = [image_file(method.name, sample.id, replicate) for sample, replicate in images]
             found = self._artefacts(method.name, f"images/{method.name}", dict.fromkeys(conditions, files), True)
             row = Row(
@@ -140,7 +151,46 @@ class Evaluation:
                 is_unit=method.is_unit,
             )  # fmt: skip
             rows[row] = Pictures(found, same=True)
+        for name in self.folder.entered():
+            rows[Row(name, ENTERED, same=True)] = Pictures(self._entered(name), same=True)
         return rows
+
+    def _listed(self) -> list[Method]:
+        """The methods that have rows: all that must be there, and others whose pictures are."""
+        return [
+            method
+            for method in self.experiment.methods
+            if self.required is None or method.name in self.required or self._is_complete(method)
+        ]
+
+    def _is_complete(self, method: Method) -> bool:
+        """Whether the pictures of a method are all there, as they were made."""
+        product = f"images/{method.name}"
+        files = {image_file(method.name, sample.id, replicate) for sample, replicate in self.experiment.images}
+        try:
+            return {each.file for each in self.folder.entries(product)} == files and not self.folder.restore(product)
+        except UserError:  # no record, or a damaged one
+            return False
+
+    def _entered(self, name: str) -> dict[str, tuple[Artefact, ...]]:
+        """Pictures made elsewhere; they cannot be made again here."""
+        product, conditions = entered_product(name), list(self.experiment.conditions)
+        files = [f"{product}/{picture_name(sample.id, replicate)}" for sample, replicate in self.experiment.images]
+        try:
+            lost = self.folder.restore(product)
+            found = self._artefacts(name, product, dict.fromkeys(conditions, files), True)
+        except UserError as error:
+            raise UserError(f"The record of the entered pictures '{name}' is damaged; {self._again(name)}") from error
+        if lost:
+            raise UserError(
+                f"{len(lost)} of the entered pictures '{name}' are lost or changed ({', '.join(lost[:3])}); "
+                f"{self._again(name)}"
+            )
+        return found
+
+    def _again(self, name: str) -> str:
+        record = self.folder.path / "records" / f"{entered_product(name)}.json"
+        return f"enter them again with `python -m maxbench evaluate`, or remove {record} to go on without them."
 
     def _artefacts(
         self, name: str, product: str, files: Mapping[str, Sequence[str]], exactly: bool = False
@@ -222,7 +272,7 @@ class Evaluation:
         return State(
             experiment=experiment.name,
             suite=self.suite,
-            baselines=tuple(experiment.baselines),
+            baselines=tuple(each for each in experiment.baselines if each in {row.name for row in rows}),
             images=tuple(
                 Image(experiment.seed, sample.id, sample.group, replicate) for sample, replicate in experiment.images
             ),
@@ -233,29 +283,40 @@ class Evaluation:
             annotators=self.annotator_names,
             regional=_named(experiment, lambda sample: sample.evaluation_masks),
             objects=_named(experiment, lambda sample: sample.category),
-            notes=self.notes,
+            notes=(*self.notes, *self._left_out(rows)),
         )
+
+    def _left_out(self, rows: Mapping[Row, Pictures | None]) -> list[str]:
+        """What a reader must know of rows that are not there."""
+        listed = {row.name for row in rows}
+        missing = [each.name for each in self.experiment.methods if each.name not in listed]
+        return [f"Without pictures, and so without rows: {', '.join(missing)}; run the experiment."] if missing else []
 
     def write(self, tables: Tables, asked: str) -> None:
         """The state and all tables that are made of it."""
-        files = {
-            STATE: tables.state.pack(),
-            SAMPLES: tables.samples().to_parquet(index=False),
-            METRICS: tables.metrics().to_csv(index=False).encode(),
-            DIFFERENCES: tables.differences().to_csv(index=False).encode(),
-        }
-        if (curve := tables.conflict_curve()) is not None:
-            files[CONFLICT] = curve.to_csv(index=False).encode()
-        for name, content in files.items():
-            self.folder.write(name, content)
-        summary = {
-            "asked": asked,
-            "files": {name: digest(content) for name, content in files.items()},
-            "defects": tables.defects(),
-            "notes": list(tables.state.notes),
-            "joint": {"note": tables.joint_note, "dominant": tables.dominant()},
-        }
-        self.folder.write(SUMMARY, seal(json.loads(json.dumps(summary))))
+        write_results(self.folder, tables, asked)
+
+
+def write_results(folder: RunFolder, tables: Tables, asked: str) -> None:
+    """Leave a state and all tables that are made of it in a folder; asked: what they depend on, digested."""
+    files = {
+        STATE: tables.state.pack(),
+        SAMPLES: tables.samples().to_parquet(index=False),
+        METRICS: tables.metrics().to_csv(index=False).encode(),
+        DIFFERENCES: tables.differences().to_csv(index=False).encode(),
+    }
+    if (curve := tables.conflict_curve()) is not None:
+        files[CONFLICT] = curve.to_csv(index=False).encode()
+    for name, content in files.items():
+        folder.write(name, content)
+    summary = {
+        "asked": asked,
+        "files": {name: digest(content) for name, content in files.items()},
+        "defects": tables.defects(),
+        "notes": list(tables.state.notes),
+        "joint": {"note": tables.joint_note, "dominant": tables.dominant()},
+    }
+    folder.write(SUMMARY, seal(json.loads(json.dumps(summary))))
 
 
 def _one_of(pictures: Pictures | None) -> Sequence[Artefact]:

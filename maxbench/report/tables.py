@@ -67,6 +67,7 @@ FURTHER = {
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 BY_ANNOTATOR = "_by_annotator"  # of a metric that the network which drew the maps has measured
 AGAIN = "run the experiment again, which makes it anew."
+ENTERED = "entered"  # the role of pictures made elsewhere
 NOT_SHOWN = "not shown"  # the verdict on a difference that may be chance
 UNDECIDED = " ≈"  # after the heading of a column that cannot tell the rows apart
 
@@ -95,8 +96,7 @@ def write_tables(folder: Path) -> str:
 
 def read_tables(folder: Path) -> Tables:
     """The tables of a run folder, or of results that were kept without its images; nothing is written."""
-    metrics = _read(folder, "metrics.csv")
-    differences = _read_differences(folder)
+    metrics, differences = marked(_read(folder, "metrics.csv"), _read_differences(folder))
     about, notes = _about(folder, metrics), _notes(folder)
     silent = undecided(differences)
     says = [*_undecided_note(silent, metrics), *_inseparable(metrics), *notes]
@@ -112,6 +112,15 @@ def read_tables(folder: Path) -> Tables:
     ]
     text = [about, plain_table(*method_table(metrics, intervals=False, silent=silent)), *says]
     return Tables("\n\n".join(markdown) + "\n", "\n\n".join(text))
+
+
+def marked(metrics: pd.DataFrame, differences: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The same with the rows of pictures made elsewhere marked in their names."""
+    if "role" not in metrics:  # of an older version
+        return metrics, differences
+    names = {name: f"{name} ({ENTERED})" for name in metrics.method[metrics.role == ENTERED].unique()}
+    metrics = metrics.assign(method=metrics.method.replace(names))
+    return metrics, None if differences is None else differences.replace({"method": names, "baseline": names})
 
 
 def _read_differences(folder: Path) -> pd.DataFrame | None:
@@ -357,12 +366,18 @@ def _about(folder: Path, metrics: pd.DataFrame) -> str:
     try:
         sampler = settings["sampler"]
         return (
-            f"{settings['samples']} samples x {settings['replicates']}, seed {settings['seed']}, "
+            f"{settings['samples']} samples x {settings['replicates']}, {_seeds(settings)}, "
             f"{sampler['steps']} steps, guidance {sampler['guidance_scale']:g}; "
             f"{100 * settings['metrics']['level']:g}% intervals over samples.{world}"
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.yaml'} is no configuration of a run; {AGAIN}") from error
+
+
+def _seeds(settings: Mapping[str, Any]) -> str:
+    """Which noise a result is of: one seed, or those that were pooled."""
+    seeds = settings["seed"]
+    return f"with each of the seeds {' and '.join(map(str, seeds))}" if isinstance(seeds, list) else f"seed {seeds}"
 
 
 def _notes(folder: Path) -> list[str]:

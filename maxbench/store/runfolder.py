@@ -4,6 +4,7 @@
     config.yaml  manifest.json  stamp.json  run.json
     real/  vae_reconstruction/  conditions/<name>/  control_masks/<name>/  evaluation_masks/<name>/
     images/<method>/<sample>-<replicate>.png
+    entered/<name>/<sample>-<replicate>.png  pictures made elsewhere
     records/<product>.json  each file of a product with its key, digest and details
     metrics.csv  samples.parquet  differences.csv  evaluation.json  table.md  ...
 
@@ -43,11 +44,23 @@ MARK = "maxbench-run.json"
 
 SUMMARY = "run.json"
 REFERENCES = "references.json"
+ENTERED = "entered"
+"""The kind of artefacts that were made elsewhere, and the folder that they lie in."""
 
 
 def image_file(method: str, sample: str, replicate: int) -> str:
     """Where a method's picture lies, relative to the run folder."""
-    return f"images/{method}/{sample}-{replicate}.png"
+    return f"images/{method}/{picture_name(sample, replicate)}"
+
+
+def entered_product(name: str) -> str:
+    """The product that pictures made elsewhere are; its record is the only thing that lists them."""
+    return f"{ENTERED}/{name}"
+
+
+def picture_name(sample: str, replicate: int) -> str:
+    """What a picture's file is called, in a run and in a folder of pictures made elsewhere."""
+    return f"{sample}-{replicate}.png"
 
 
 def source_file(product: str, image: int) -> str:
@@ -197,6 +210,31 @@ class RunFolder:
             return [Entry(**each) for each in unseal(path.read_bytes())]
         except (OSError, Damaged, TypeError) as error:
             raise UserError(f"The record {path} is missing or damaged; run the experiment again.") from error
+
+    def has_record(self, product: str) -> bool:
+        return self._record(product).exists()
+
+    def entered(self) -> list[str]:
+        """The names of the pictures made elsewhere that the run holds, in order of the alphabet."""
+        return sorted(path.stem for path in (self.path / "records" / ENTERED).glob("*.json"))
+
+    def restore(self, product: str) -> list[str]:
+        """Let the files of a product be what its record says, from the store where one is lost or changed.
+
+        Returns the files that the store has not either.
+        """
+        lost = []
+        for entry in self.entries(product):
+            path = self.path / entry.file
+            with contextlib.suppress(OSError):
+                if file_digest(path) == entry.sha256:
+                    continue
+            found = self.store.find(entry.kind, entry.key)
+            if found is None or found.sha256 != entry.sha256:
+                lost.append(entry.file)
+            else:
+                self.put(entry.file, found)
+        return lost
 
     def _all_entries(self) -> Iterable[Entry]:
         records = self.path / "records"
