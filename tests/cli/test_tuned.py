@@ -60,7 +60,7 @@ def arguments(data_dir):
             "maxfusion_published", "sum")  # fmt: skip
     return [
         "experiment=hed_depth", *(f"~methods.{name}" for name in left), f"data_dir={data_dir}", "data.count=24",
-        "samples=3", "pairing.reference=8", "calibration.samples=8", "calibration.data.count=8", "sampler.steps=4",
+        "samples=3", "pairing.reference=8", "calibration.samples=8", "calibration.data.count=12", "sampler.steps=4",
         "metrics.resamples=100", "runtime.batch_size=8", "runtime.device=cpu", f"{TUNE}={{branch_scale:[1,0.25]}}",
     ]  # fmt: skip
 
@@ -136,17 +136,15 @@ def test_a_damaged_choice_is_one_sentence(tuned_run, tmp_path):
 
 
 def test_nothing_can_be_tuned_without_what_the_joint_score_is_made_of(arguments, tmp_path, capsys):
-    assert main(["run", *arguments, "~methods.single", f"output_dir={tmp_path}"]) == 1
+    assert main(["run", *arguments, "~methods.single", f"output_dir={tmp_path}"]) == 2
     assert "tuned for the joint score, which needs `none` and a `single` of every condition" in capsys.readouterr().err
 
 
 def test_nothing_can_be_tuned_where_no_control_gains(small_run, tmp_path, capsys):
     """Random networks follow nothing."""
     settings = [each for each in small_run if "tuned_sum" not in each and "calibration" not in each]
-    more = ["calibration.samples=3", "calibration.data.count=8", f"{TUNE}={{scale:[1]}}", f"output_dir={tmp_path}"]
-    assert main(["run", *settings, *more]) == 1
+    more = ["calibration.samples=3", "calibration.data.count=12", f"{TUNE}={{scale:[1]}}", f"output_dir={tmp_path}"]
+    assert main(["run", *settings, *more]) == 2
     said = capsys.readouterr().err
     assert "Nothing can be tuned, because there is no joint score on the training scenes: left out: " in said
     assert "~methods.NAME" in said
-
-

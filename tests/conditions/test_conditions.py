@@ -75,7 +75,9 @@ def test_what_lies_outside_a_region_is_not_looked_at(condition, ruler):
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)
 def test_the_first_ruler_is_the_headline_and_each_has_a_name(condition):
     names = [ruler.metric for ruler in condition.rulers]
-    assert names[0] == {"depth": "depth_rmse", "hed": "hed_ssim", "canny": "canny_f1", "seg": "seg_miou"}[condition.name]
+    assert (
+        names[0] == {"depth": "depth_rmse", "hed": "hed_ssim", "canny": "canny_f1", "seg": "seg_miou"}[condition.name]
+    )
     assert len(set(names)) == len(names)
 
 

@@ -106,8 +106,7 @@ def scored(measuring, images, targets):
     """Label -> (N,) scores of pictures against one target each."""
     reads = [each if callable(each) else lambda each=each: each[None] for each in images]
     subjects = [
-        Subject(f"{place:064d}", read, target)
-        for place, (read, target) in enumerate(zip(reads, targets, strict=True))
+        Subject(f"{place:064d}", read, target) for place, (read, target) in enumerate(zip(reads, targets, strict=True))
     ]
     found = measuring.measure(subjects, "scoring")
     rulers = {
@@ -292,7 +291,9 @@ def test_the_miniature_s_annotators_hold_the_law(name, region, suite, scenes, tm
     pictures = [lambda path=path: read_images([path], SIDE) for path in paths]
     scores = scored(measuring(tmp_path, {name: network}, batch_size=4), pictures, targets_of(name, maps, masks, masks))
     # ControlNet++'s depth is not perfect for equal maps whose smallest level is not 0: kept, and told in its docstring
-    assert_perfect(name, scores, [each for each in CONDITIONS[name].rulers if type(each) is not DepthControlNetPlusPlus])
+    assert_perfect(
+        name, scores, [each for each in CONDITIONS[name].rulers if type(each) is not DepthControlNetPlusPlus]
+    )
 
 
 def test_every_ruler_says_what_a_table_needs():

@@ -154,7 +154,8 @@ def test_rows_that_not_all_have_are_left_out_and_named():
 def test_measurements_that_not_all_have_are_left_out():
     first, second = make_state(4, seed=0), make_state(4, seed=1)
     without = {
-        name: {label: each for label, each in own.items() if label != "seconds"} for name, own in second.measured.items()
+        name: {label: each for label, each in own.items() if label != "seconds"}
+        for name, own in second.measured.items()
     }
     pooled = merge([first, replace(second, measured=without)])
     assert "seconds" not in pooled.measured["average"] and len(pooled.measured["average"]["clip_score"]) == 8
