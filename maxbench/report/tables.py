@@ -232,8 +232,8 @@ def _undecided_note(silent: Mapping[Key, int | None], metrics: pd.DataFrame) -> 
         for key, needed in silent.items()
     ]
     return [
-        f"{UNDECIDED.strip()} marks what cannot tell any method from the baseline at N = {count}: do not rank by it. In "
-        f"brackets the samples with which one probably could (power 80%): {', '.join(named)}."
+        f"{UNDECIDED.strip()} marks what cannot tell any method from the baseline at N = {count}: do not rank by it. "
+        f"In brackets the samples with which one probably could (power 80%): {', '.join(named)}."
     ]
 
 
