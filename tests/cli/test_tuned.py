@@ -56,8 +56,8 @@ def test_what_can_be_tuned_is_taken():
 
 @pytest.fixture(scope="module")
 def arguments(data_dir):
-    left = ("single_tuned", "scheduled_sum", "random_blobs", "outputs_only", "gated_sum", "maxfusion", "maxfusion_tuned",
-            "maxfusion_published", "sum")  # fmt: skip
+    left = ("single_tuned", "scheduled_sum", "random_blobs", "outputs_only", "gated_sum", "maxfusion",
+            "maxfusion_tuned", "maxfusion_published", "sum")  # fmt: skip
     return [
         "experiment=hed_depth", *(f"~methods.{name}" for name in left), f"data_dir={data_dir}", "data.count=24",
         "samples=3", "pairing.reference=8", "calibration.samples=8", "calibration.data.count=12", "sampler.steps=4",
