@@ -85,8 +85,8 @@ def _figure(table: pd.DataFrame, config: dict) -> Figure:
     axis.axhline(0, color="0.6", lw=0.6, zorder=0)
     for border in _borders(table):
         axis.axvline(border, color="0.88", lw=0.6, zorder=0)
-    axis.set_xlabel("degree of conflict: mean 1 - q of each in the other's picture\n"
-                    "(0 the conditions agree, 1 no more than the text says)", fontsize=SMALL)  # fmt: skip
+    axis.set_xlabel("degree of conflict: mean of 1 - q in the other's\n"
+                    "picture (0 they agree, 1 no better than the text)", fontsize=SMALL)  # fmt: skip
     axis.set_ylabel("joint score: mean of the smallest q\n(0 no control, 1 the single controls)", fontsize=SMALL)
     axis.tick_params(labelsize=SMALL)
     axis.spines[["top", "right"]].set_visible(False)
@@ -128,5 +128,5 @@ def _borders(table: pd.DataFrame) -> np.ndarray:
 def _limits(table: pd.DataFrame) -> tuple[float, float]:
     """Of the axis of conflict, within [0, 1] up to a margin: tenths that hold all bins."""
     low, high = np.floor(10 * table.conflict.min()) / 10, np.ceil(10 * table.conflict.max()) / 10
-    margin = 0.03 * (high - low) if high > low else 0.05
+    margin = 0.07 * (high - low) if high > low else 0.05
     return float(low - margin), float(high + margin)

@@ -14,7 +14,7 @@ from maxbench.cli.config import CONF
 from maxbench.conditions.canny import Canny
 from maxbench.conditions.depth import Depth
 from maxbench.conditions.hed import HED
-from maxbench.conditions.ruler import DepthControlNetPlusPlus, MeanIoU, PixelAccuracy
+from maxbench.conditions.ruler import MeanIoU, PixelAccuracy
 from maxbench.conditions.seg import Segmentation
 from maxbench.conditions.style import Style
 from maxbench.data.regions import Object
@@ -130,8 +130,15 @@ def targets_of(name, maps, evaluation, control, rulers=None):
     ]  # fmt: skip
 
 
+def lawful(rulers):
+    """Those that promise the law; ControlNet++'s own definition of depth breaks it."""
+    kept = [ruler for ruler in rulers if ruler.best is not None]
+    assert {ruler.metric for ruler in rulers} - {ruler.metric for ruler in kept} <= {"depth_rmse_controlnetpp"}
+    return kept
+
+
 def assert_perfect(name, scores, rulers, by=False):
-    for ruler in rulers:
+    for ruler in lawful(rulers):
         found = scores[fidelity_label(name, ruler.metric, by)]
         np.testing.assert_allclose(found, ruler.best, atol=EXACTLY.get(ruler.metric, 0), err_msg=ruler.metric)
 
@@ -155,7 +162,7 @@ def test_another_picture_is_not_perfect(name, region, tmp_path):
     images, masks = pictures(), REGIONS[region]
     maps = list(CONDITIONS[name].draw(pictures(seed=1), None if name == "style" else NETWORKS[name]))
     scores = scored(measuring(tmp_path, {name: NETWORKS[name]}), images, targets_of(name, maps, masks, masks))
-    for ruler in CONDITIONS[name].rulers:
+    for ruler in lawful(CONDITIONS[name].rulers):
         found = ruler.oriented(scores[fidelity_label(name, ruler.metric)])
         assert (found < ruler.oriented(np.array(ruler.best)) - 1e-3).all(), ruler.metric
 
@@ -170,7 +177,7 @@ def test_the_annotator_is_perfect_where_the_scorer_is_another_network(region, tm
     own, others = ({name: change(NETWORKS[name]) for name in names} for change in (lambda network: network, blurred))
     scores = scored(measuring(tmp_path, others, own), images, targets)
     for name in names:
-        assert_perfect(name, scores, CONDITIONS[name].rulers, by=True)
+        assert_perfect(name, scores, CONDITIONS[name].rulers[:1], by=True)  # the annotator measures the headline alone
         ruler = CONDITIONS[name].rulers[0]
         assert (ruler.oriented(scores[fidelity_label(name, ruler.metric)]) < ruler.oriented(ruler.best)).all()
 
@@ -290,10 +297,7 @@ def test_the_miniature_s_annotators_hold_the_law(name, region, suite, scenes, tm
     maps = list(CONDITIONS[name].draw(read_images(paths, SIDE), network))
     pictures = [lambda path=path: read_images([path], SIDE) for path in paths]
     scores = scored(measuring(tmp_path, {name: network}, batch_size=4), pictures, targets_of(name, maps, masks, masks))
-    # ControlNet++'s depth is not perfect for equal maps whose smallest level is not 0: kept, and told in its docstring
-    assert_perfect(
-        name, scores, [each for each in CONDITIONS[name].rulers if type(each) is not DepthControlNetPlusPlus]
-    )
+    assert_perfect(name, scores, CONDITIONS[name].rulers)
 
 
 def test_every_ruler_says_what_a_table_needs():
@@ -303,5 +307,6 @@ def test_every_ruler_says_what_a_table_needs():
     for ruler in rulers:
         assert ruler.protocol and ruler.version >= 1
         assert ruler.metric.split("_")[0] in CONDITIONS
+    for ruler in lawful(rulers):
         assert ruler.oriented(np.array([ruler.best, ruler.best + (-1 if ruler.higher_is_better else 1)])).argmax() == 0
     assert isinstance(SEG.rulers[0], MeanIoU) and isinstance(SEG.rulers[1], PixelAccuracy)
