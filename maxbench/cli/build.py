@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from maxbench.cli.component import CONDITION, PAIRING, RULE, SAMPLER, component
 from maxbench.cli.config import plain
-from maxbench.cli.schema import check
+from maxbench.cli.schema import baselines_of, check
 from maxbench.data.pairing import ImageSet, Plan
 from maxbench.errors import UserError
 from maxbench.experiments.method import Experiment, Method
@@ -73,7 +73,7 @@ def build(cfg: DictConfig) -> Run:
         reference=plan.reference,
         seed=config["seed"],
         replicates=config["replicates"],
-        baselines=_listed(config["baseline"]),
+        baselines=tuple(baselines_of(config["baseline"], [method.name for method in methods])),
     )
     _check_regions(experiment)
     runtime, metrics = config["runtime"], config["metrics"]
@@ -107,10 +107,6 @@ def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration 
         image_set, list(experiment.conditions), config["calibration"]["samples"], config["calibration"]["seed"]
     )
     return Calibration(image_set, plan.samples)
-
-
-def _listed(value: str | Sequence[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _check_regions(experiment: Experiment) -> None:

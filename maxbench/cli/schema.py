@@ -29,6 +29,7 @@ from pydantic_core import PydanticCustomError
 from maxbench.errors import UserError
 
 EACH, PAIRS = "each", "pairs"  # of branches
+USUAL_BASELINES = ("sum", "tuned_sum")  # what users of several controls have today, and the same with care
 SITES = ("conv_in", "hint", "down", "hidden", "residuals", "mid")
 RESERVED = ("real", "vae_reconstruction", "shuffled", "exchanged")  # rows of every table that no method makes
 METHOD = "maxbench.experiments.method.Method"  # what a method's `_target_` says in older files; it needs none
@@ -396,7 +397,7 @@ class Configuration(Settings):
     samples: whole(2)
     replicates: whole(1, 10_000)
     seed: Seed
-    baseline: listed(Text, "the name of a method, or a list of names", Text)
+    baseline: listed(Text, "the name of a method, a list of names, or null", Text | None)
     output_dir: Text
     data_dir: Text
     store_dir: Text
@@ -495,10 +496,17 @@ def _check_names(rows: Sequence[Row]) -> None:
             )
 
 
+def baselines_of(asked: str | Sequence[str] | None, methods: Sequence[str]) -> list[str]:
+    """The methods that differences are to; where none is asked for, the usual ones that are there, or the first."""
+    if asked is None:
+        return [name for name in USUAL_BASELINES if name in methods] or list(methods[:1])
+    return [asked] if isinstance(asked, str) else list(asked)
+
+
 def _check_references(config: Configuration, rows: Sequence[Row]) -> None:
     """The baseline and what methods are matched with are methods of the experiment."""
     names = [row.name for row in rows]
-    baselines = [config.baseline] if isinstance(config.baseline, str) else config.baseline
+    baselines = baselines_of(config.baseline, names)
     for place, name in enumerate(baselines):
         if name not in names:
             raise UserError(f"baseline is '{name}', which is no method here; {nearest(name, names)}")

@@ -44,7 +44,7 @@ def write_conflict(folder: Path) -> Path | None:
         raise UserError(f"{path} has no column {missing[0]}: it is damaged, or of an older version.")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     drawing = io.BytesIO()
-    _figure(table, config).savefig(drawing, dpi=DOTS)
+    _figure(table, config, _baselines(folder)).savefig(drawing, dpi=DOTS)
     write_atomically(folder / PICTURE, drawing.getvalue())
     return folder / PICTURE
 
@@ -62,13 +62,18 @@ def lines_in_colour(table: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
     return [name for name in ranked if name in kept or name in best]
 
 
-def _figure(table: pd.DataFrame, config: dict) -> Figure:
+def _baselines(folder: Path) -> list[str]:
+    """What the run's differences are to."""
+    path = folder / "differences.csv"
+    return pd.read_csv(path).baseline.unique().tolist() if path.exists() else []
+
+
+def _figure(table: pd.DataFrame, config: dict, baselines: Sequence[str]) -> Figure:
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axis = figure.subplots()
     low, high = _limits(table)
     axis.set_xlim(low, high)
-    baseline = config["baseline"]
-    shown = lines_in_colour(table, [baseline] if isinstance(baseline, str) else baseline)
+    shown = lines_in_colour(table, baselines)
     pale = [name for name in table[table.role.isin(FUSING)].method.unique() if name not in shown]
     for place, name in enumerate(pale):
         line = _line(table, name)

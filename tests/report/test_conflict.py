@@ -90,7 +90,7 @@ def lines_of(figure):
 
 def test_lines_have_the_numbers_and_differ_in_colour_and_marker():
     rows = table(none=(0, 0, 0), single_hed=(0.1, 0.1, 0.1), single_depth=(0.2, 0.1, 0.1), **many(9))
-    figure = _figure(rows, CONFIG)
+    figure = _figure(rows, CONFIG, ["average"])
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [f"rule{n}" for n in range(8, 8 - LINES, -1)] + ["other fusions", "single_hed", "single_depth"]
     axis = figure.axes[0]
@@ -116,7 +116,7 @@ def test_of_singles_the_first_of_each_condition_is_drawn():
     rows = table(single_hed=(0.1, 0.1, 0.1), single_depth=(0.1, 0.1, 0.1), sum=(1, 1, 1))
     tuned = rows[rows.method == "single_hed"].assign(method="single_tuned/hed")
     varied = rows[rows.method == "single_depth"].assign(method="single_depth/scale=2", parameter="scale")
-    labels = lines_of(_figure(pd.concat([varied, rows, tuned]), CONFIG))
+    labels = lines_of(_figure(pd.concat([varied, rows, tuned]), CONFIG, ["average"]))
     assert set(labels) == {"single_hed", "single_depth"}
 
 
