@@ -130,10 +130,11 @@ def test_data_prepares_and_lists(tmp_path, capsys):
 
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
 def test_every_experiment_runs(experiment, small_run, tmp_path):
-    rest = [each for each in small_run if not each.startswith(("experiment", "samples", "pairing"))]
+    text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    left = () if "fusion@methods: default" in text else ("~",)  # what small runs leave out is of the default methods
+    rest = [each for each in small_run if not each.startswith(("experiment", "samples", "pairing", *left))]
     few = ["samples=4", "pairing.reference=6"]  # so that enough scenes are left for objects on other scenes
     assert main(["run", f"experiment={experiment}", *few, *rest, f"output_dir={tmp_path}"]) == 0
-    text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
     assert f"python -m maxbench run experiment={experiment}" in text
 
 
