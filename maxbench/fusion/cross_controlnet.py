@@ -29,8 +29,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from maxbench.fusion.base import Decision, Feature, dot, mean_and_variance, mix, tiny, upcast, won_by
-from maxbench.fusion.two_branches import TwoBranches, require_choices
+from maxbench.fusion.base import (
+    Decision,
+    Feature,
+    TwoBranches,
+    dot,
+    mean_and_variance,
+    mix,
+    require_choices,
+    tiny,
+    upcast,
+    won_by,
+)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from maxbench.fusion.base import Maps, channel_std, tiny
-from maxbench.fusion.spatial_weighting import SpatialWeighting
+from maxbench.fusion.base import Maps, SpatialWeighting, channel_std, tiny
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ import torch
 from maxbench.fusion.base import (
     Decision,
     Feature,
+    TwoBranches,
     dot,
     mean_and_variance,
+    require_choices,
     tiny,
     upcast,
     won_by,
 )
-from maxbench.fusion.two_branches import TwoBranches, require_choices
 
 
 @dataclass(frozen=True)

@@ -4,48 +4,12 @@ In lockstep every branch goes on with what was chosen, at its own saliency, as M
 """
 
 import math
-from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from maxbench.fusion.base import (
-    Feature,
-    Maps,
-    Rule,
-    channel_std,
-    dot,
-    mix,
-    narrow,
-    ratio,
-    require_features,
-    tiny,
-    upcast,
-    won_by,
-)
-
-
-class SpatialWeighting(Rule):
-    """A rule that makes one feature of N at every location, by its own `weigh`."""
-
-    def unmerge(self, features: Sequence[Feature]) -> list[Feature]:
-        require_features(features)
-        if len(features) == 1:
-            return list(features)
-        f = [upcast(feature) for feature in features]
-        shared = mix(self.weigh(f), f)
-        sigma = channel_std(shared)
-        return [narrow(ratio(channel_std(each), sigma) * shared, features[0].dtype) for each in f]
-
-    def merge(self, features: Sequence[Feature]) -> Feature:
-        require_features(features)
-        return features[0] if len(features) == 1 else mix(self.weigh([upcast(each) for each in features]), features)
-
-    @abstractmethod
-    def weigh(self, f: list[Feature]) -> Maps:
-        """The weight of every branch at every location, from features in float32."""
+from maxbench.fusion.base import Feature, Maps, SpatialWeighting, channel_std, dot, tiny, won_by
 
 
 @dataclass(frozen=True)
