@@ -90,7 +90,7 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
         scorer_names=suite.scorer_names(conditions),
         annotator_names=annotator_names,
         suite=suite.name,
-        notes=suite.feature_notes,
+        notes=(*suite.feature_notes, *job.notes),
         resamples=job.resamples,
         level=job.level,
     )

@@ -44,6 +44,7 @@ class Run:
     store_dir: Path
     tracing: Tracing
     calibration: Calibration | None  # only where methods are matched in strength, or tuned
+    notes: tuple[str, ...] = ()  # what the tables must say of the run
 
 
 def build(cfg: DictConfig) -> Run:

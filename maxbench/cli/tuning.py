@@ -12,7 +12,6 @@ import pandas as pd
 
 from maxbench.cli.assemble import make_evaluation, make_generation
 from maxbench.cli.build import Run
-from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import Tables
 from maxbench.experiments.method import NONE, SINGLE, Experiment, Method
 from maxbench.experiments.tuning import Choice, candidates, chosen
@@ -27,12 +26,16 @@ def tuned(job: Run, folder: RunFolder) -> Run:
     asked = [method for method in job.experiment.methods if method.tune]
     if not asked:
         return job
+    if why := _nothing_to_tune_for(job):
+        return _untuned(job, why)
     options = {method.name: candidates(method) for method in asked}
     training = _training(job, [each.method for own in options.values() for each in own])
     count = len(training.experiment.samples)
     say(f"tuning {', '.join(options)} on {count} training scenes, {len(training.experiment.methods)} methods in all")
     tables = _measure(training, RunFolder.open(folder.path, FOLDER, [method.name for method in asked], folder.store))
-    joint = _joint(tables)
+    if tables.joint is None or not tables.joint.conditions:
+        return _untuned(job, f"on the training scenes there is no joint score ({tables.joint_note})")
+    joint = {row: float(values.mean()) for row, values in tables.per_image("joint").items()}
     choices = {name: Choice(own, [joint[each.method.name] for each in own]) for name, own in options.items()}
     folder.write(FILE, _table(choices, count))
     methods = tuple(chosen(each, choices[each.name]) if each.tune else each for each in job.experiment.methods)
@@ -42,16 +45,29 @@ def tuned(job: Run, folder: RunFolder) -> Run:
     return replace(job, experiment=replace(job.experiment, methods=methods))
 
 
+def _nothing_to_tune_for(job: Run) -> str:
+    """Why there can be no joint score, by which methods are tuned; empty if there can."""
+    methods = job.experiment.methods
+    alone = {each.branches[0] for each in methods if each.role == SINGLE and each.is_unit}
+    if any(each.role == NONE for each in methods) and alone >= set(job.experiment.conditions):
+        return ""
+    return "that needs `none` and a `single` of every condition, for the joint score"
+
+
+def _untuned(job: Run, why: str) -> Run:
+    """The run with every tuned method at the first of its settings, and a note that says so."""
+    methods = job.experiment.methods
+    names = ", ".join(each.name for each in methods if each.tune)
+    note = f"Not tuned, but at their first setting: {names}; {why}."
+    say(f"note: {note}")
+    kept = tuple(chosen(each, Choice(candidates(each), [0.0])) if each.tune else each for each in methods)
+    return replace(job, experiment=replace(job.experiment, methods=kept), notes=(*job.notes, note))
+
+
 def _training(job: Run, methods: list[Method]) -> Run:
     """The same run on the calibration's scenes, of the candidates and what q is made of."""
     own = job.experiment
     units = [each for each in own.methods if each.role == NONE or (each.role == SINGLE and each.is_unit)]
-    missing = set(own.conditions) - {each.branches[0] for each in units if each.branches}
-    if missing or not any(each.role == NONE for each in units):
-        raise UserError(
-            "Methods are tuned for the joint score, which needs `none` and a `single` of every condition; add them, or "
-            f"leave out {', '.join(each.name for each in own.methods if each.tune)}."
-        )
     experiment = Experiment(
         name=f"{own.name}-tuning",
         conditions=own.conditions,
@@ -69,16 +85,6 @@ def _measure(training: Run, folder: RunFolder) -> Tables:
     generation = make_generation(training, folder)
     generation.run()
     return make_evaluation(training, folder, generation.sampling.inputs).fidelity()
-
-
-def _joint(tables: Tables) -> dict[str, float]:
-    if tables.joint is None or not tables.joint.conditions:
-        raise UserError(
-            f"Nothing can be tuned, because there is no joint score on the training scenes: {tables.joint_note}. Raise "
-            "calibration.samples, or leave the tuned methods out with ~methods.NAME."
-        )
-    found = tables.per_image("joint")
-    return {row: float(values.mean()) for row, values in found.items()}
 
 
 def _table(choices: dict[str, Choice], count: int) -> bytes:

@@ -132,15 +132,28 @@ class Tables:
             ]
         )  # fmt: skip
         columns = {row.name: row.columns for row in self.state.rows}
-        parts = [
-            base.assign(
-                **columns[row], condition=each.condition, metric=each.sample_metric, protocol=each.protocol,
-                scorer=each.scorer, value=np.asarray(values, float),
-            )
-            for each in [*self._columns, *self._costs, *self._conflicts()]
-            for row, values in each.values.items()
+        said = pd.DataFrame(
+            [
+                {
+                    **columns[row], "condition": each.condition, "metric": each.sample_metric,
+                    "protocol": each.protocol, "scorer": each.scorer,
+                }
+                for each in [*self._columns, *self._costs, *self._conflicts()] for row in each.values
+            ]
+        )  # fmt: skip
+        values = [
+            np.asarray(own, float)
+            for each in [*self._columns, *self._costs, *self._conflicts()] for own in each.values.values()
         ]  # fmt: skip
-        table = pd.concat(parts, ignore_index=True)
+        count = len(base)
+        table = pd.concat(
+            [
+                base.iloc[np.tile(np.arange(count), len(values))].reset_index(drop=True),
+                said.iloc[np.repeat(np.arange(len(values)), count)].reset_index(drop=True),
+            ],
+            axis=1,
+        )
+        table = table.assign(value=np.concatenate(values))
         return table.astype({"parameter": "string", "setting": "float64"})
 
     def metrics(self) -> pd.DataFrame:

@@ -25,7 +25,7 @@ SHOWN = ("q_mean", "joint", "clip_score", "fid", "fd_clip")
 
 def write_curves(folder: Path) -> Path | None:
     """Draw `curves.png` of a run whose methods vary one number; None where none does."""
-    metrics = pd.read_csv(folder / "metrics.csv")
+    metrics = pd.read_csv(folder / "metrics.csv", dtype={"condition": str})
     series = {each["name"]: each["series"] for each in json.loads((folder / "manifest.json").read_text())["methods"]}
     points = metrics.dropna(subset=["setting"]).assign(family=lambda table: table.method.map(series))
     if points.empty:

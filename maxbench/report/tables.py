@@ -149,7 +149,7 @@ def _read(folder: Path, name: str) -> pd.DataFrame:
     """A table of a run, with all columns that are printed; else a UserError."""
     path = folder / name
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype={"condition": str})
         numbers = [name for name in NUMBERS if name in table]
         table[numbers] = table[numbers].apply(pd.to_numeric)
     except (FileNotFoundError, NotADirectoryError) as error:

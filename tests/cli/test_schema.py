@@ -219,7 +219,7 @@ def test_the_schema_knows_what_the_classes_take():
     from maxbench.suites.folder import FolderSuite
 
     for kind, made, other in (
-        (schema.Method, Method, {"name", "entry", "series", "parameter", "setting"}),
+        (schema.Method, Method, {"name", "entry", "series", "parameter", "setting", "tuned"}),
         (schema.Sampler, Sampler, set()),
         (schema.Suite, FolderSuite, set()),
     ):

@@ -55,13 +55,13 @@ def test_impossible_methods_are_refused(changes, said):
 def test_the_baseline_must_be_a_method():
     methods = tuple(Method(Sum()).expand("sum", ["hed"]))
     with pytest.raises(UserError, match="take one of sum"):
-        Experiment("x", {"hed": HED()}, methods, (), (), baseline="average")
+        Experiment("x", {"hed": HED()}, methods, (), (), baselines=("average",))
 
 
 def test_images_and_sources_are_in_order():
     methods = tuple(Method(Sum()).expand("sum", ["hed"]))
     samples = (Sample("b", "", {"hed": 7, "depth": 3}), Sample("a", "", {"hed": 3, "depth": 3}))
-    experiment = Experiment("x", {"hed": HED(), "depth": Depth()}, methods, samples, (), replicates=2, baseline="sum")
+    experiment = Experiment("x", {"hed": HED(), "depth": Depth()}, methods, samples, (), replicates=2, baselines=("sum",))
     assert [(sample.id, replicate) for sample, replicate in experiment.images] == [
         ("b", 0),
         ("b", 1),
@@ -151,7 +151,7 @@ def test_a_method_says_its_entry_series_parameter_and_setting_so_that_nobody_tak
 def test_no_two_rows_share_their_files_also_where_capitals_do_not_count(name):
     methods = tuple(Method(Sum(), name=each, branches=("hed",)) for each in ("sum", name))
     with pytest.raises(UserError, match=f"'{name}' would write the files of"):
-        Experiment("x", {"hed": HED()}, methods, (), (), baseline="sum")
+        Experiment("x", {"hed": HED()}, methods, (), (), baselines=("sum",))
 
 
 def identity(method):

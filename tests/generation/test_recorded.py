@@ -33,7 +33,10 @@ SMALL = ["samples=2", "sampler.steps=3", "pairing.reference=2", "data.count=12",
 KINDS = {
     "controlnets and an image prompt": [
         "experiment=style",
-        *(f"+fusion@methods.{name}={name}" for name in ("softmax", "largest_norm", "random")),
+        *(
+            f"+fusion@methods.{name}={name}"
+            for name in ("softmax", "largest_norm", "random", "pixfusion", "channelfusion", "channelfusion_published")
+        ),
         "+fusion@methods.windowed=maxfusion",
         "+methods.windowed.control_end={hed: 0.7}",
         "+methods.windowed.fusion_start=0.3",

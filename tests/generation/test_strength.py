@@ -168,7 +168,7 @@ def test_a_method_is_matched_with_one_that_has_a_strength_of_its_own(target):
         Method(Average(), name="itself", branches=("hed",), match=target),
     )
     with pytest.raises(UserError, match=rf"methods\.itself\.match is '{target}'; take one .* of its own: sum\."):
-        Experiment("x", {"hed": HED()}, methods, (), (), baseline="sum")
+        Experiment("x", {"hed": HED()}, methods, (), (), baselines=("sum",))
 
 
 def test_a_match_that_cannot_be_is_one_sentence_and_code_2(small_run, tmp_path, capsys):
