@@ -50,6 +50,11 @@ class Ruler(ABC):
     higher_is_better: ClassVar[bool]
     best: ClassVar[float | None]
 
+    @property
+    def sample_protocol(self) -> str:
+        """Of one picture's score, and of its mean."""
+        return self.protocol.replace("data set", "mean over images")
+
     @abstractmethod
     def compare(self, given: Tensor, measured: Tensor, valid: Valid = None) -> np.ndarray:
         """Statistics (B, ...)."""

@@ -32,7 +32,7 @@ from maxbench.metrics.statistics import (
     z_test,
 )
 
-SMALLEST_FOR_INFINITY = 40
+SMALLEST_FOR_INFINITY = 256  # images; of fewer the extrapolation says nothing
 FURTHER = ("fid_infinity", "fd_clip_infinity")  # distances that stand beside the table and are not tested
 SPLITS, LARGE, SMALLEST_TO_SPLIT = 40, 1024, 4
 """Random halves by which the error of a distance is sharpened, the images from which on it needs none, and the clusters
@@ -54,7 +54,7 @@ def _kernel(features: np.ndarray, reference: np.ndarray, **splitting: Any) -> Di
 
 
 def _infinity(features: np.ndarray, reference: np.ndarray, **splitting: Any) -> Distance:
-    """Extrapolated from subsets; there is nothing to extrapolate from with fewer than forty images."""
+    """Extrapolated from subsets, where there are images enough."""
     if len(features) < SMALLEST_FOR_INFINITY:
         return Distance(np.nan, np.zeros(len(features)))
     return fd_infinity(features, reference, seed=0)
@@ -87,6 +87,11 @@ class Column:
     values: Mapping[str, np.ndarray]
     statistic: Callable[[str, Weights], NDArray[np.float64]] | None = None
     headline: bool = True
+    sample_protocol: str = ""
+
+    def __post_init__(self):
+        if not self.sample_protocol:
+            object.__setattr__(self, "sample_protocol", self.protocol)
 
     def of(self, row: str, weights: Weights) -> NDArray[np.float64]:
         if self.statistic is not None:
@@ -136,7 +141,7 @@ class Tables:
             [
                 {
                     **columns[row], "condition": each.condition, "metric": each.sample_metric,
-                    "protocol": each.protocol, "scorer": each.scorer,
+                    "protocol": each.sample_protocol, "scorer": each.scorer,
                 }
                 for each in [*self._columns, *self._costs, *self._conflicts()] for row in each.values
             ]
@@ -229,15 +234,20 @@ class Tables:
     def conflict(self) -> NDArray[np.float64] | None:
         """(N,) how far each image's conditions contradict each other; None where all come from one picture.
 
-        The picture that one condition was taken from obeys it perfectly; q of the *other* condition in that picture
-        says how far it obeys that one as well. conflict = mean over conditions of 1 - q, q clipped to [0, 1]: 0 where
-        each one's picture satisfies the other as well as its own control would, 1 where it is no better than text.
+        The picture that one condition was taken from obeys it perfectly; the other condition's fidelity in that picture
+        says how far it obeys that one as well. On the scale of q, but with the *mean* fidelity of no control as floor:
+        q's own floor, the image's picture without control, is in the joint score as well, and what both share would
+        look like a relation of the two. conflict = mean over conditions of 1 - that, clipped to [0, 1]: 0 where each
+        one's picture satisfies the other as well as its own control would, 1 where it is no better than text.
         """
         if self.joint is None or EXCHANGED not in self.state.measured or not self.joint.conditions:
             return None
-        per_image = self.joint.per_image(self._oriented(EXCHANGED))
-        q = np.stack([per_image["q", condition] for condition in self.joint.conditions])
-        return (1 - np.clip(q, 0, 1)).mean(0)
+        found = self._oriented(EXCHANGED)
+        gained = [
+            (found[name] - self.joint.floor[name].mean()) / self.joint.gain[name].mean()
+            for name in self.joint.conditions
+        ]
+        return (1 - np.clip(gained, 0, 1)).mean(0)
 
     def conflict_curve(self, bins: int = 5) -> pd.DataFrame | None:
         """The joint score by degree of conflict: a row for each method and each of `bins` equal shares of the clusters.
@@ -306,12 +316,14 @@ class Tables:
             return ruler.score(means.reshape(len(weights), *statistics[row].shape[1:]))
 
         suffix = BY_ANNOTATOR if by_annotator else ""
-        protocol = f"{ruler.protocol}, inside its evaluation mask" if name in self.state.regional else ruler.protocol
+        inside = ", inside its evaluation mask" if name in self.state.regional else ""
+        inside += ", by its annotator" if by_annotator else ""
         return Column(
             metric=f"{ruler.metric}{suffix}",
             sample_metric=f"{ruler.sample_metric}{suffix}",
             condition=name,
-            protocol=f"{protocol}, by its annotator" if by_annotator else protocol,
+            protocol=ruler.protocol + inside,
+            sample_protocol=ruler.sample_protocol + inside,
             scorer=(self.state.annotators if by_annotator else self.state.scorers).get(name, "arithmetic"),
             higher_is_better=ruler.higher_is_better,
             values={row: ruler.score(each) for row, each in statistics.items()},
@@ -364,7 +376,7 @@ class Tables:
 
     def _conflicts(self) -> Iterator[Column]:
         if (conflict := self.conflict()) is not None:
-            protocol = "mean over conditions of 1 - q in the other's picture, q clipped to [0, 1]"
+            protocol = "mean over conditions of 1 - q in the other's picture, with a mean floor, in [0, 1]"
             yield Column("conflict", "conflict", "", protocol, "fidelity", False, {EXCHANGED: conflict}, headline=False)
 
     @cached_property
@@ -410,8 +422,7 @@ class Tables:
         """The mean of an image's own score, where the data set's is another number: it is what q is made of."""
         values = column.values[row]
         (interval,) = self._intervals(lambda weights: (weights @ values / weights.sum(-1))[None])
-        protocol = f"{column.protocol.replace('data set', 'mean over images')}"
-        return row, column.sample_metric, column.condition, protocol, column.scorer, interval
+        return row, column.sample_metric, column.condition, column.sample_protocol, column.scorer, interval
 
     def _intervals(self, statistic: Callable[[Weights], NDArray[np.float64]], method: str = "auto") -> list[Interval]:
         return intervals(statistic, self.state.groups, len(self.state.images), method=method, **self._settings)
@@ -478,7 +489,9 @@ class Tables:
             for column, change, interval, value in zip(own, changes, found, p, strict=True):
                 oriented = change if column.higher_is_better else -change
                 yield {
-                    **self._said(method, baseline, column.condition, column.sample_metric, column.protocol, interval),
+                    **self._said(
+                        method, baseline, column.condition, column.sample_metric, column.sample_protocol, interval
+                    ),
                     "p": float(value),
                     "win_rate": win_rate(oriented, self.state.groups).value,
                     "change": change,
@@ -510,10 +523,15 @@ class Tables:
     ) -> dict[str, Any]:
         return {
             **self._stamp, "condition": condition, "metric": metric, "protocol": protocol, "method": method,
-            "baseline": baseline, "value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n,
+            "role": self._roles[method], "baseline": baseline, "value": interval.value, "low": interval.low,
+            "high": interval.high, "n": interval.n,
         }  # fmt: skip
 
     # --- parts ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _roles(self) -> dict[str, str]:
+        return {row.name: row.role for row in self.state.rows}
 
     @property
     def _stamp(self) -> dict[str, Any]:

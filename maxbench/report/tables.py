@@ -75,7 +75,9 @@ REQUIRED = {
     "metrics.csv": (
         "experiment", "suite", "method", "condition", "metric", "protocol", "scorer", "value", "low", "high", "n"
     ),
-    "differences.csv": ("baseline", "method", "condition", "metric", "value", "low", "high", "verdict", "needed"),
+    "differences.csv": (
+        "baseline", "method", "role", "condition", "metric", "value", "low", "high", "verdict", "needed"
+    ),
 }  # fmt: skip
 NUMBERS = ("value", "low", "high", "n", "comparisons", "needed")
 
@@ -218,12 +220,15 @@ def _columns(metrics: pd.DataFrame) -> list[Key]:
 
 
 def undecided(differences: pd.DataFrame | None) -> dict[Key, int | None]:
-    """Columns in which no difference of two methods is shown, and the number of samples with which one would be.
+    """Columns in which no rule that fuses is shown to differ from a baseline, and the fewest samples that may show one.
 
-    The smallest number needed of any method that is not the baseline under another name; None where nothing differs.
+    That no control and single controls differ does not count where there are such rules: nobody ranks those. The number
+    is the smallest of all that are estimated, and so a lower bound; None where nothing differs.
     """
     if differences is None:
         return {}
+    fusing = differences[differences.role.isin(("fusion", "entered"))]
+    differences = differences if fusing.empty else fusing
     silent = {}
     for key, group in differences.assign(condition=differences.condition.fillna("")).groupby(
         ["metric", "condition"], sort=False
@@ -243,26 +248,36 @@ def _undecided_note(silent: Mapping[Key, int | None], metrics: pd.DataFrame) -> 
         for key, needed in silent.items()
     ]
     return [
-        f"{UNDECIDED.strip()} marks what cannot tell any method from the baseline at N = {count}: do not rank by it. "
-        f"In brackets the samples with which one probably could (power 80%): {', '.join(named)}."
+        f"{UNDECIDED.strip()} marks what shows no difference of a fusion rule from a baseline at N = {count}: do not "
+        f"rank by it. In brackets a lower bound for the samples that could (power 80%): {', '.join(named)}."
     ]
 
 
 def _inseparable(metrics: pd.DataFrame) -> list[str]:
-    """Fidelities that do not tell the samples' own pictures from pictures without control, or from others' maps."""
-    said = []
+    """Fidelities that do not tell real pictures from no control or from others' maps, or whose zero is not chance."""
+    said: list[str] = []
+    lucky: list[str] = []
     for key in _columns(metrics.assign(condition=metrics.condition.fillna(""))):
         if key[0] not in (*FIDELITIES, *FIDELITIES.values()):
             continue
         own = metrics[(metrics.metric == key[0]) & (metrics.condition.fillna("") == key[1])]
         rows = {row.method: row for row in own.itertuples()}
         none = next((rows[row.method] for row in own.itertuples() if row.role == "none"), None)
-        for other in (none, rows.get("shuffled")):
+        shuffled = rows.get("shuffled")
+        for other in (none, shuffled):
             if "real" in rows and other is not None and not _above(rows["real"], other, key[0]):
                 said.append(f"{column_name(*key)} (real pictures and `{other.method}`)")
-    if not said:
-        return []
-    return [f"Proves nothing here, because it does not separate the ends of its scale: {', '.join(said)}."]
+        if none is not None and shuffled is not None and _above(shuffled, none, key[0]):
+            lucky.append(column_name(*key))
+    notes = []
+    if said:
+        notes.append(f"Proves nothing here, because it does not separate the ends of its scale: {', '.join(said)}.")
+    if lucky:
+        notes.append(
+            f"Another sample's picture (`shuffled`) is better than no control in {', '.join(lucky)}: a q a little "
+            "above 0 is no sign of obedience there."
+        )
+    return notes
 
 
 def _above(one: Any, other: Any, metric: str) -> bool:
@@ -386,8 +401,8 @@ def _notes(folder: Path) -> list[str]:
     if not (folder / name).exists():
         return []
     lines = [
-        "q of an image: 0 = condition ignored, 1 = followed as well as by its single control alone on average; joint = "
-        "mean over images of the smaller q."
+        "q of an image: 0 = as without control, 1 = followed as well as by its single control alone on average; "
+        "clipped to [-1, 2], so that a single's own mean can be below 1; joint = mean over images of the smaller q."
     ]
     try:
         said = _value(_read_settings(folder, name))
