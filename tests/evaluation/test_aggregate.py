@@ -59,7 +59,7 @@ def iou(counts):
     return 100 * np.mean((both / np.where(present, given + measured - both, 1))[present])
 
 
-def q_by_hand(state, row, weights=None):
+def q_by_hand(state, row, weights=None, mean_floor=False):
     """(2, N) q of depth and segmentation, from what was measured."""
     weights = np.ones(len(state.images)) if weights is None else weights
     followed = {
@@ -68,7 +68,8 @@ def q_by_hand(state, row, weights=None):
     }  # fmt: skip
     none = followed["none"]
     gain = np.stack([followed["single/depth"][0] - none[0], followed["single/seg"][1] - none[1]]) @ weights
-    return np.clip((followed[row] - none) / (gain / weights.sum())[:, None], -1, 2)
+    floor = none.mean(1, keepdims=True) if mean_floor else none
+    return np.clip((followed[row] - floor) / (gain / weights.sum())[:, None], -1, 2)
 
 
 # --- metrics -------------------------------------------------------------------------------------------------
@@ -363,7 +364,7 @@ def test_the_condition_that_leads_is_named(tables, state):
 def test_conflict_is_what_the_other_picture_lacks():
     state = make_state(24, exchanged=True)
     table = made(state)
-    expected = (1 - np.clip(q_by_hand(state, "exchanged"), 0, 1)).mean(0)
+    expected = (1 - np.clip(q_by_hand(state, "exchanged", mean_floor=True), 0, 1)).mean(0)
     np.testing.assert_allclose(table.conflict(), expected, rtol=1e-9)
     curve = table.conflict_curve(bins=3)
     methods = curve[curve.method == "better"]

@@ -93,7 +93,7 @@ def differing(*rows):
             {
                 "baseline": "none", "method": method, "condition": condition or None, "metric": metric, "value": 1.0,
                 "low": 0.5, "high": 1.5, "verdict": verdict, "needed": needed, "comparisons": len(rows),
-                "win_rate": 0.8,
+                "win_rate": 0.8, "role": "single" if "/" in method else "fusion",
             }
             for method, metric, condition, verdict, needed in rows
         ]
@@ -105,6 +105,7 @@ def test_columns_that_tell_nothing_apart_are_marked():
         ("sum", "depth_rmse", "depth", "not shown", 900), ("mean", "depth_rmse", "depth", "not shown", 120),
         ("sum", "q", "seg", "not shown", 70), ("mean", "q", "seg", "better", 20),
         ("sum", "joint", "", "not shown", None), ("mean", "joint", "", "not shown", None),
+        ("single/depth", "joint", "", "worse", 5),  # nobody ranks singles
     )  # fmt: skip
     silent = undecided(differences)
     assert silent == {("depth_rmse", "depth"): 120, ("joint", ""): None}
@@ -129,7 +130,7 @@ def test_the_samples_that_a_column_would_need_are_told(tmp_path):
     differences = differing(("sum", "depth_rmse", "depth", "not shown", 1234), ("sum", "joint", "", "not shown", None))
     tables = read_tables(written(tmp_path, made(BOTH), differences))
     for text in (tables.markdown, tables.text):
-        assert "cannot tell any method from the baseline at N = 40: do not rank by it" in text
+        assert "no difference of a fusion rule from a baseline at N = 40: do not rank by it" in text
         assert "depth RMSE (1,234), joint (no difference at all)." in text
     shown = differing(("sum", "depth_rmse", "depth", "better", 12))
     assert "do not rank by it" not in read_tables(written(tmp_path, made(BOTH), shown)).markdown
@@ -162,7 +163,7 @@ def test_other_definitions_have_a_table_of_their_own(tmp_path):
         ("metrics.csv", "", r"metrics\.csv is damaged"),
         ("metrics.csv", "a,b\n1,2\n", r"metrics\.csv has no column experiment: it is damaged, or of an older version"),
         ("metrics.csv", "\x00\xff", r"metrics\.csv (is damaged|has no)"),
-        ("differences.csv", "method,baseline\nx,y\n", r"differences\.csv has no column condition"),
+        ("differences.csv", "method,baseline\nx,y\n", r"differences\.csv has no column role"),
         ("config.yaml", "{", r"config\.yaml is damaged"),
         ("config.yaml", "samples: 3\n", r"config\.yaml is no configuration of a run"),
         ("evaluation.json", "[]", r"evaluation\.json is damaged"),
