@@ -19,8 +19,7 @@ from transformers import (
 )
 
 from maxbench.miniature.annotators import OUTPUTS
-from maxbench.miniature.corpus import WORLD_VERSION
-from maxbench.miniature.dataset import write_dataset
+from maxbench.miniature.dataset import folder_name, write_dataset
 from maxbench.miniature.diffusion import make_scheduler
 from maxbench.miniature.language import TOKENS, make_tokenizer
 from maxbench.miniature.readers import DilatedNet
@@ -114,7 +113,7 @@ def small_suite(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder / f"miniature-{WORLD_VERSION}-val-24", "val", 24)
+    write_dataset(folder / folder_name("val", 24), "val", 24)
     return folder
 
 

@@ -24,27 +24,45 @@ def call(monkeypatch, name, *arguments) -> int:
     return script(name).main()
 
 
-def test_a_claim_is_weighed_by_paired_joint_scores(finished_run, tmp_path, monkeypatch):
+def test_a_claim_is_weighed_by_paired_joint_scores(finished_run, tmp_path, monkeypatch, capsys):
     output = tmp_path / "claim.md"
-    assert call(monkeypatch, "weigh_claim", finished_run, "--output", output) == 0
+    assert call(monkeypatch, "weigh_claim", finished_run, "--rules", "maxfusion", "sum", "--output", output) == 0
     text = output.read_text()
-    assert text.count("| hed_depth | 0 | 6 | maxfusion | ") == 4  # against average, sum and two singles
-    weigh = script("weigh_claim")
-    _, scores = weigh.joint(finished_run)
-    metrics = pd.read_csv(finished_run / "metrics.csv")
-    for method in ("maxfusion", "sum", "single/hed"):  # the script's joint score is the table's
-        table = metrics.query("metric == 'joint_mean' and method == @method").value
-        if table.notna().all():
-            assert scores[method].mean() == pytest.approx(table.iloc[0])
-    assert scores["none"].abs().max() == 0
+    assert capsys.readouterr().out.strip() == text.strip() and str(finished_run.parent) not in text
+    lines = [cells for line in text.splitlines() if len(cells := line.strip("| ").split(" | ")) > 2]
+    samples = pd.read_parquet(finished_run / "samples.parquet").query("metric == 'joint'")
+    scores = samples.pivot(index=["sample", "replicate"], columns="method", values="value")
+    metrics = pd.read_csv(finished_run / "metrics.csv").query("metric == 'joint'").set_index("method")
+    methods = {name for name in metrics.index if metrics.role[name] != "reference"}
+    levels = {cells[0]: cells for cells in lines if cells[0] in methods and cells[1] not in methods}
+    assert set(levels) == methods
+    headings = next(cells for cells in lines if cells[0] == "method")
+    for name, cells in levels.items():  # a method's joint score is the run's own
+        assert cells[headings.index("joint")].startswith(f"{metrics.value[name]:.2f} ["), cells
+    pairs = {(cells[0], cells[1]): cells for cells in lines if cells[0] in ("maxfusion", "sum") and cells[1] in methods}
+    assert set(pairs) == {(rule, rival) for rule in ("maxfusion", "sum") for rival in methods - {rule}}
+    for (rule, rival), cells in pairs.items():  # rule minus rival, whichever of them the run has as its baseline
+        change = scores[rule] - scores[rival]
+        assert float(cells[2].split(" ")[0]) == pytest.approx(change.mean(), abs=0.0051), cells
+        ahead = (change > 0).mean() + (change == 0).mean() / 2
+        assert float(cells[3].removesuffix("%")) == pytest.approx(100 * ahead, abs=0.51), cells
+    assert f"for the {len(pairs)} comparisons of this page" in text
+    assert {cells[5] for cells in pairs.values()} == {"not shown"}  # p is at least 2 / 2^6, times the comparisons
+    assert call(monkeypatch, "weigh_claim", finished_run, "--rules", "nothing") == 2
+    assert "has none of nothing" in capsys.readouterr().err
+    assert call(monkeypatch, "weigh_claim", tmp_path) == 2
+    assert "is no finished run" in capsys.readouterr().err
 
 
 def test_runs_are_compared_by_what_they_differ_in(finished_run, tmp_path, monkeypatch, capsys):
-    assert (
-        call(monkeypatch, "compare_runs", finished_run, finished_run, "--methods", "sum", "--metrics", "fd_clip") == 0
-    )
+    chosen = ["--methods", "sum", "--metrics", "fd_clip", "q", "joint"]
+    assert call(monkeypatch, "compare_runs", finished_run, finished_run, *chosen) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| method | n | FD-CLIP |" and len(lines) == 4
+    assert lines[0] == "| method | n | FD-CLIP | q depth | q hed | joint |" and len(lines) == 4
+    metrics = pd.read_csv(finished_run / "metrics.csv").query("method == 'sum'").set_index(["metric", "condition"])
+    cells = lines[2].strip("| ").split(" | ")
+    for cell, condition in zip(cells[3:5], ("depth", "hed"), strict=True):
+        assert cell.startswith(f"{metrics.value['q', condition]:.2f} [")
     assert call(monkeypatch, "compare_runs", tmp_path) == 2
     assert "is no finished run" in capsys.readouterr().err
 
