@@ -76,7 +76,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--methods", nargs="*", default=[], help="only these; all if none is named")
-    parser.add_argument("--metrics", nargs="*", default=list(COLUMNS), help="as in metrics.csv; a column for each condition")
+    parser.add_argument(
+        "--metrics", nargs="*", default=list(COLUMNS), help="as in metrics.csv; a column for each condition"
+    )
     parser.add_argument("--output", type=Path, help="also write the table here")
     chosen = parser.parse_args()
     try:

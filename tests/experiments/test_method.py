@@ -61,7 +61,9 @@ def test_the_baseline_must_be_a_method():
 def test_images_and_sources_are_in_order():
     methods = tuple(Method(Sum()).expand("sum", ["hed"]))
     samples = (Sample("b", "", {"hed": 7, "depth": 3}), Sample("a", "", {"hed": 3, "depth": 3}))
-    experiment = Experiment("x", {"hed": HED(), "depth": Depth()}, methods, samples, (), replicates=2, baselines=("sum",))
+    experiment = Experiment(
+        "x", {"hed": HED(), "depth": Depth()}, methods, samples, (), replicates=2, baselines=("sum",)
+    )
     assert [(sample.id, replicate) for sample, replicate in experiment.images] == [
         ("b", 0),
         ("b", 1),
