@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from maxbench.errors import UserError
-from maxbench.report.tables import COLUMNS, markdown_table
+from maxbench.report.tables import COLUMNS, column, column_name, markdown_table
 from maxbench.store.stamp import origin
 
 IMPLIED = (
@@ -33,7 +33,9 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     if not (folder / "metrics.csv").exists():
         raise UserError(f"{folder} is no finished run; name the folder of one.")
-    return flat(yaml.safe_load((folder / "config.yaml").read_text())), pd.read_csv(folder / "metrics.csv")
+    frame = pd.read_csv(folder / "metrics.csv")
+    config = flat(yaml.safe_load((folder / "config.yaml").read_text()))
+    return config, frame.assign(condition=frame.condition.fillna(""))
 
 
 def differing(configs: list[dict[str, Any]]) -> list[str]:
@@ -47,34 +49,36 @@ def differing(configs: list[dict[str, Any]]) -> list[str]:
 def table(folders: list[Path], methods: list[str], metrics: list[str]) -> str:
     runs = [read(folder) for folder in folders]
     settings = differing([config for config, _ in runs])
-    present = [name for name in metrics if any(name in set(frame.metric) for _, frame in runs)]
-    headings = [*settings, "method", "n", *(COLUMNS[name].heading if name in COLUMNS else name for name in present)]
+    found = {key for _, frame in runs for key in zip(frame.metric, frame.condition, strict=True)}
+    present = [key for name in metrics for key in sorted(found) if key[0] == name]
+    headings = [*settings, "method", "n", *(column_name(*key) for key in present)]
     rows = []
     for config, frame in runs:
         for method in dict.fromkeys(frame.method):
             if methods and method not in methods:
                 continue
-            own = frame[frame.method == method].set_index("metric")
-            count = int(own.n.max())
-            rows.append(
-                [*(str(config.get(key)) for key in settings), method, str(count), *(cell(own, n) for n in present)]
-            )
+            own = {(row.metric, row.condition): row for row in frame[frame.method == method].itertuples()}
+            count = int(max(row.n for row in own.values()))
+            cells = (cell(own.get(key)) for key in present)
+            rows.append([*(str(config.get(key)) for key in settings), method, str(count), *cells])
     return markdown_table(headings, rows)
 
 
-def cell(own: pd.DataFrame, metric: str) -> str:
-    if metric not in own.index or pd.isna(own.value[metric]):
+def cell(row: Any) -> str:
+    if row is None or pd.isna(row.value):
         return "-"
-    digits = COLUMNS[metric].digits if metric in COLUMNS else 2
-    value, low, high = (own[column][metric] for column in ("value", "low", "high"))
-    return f"{value:.{digits}f}" if pd.isna(low) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    digits = column(row.metric).digits
+    text = f"{row.value:.{digits}f}"
+    return text if pd.isna(row.low) else f"{text} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--methods", nargs="*", default=[], help="only these; all if none is named")
-    parser.add_argument("--metrics", nargs="*", default=list(COLUMNS), help="columns, as in metrics.csv")
+    parser.add_argument(
+        "--metrics", nargs="*", default=list(COLUMNS), help="as in metrics.csv; a column for each condition"
+    )
     parser.add_argument("--output", type=Path, help="also write the table here")
     chosen = parser.parse_args()
     try:

@@ -4,6 +4,7 @@
 
 Every command is a process of its own, and both codes begin with no run, no store and the same rendered pictures. Images
 made are counted by what the run says, or where it says nothing (the code before the store) by the files that it wrote.
+Tuned methods are left out where a code has them: what they are chosen from would be most of the pictures.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -51,6 +53,16 @@ def perform(checkout: Path, folder: Path, overrides: list[str]) -> tuple[float, 
     return seconds, sum(before.get(path) != when for path, when in after.items())
 
 
+def tuned(checkout: Path, experiment: str) -> list[str]:
+    """The methods of an experiment that are tuned."""
+    conf = checkout / "conf"
+    text = (conf / "experiment" / f"{experiment.removeprefix('experiment=')}.yaml").read_text()
+    if "fusion@methods: default" not in text or not (conf / "fusion" / "default.yaml").exists():
+        return []
+    names = re.findall(r"^  - (\w+)@", (conf / "fusion" / "default.yaml").read_text(), re.MULTILINE)
+    return [name for name in names if "tune:" in (conf / "fusion" / f"{name}.yaml").read_text()]
+
+
 def measure(checkouts: dict[str, Path], overrides: list[str], data: Path) -> list[list[str]]:
     """A row a step: what it was, then seconds and images of every code; a last row has the sums."""
     rows, totals = [], {name: [0.0, 0] for name in checkouts}
@@ -60,7 +72,8 @@ def measure(checkouts: dict[str, Path], overrides: list[str], data: Path) -> lis
             for name, checkout in checkouts.items():
                 own = Path(folder) / name.replace(" ", "_")
                 own.mkdir(exist_ok=True)
-                seconds, images = perform(checkout, own, [*experiment, f"data_dir={data}", *overrides])
+                left = [f"~methods.{method}" for method in tuned(checkout, experiment[0])]
+                seconds, images = perform(checkout, own, [*experiment, *left, f"data_dir={data}", *overrides])
                 totals[name] = [totals[name][0] + seconds, totals[name][1] + images]
                 row += [f"{seconds:.0f}", str(images)]
                 print(f"{step}, {name}: {seconds:.0f} s, {images} images made", file=sys.stderr, flush=True)

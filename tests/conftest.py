@@ -19,13 +19,12 @@ from transformers import (
 )
 
 from maxbench.miniature.annotators import OUTPUTS
-from maxbench.miniature.corpus import WORLD_VERSION
-from maxbench.miniature.dataset import write_dataset
+from maxbench.miniature.dataset import folder_name, write_dataset
 from maxbench.miniature.diffusion import make_scheduler
 from maxbench.miniature.language import TOKENS, make_tokenizer
 from maxbench.miniature.readers import DilatedNet
 from maxbench.miniature.style import IPAdapter
-from runs import only_run
+from runs import LEFT_OUT, only_run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start: two workers share two cores
@@ -114,12 +113,8 @@ def small_suite(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder / f"miniature-{WORLD_VERSION}-val-24", "val", 24)
+    write_dataset(folder / folder_name("val", 24), "val", 24)
     return folder
-
-
-LEFT_OUT = ("single_tuned", "tuned_sum", "scheduled_sum", "random_blobs", "gated_sum", "maxfusion_tuned")
-"""Of the methods that experiments compare by default: random networks cannot be tuned, and fewer are faster."""
 
 
 @pytest.fixture(scope="session")

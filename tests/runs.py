@@ -6,6 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
+LEFT_OUT = ("single_tuned", "tuned_sum", "scheduled_sum", "random_blobs", "gated_sum", "maxfusion_tuned")
+"""Of the methods that experiments compare by default: random networks cannot be tuned, and fewer are faster."""
+
 
 def all_runs(output: Path) -> list[Path]:
     """Run folders below an output folder; the store lies beside them."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from maxbench.miniature.quality import ARROWS, BOTH, SEED, Look, Measure, compar
 from maxbench.store.files import read_sealed
 from maxbench.store.runfolder import MARK
 
+STATE = "state.npz"  # what was measured, image by image
 FLOOR, CEILING, NONE, ANCHOR = "real", "vae_reconstruction", "none", "untrained"
 ENDS = ("shuffled", NONE, "single", CEILING, FLOOR)
 BETTER = {"hed_ssim": "higher", "depth_rmse": "lower", "seg_image_iou": "higher", "canny_f1": "higher"}
@@ -65,8 +67,16 @@ class FinishedRun:
         return [name for name in self.rows.index if name == NONE or name in singles]
 
     def features(self, row: str) -> np.ndarray:
-        """Image features (N, D) of a row of pictures, or of "reference"."""
-        return np.load(self.path / "features" / f"{row}.npy")
+        """CLIP's image features (N, D) of a row of pictures, or of "reference"."""
+        key = "reference/clip" if row == "reference" else f"measured/{row}//features/clip"
+        try:
+            with np.load(self.path / STATE) as archive:
+                return archive[key]
+        except (KeyError, ValueError, OSError, BadZipFile) as error:
+            raise UserError(
+                f"{self.path / STATE} has no CLIP features of {row} ({error}); run the experiment again, which makes "
+                "it anew."
+            ) from error
 
     def line(self, metric: str, row: str) -> pd.Series:
         """The line of the run's table for a metric of a row of pictures."""
@@ -75,7 +85,7 @@ class FinishedRun:
 
 def read_run(folder: Path) -> FinishedRun:
     """Read a finished run; what it lacks is a UserError."""
-    needed = (MARK, "metrics.csv", "samples.parquet", "features/reference.npy")
+    needed = (MARK, "metrics.csv", "samples.parquet", STATE)
     missing = [name for name in needed if not (folder / name).exists()]
     if missing:
         what = f"lacks {', '.join(missing)}" if folder.is_dir() else "does not exist"

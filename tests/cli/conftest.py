@@ -21,7 +21,7 @@ MANY = (
 @pytest.fixture(scope="session")
 def lean(small_run) -> list[str]:
     """Overrides of a run with the methods FEW, without the experiment's name."""
-    own = [each for each in small_run if not each.startswith(("experiment=", "metrics.halvings"))]
+    own = [each for each in small_run if not each.startswith("experiment=")]
     return [*own, *(f"~methods.{name}" for name in MANY), "baseline=average", "samples=4", "pairing.reference=8"]
 
 

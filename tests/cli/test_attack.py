@@ -69,7 +69,7 @@ DAMAGE = {
 FILES = [
     "maxbench-run.json", "config.yaml", "manifest.json", "stamp.json", "references.json", "run.json",
     "evaluation.json", "metrics.csv", "samples.parquet", "differences.csv", "records/images/average.json",
-    "records/conditions/hed.json", "features/none.npy",
+    "records/conditions/hed.json", "state.npz",
 ]  # fmt: skip
 
 

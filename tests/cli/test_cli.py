@@ -11,8 +11,8 @@ import pytest
 
 from maxbench.__main__ import main
 from maxbench.cli.config import CONF
-from maxbench.miniature.corpus import WORLD_VERSION
-from runs import only_run
+from maxbench.miniature.dataset import folder_name
+from runs import LEFT_OUT, only_run
 
 MISTAKES = [
     (["samples=23"], "lower samples to at most 12"),
@@ -125,16 +125,18 @@ def test_data_prepares_and_lists(tmp_path, capsys):
     assert "No data set" in capsys.readouterr().out
     assert main(["data", "miniature", "--count", "2", "--data-dir", str(tmp_path)]) == 0
     assert main(["data", "--data-dir", str(tmp_path)]) == 0
-    assert f"miniature-{WORLD_VERSION}-val-2" in capsys.readouterr().out
+    assert folder_name("val", 2) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
 def test_every_experiment_runs(experiment, small_run, tmp_path):
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
-    left = () if "fusion@methods: default" in text else ("~",)  # what small runs leave out is of the default methods
-    rest = [each for each in small_run if not each.startswith(("experiment", "samples", "pairing", *left))]
-    few = ["samples=4", "pairing.reference=6"]  # so that enough scenes are left for objects on other scenes
-    assert main(["run", f"experiment={experiment}", *few, *rest, f"output_dir={tmp_path}"]) == 0
+    rest = [each for each in small_run if not each.startswith(("experiment", "samples", "pairing", "~"))]
+    default = "fusion@methods: default" in text
+    left = [f"~methods.{name}" for name in LEFT_OUT if default or f"fusion@methods.{name}:" in text]
+    few = ["samples=2", "pairing.reference=6"]  # so that enough scenes are left for objects on other scenes
+    few += ["calibration.samples=3", "calibration.data.count=12"]
+    assert main(["run", f"experiment={experiment}", *few, *rest, *left, f"output_dir={tmp_path}"]) == 0
     assert f"python -m maxbench run experiment={experiment}" in text
 
 
@@ -151,4 +153,4 @@ def test_the_rule_of_ones_own_is_tested_and_ranked_with_the_others(small_run, tm
     chosen = ["--config-dir", str(tmp_path / "myconf"), "+fusion@methods.norm_weighted=norm_weighted"]
     assert main(["run", *chosen, *small_run, f"output_dir={tmp_path}/runs"]) == 0
     metrics = pd.read_csv(only_run(tmp_path / "runs") / "metrics.csv")
-    assert "norm_weighted" in set(metrics[metrics.metric == "joint_mean"].method)
+    assert "norm_weighted" in set(metrics[metrics.metric == "clip_score"].method)

@@ -55,7 +55,7 @@ def test_metrics_are_tidy_and_complete(finished_run):
         "experiment", "method", "role", "branches", "parameter", "setting", "condition", "metric", "protocol", "value",
         "low", "high", "n", "scorer", "seed",
     } <= set(metrics)  # fmt: skip
-    assert not metrics.duplicated(["method", "metric", "protocol"]).any()
+    assert not metrics.duplicated(["method", "metric", "condition", "protocol"]).any()
     wide = metrics.pivot(index="method", columns="metric", values="value")
     assert {*METHODS, "real", "vae_reconstruction", "shuffled"} == set(wide.index)
     assert (
@@ -89,7 +89,7 @@ def test_what_a_row_is_stands_in_columns_and_not_in_its_name_alone(finished_run)
 def test_sample_rows_add_up_to_the_table(finished_run):
     samples = pd.read_parquet(finished_run / "samples.parquet")
     metrics = pd.read_csv(finished_run / "metrics.csv")
-    assert not samples.duplicated(["sample", "replicate", "method", "metric"]).any()
+    assert not samples.duplicated(["sample", "replicate", "method", "metric", "condition"]).any()
     for metric in ("depth_rmse", "clip_score", "hed_ssim"):
         means = samples[samples.metric == metric].groupby("method").value.mean()
         table = metrics[metrics.metric == metric].set_index("method").value
@@ -99,12 +99,13 @@ def test_sample_rows_add_up_to_the_table(finished_run):
 
 
 def test_differences_are_paired_with_the_baseline(finished_run):
-    differences = pd.read_csv(finished_run / "differences.csv").set_index(["metric", "method"])
-    metrics = pd.read_csv(finished_run / "metrics.csv").set_index(["metric", "method"])
-    for method in METHODS:
-        if method != "average":
-            expected = metrics.value["depth_rmse", method] - metrics.value["depth_rmse", "average"]
-            assert differences.value["depth_rmse", method] == pytest.approx(expected)
+    differences = pd.read_csv(finished_run / "differences.csv")
+    values = pd.read_csv(finished_run / "metrics.csv").set_index(["metric", "method"]).value
+    assert set(differences.baseline) == {"sum"}  # and the tuned sum, where there is one
+    own = differences[differences.metric == "depth_rmse"]
+    assert list(own.method) == [name for name in METHODS if name != "sum"]
+    for row in own.itertuples():
+        assert row.value == pytest.approx(values["depth_rmse", row.method] - values["depth_rmse", "sum"])
     assert set(differences.comparisons) == {differences.p.notna().sum()}  # of every column and method
 
 

@@ -135,16 +135,29 @@ def test_a_damaged_choice_is_one_sentence(tuned_run, tmp_path):
             read_tables(copy)
 
 
-def test_nothing_can_be_tuned_without_what_the_joint_score_is_made_of(arguments, tmp_path, capsys):
-    assert main(["run", *arguments, "~methods.single", f"output_dir={tmp_path}"]) == 2
-    assert "tuned for the joint score, which needs `none` and a `single` of every condition" in capsys.readouterr().err
+def untuned(folder, method="tuned_sum"):
+    """What the manifest says that a method was tuned to, in a run in which nothing could be chosen."""
+    assert not (folder / "tuning.csv").exists()
+    (row,) = [each for each in json.loads((folder / "manifest.json").read_text())["methods"] if each["name"] == method]
+    return row["tuned"]
 
 
-def test_nothing_can_be_tuned_where_no_control_gains(small_run, tmp_path, capsys):
+def test_without_what_the_joint_score_is_made_of_the_first_setting_stays(arguments, tmp_path, capsys):
+    assert main(["run", *arguments, "~methods.single", "samples=2", f"output_dir={tmp_path}"]) == 0
+    note = "Not tuned, but at their first setting: tuned_sum; that needs `none` and a `single` of every condition"
+    assert note in capsys.readouterr().err
+    folder = only_run(tmp_path)
+    assert untuned(folder) == {"branch_scale.hed": 1, "branch_scale.depth": 1}
+    assert not (folder / "tuning").exists() and note in (folder / "table.md").read_text()
+
+
+def test_where_no_control_gains_the_first_setting_stays(small_run, tmp_path, capsys):
     """Random networks follow nothing."""
-    settings = [each for each in small_run if "tuned_sum" not in each and "calibration" not in each]
-    more = ["calibration.samples=3", "calibration.data.count=12", f"{TUNE}={{scale:[1]}}", f"output_dir={tmp_path}"]
-    assert main(["run", *settings, *more]) == 2
-    said = capsys.readouterr().err
-    assert "Nothing can be tuned, because there is no joint score on the training scenes: left out: " in said
-    assert "~methods.NAME" in said
+    left = [f"~methods.{name}" for name in ("maxfusion", "maxfusion_published", "outputs_only")]
+    settings = [each for each in small_run if "tuned_sum" not in each and "samples=" not in each]
+    more = ["samples=2", "calibration.samples=3", "calibration.data.count=12", f"{TUNE}={{scale:[0.5,1]}}"]
+    assert main(["run", *settings, *left, *more, f"output_dir={tmp_path}"]) == 0
+    note = "Not tuned, but at their first setting: tuned_sum; on the training scenes there is no joint score ("
+    assert note in capsys.readouterr().err
+    folder = only_run(tmp_path)
+    assert untuned(folder) == {"scale": 0.5} and note in (folder / "table.md").read_text()

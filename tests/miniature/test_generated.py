@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from maxbench.errors import UserError
+from maxbench.evaluation.state import State
 from maxbench.miniature.generated import (
     agreement_on,
     control_fidelity_of,
@@ -48,10 +49,8 @@ def write_run(folder, weights, shift=0.0, scorer="clip@1", seed=0):
     real = generator.normal(size=(SAMPLES + REFERENCE, WIDTH))
     rows = {"real": real[:SAMPLES], "vae_reconstruction": real[:SAMPLES] + 0.1}
     rows |= {name: generator.normal(size=(SAMPLES, WIDTH)) + shift / (1 + (name != "none")) for name in METHODS}
-    for name, features in {**rows, "reference": real[SAMPLES:]}.items():
-        path = folder / "features" / f"{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, features.astype(np.float32))
+    arrays = {f"measured/{name}//features/clip": features.astype(np.float32) for name, features in rows.items()}
+    np.savez(folder / "state.npz", **arrays, **{"reference/clip": real[SAMPLES:].astype(np.float32)})
     metrics = [
         {"method": row, "role": role, "branches": branches, "parameter": None, "setting": None, "metric": metric,
          "protocol": "12 reference images", "value": 7.0, "low": 6.0, "high": 8.0, "n": SAMPLES, "scorer": scorer}
@@ -181,7 +180,7 @@ def test_an_untrained_family_differs_in_its_unet_alone(small_suite, tmp_path):
 def test_a_run_is_finished_and_of_the_same_family_or_refused(trained, small_suite, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"lacks maxbench-run\.json, metrics\.csv, samples\.parquet"):
+    with pytest.raises(UserError, match=r"lacks maxbench-run\.json, metrics\.csv, samples\.parquet, state\.npz;"):
         read_run(tmp_path)
     require_same_weights(read_run(trained), small_suite, digest_of)
     with pytest.raises(UserError, match=r"another vae than"):
@@ -191,6 +190,9 @@ def test_a_run_is_finished_and_of_the_same_family_or_refused(trained, small_suit
     with pytest.raises(UserError, match=r"maxbench-run\.json is damaged"):
         read_run(copy)
     shutil.copy(trained / "maxbench-run.json", copy)
+    (copy / "state.npz").write_bytes((copy / "state.npz").read_bytes()[:-99])
+    with pytest.raises(UserError, match=r"state\.npz has no CLIP features of real"):
+        quality_of_pictures(read_run(copy), draws=2)
     pd.read_csv(copy / "metrics.csv").drop(columns="role").to_csv(copy / "metrics.csv", index=False)
     with pytest.raises(UserError, match="has no column role: it is of an older version"):
         read_run(copy)
@@ -210,6 +212,9 @@ def test_a_finished_run_is_read_as_it_was_left(finished_run, small_suite):
     by_annotator = run.metrics[(run.metrics.metric == "hed_ssim_by_annotator") & (run.metrics.method == "single/hed")]
     assert found[1].ends["single"].value == pytest.approx(by_annotator.value.iloc[0])
     assert {each.part for each in quality_of_pictures(run, draws=2)} == {"real", "vae_reconstruction", *run.methods}
+    state = State.unpack((finished_run / "state.npz").read_bytes())  # the features are the run's own
+    assert np.array_equal(run.features("reference"), state.reference["clip"])
+    assert np.array_equal(run.features("single/hed"), state.measured["single/hed"]["features/clip"])
 
 
 # --- the command --------------------------------------------------------------------------------------------
