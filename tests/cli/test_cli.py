@@ -128,15 +128,21 @@ def test_data_prepares_and_lists(tmp_path, capsys):
     assert folder_name("val", 2) in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One output folder, so that experiments find in its store what they have in common."""
+    return tmp_path_factory.mktemp("experiments")
+
+
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
-def test_every_experiment_runs(experiment, small_run, tmp_path):
+def test_every_experiment_runs(experiment, small_run, runs):
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
     rest = [each for each in small_run if not each.startswith(("experiment", "samples", "pairing", "~"))]
     default = "fusion@methods: default" in text
     left = [f"~methods.{name}" for name in LEFT_OUT if default or f"fusion@methods.{name}:" in text]
     few = ["samples=2", "pairing.reference=6"]  # so that enough scenes are left for objects on other scenes
     few += ["calibration.samples=3", "calibration.data.count=12"]
-    assert main(["run", f"experiment={experiment}", *few, *rest, *left, f"output_dir={tmp_path}"]) == 0
+    assert main(["run", f"experiment={experiment}", *few, *rest, *left, f"output_dir={runs}"]) == 0
     assert f"python -m maxbench run experiment={experiment}" in text
 
 
