@@ -68,7 +68,7 @@ def cell(row: pd.Series) -> str:
 def page(folders: list[Path], rules: list[str]) -> str:
     tables = {folder: read(folder, rules) for folder in folders}
     changes = {folder: differences(each) for folder, each in tables.items()}
-    own = {folder: each[each.metric == "joint"].reset_index(drop=True) for folder, each in changes.items()}
+    own = {folder: _once(each[each.metric == "joint"], rules) for folder, each in changes.items()}
     adjusted = holm(np.concatenate([each.p.to_numpy(float) for each in own.values()]))
     parts, start, counts = [], 0, pd.Series(dtype=int)
     for folder, each in own.items():
@@ -85,6 +85,15 @@ def page(folders: list[Path], rules: list[str]) -> str:
         f"difference is paired, with its own interval; verdicts are after Holm's correction for the {len(adjusted)} "
         f"comparisons of this page ({said}).\n\n" + "\n\n".join(parts) + "\n"
     )
+
+
+def _once(changes: pd.DataFrame, rules: list[str]) -> pd.DataFrame:
+    """Two rules are compared once, the one that was named first with the other."""
+    place = {name: number for number, name in enumerate(rules)}
+    twice = [
+        rival in place and place[rival] < place[rule] for rule, rival in zip(changes.rule, changes.rival, strict=True)
+    ]
+    return changes[~np.array(twice)].reset_index(drop=True)
 
 
 def _level(row: Any) -> str:

@@ -12,8 +12,11 @@ import pytest
 import yaml
 
 import maxbench
+from evaluation.states import CONDITIONS, make_state
 from maxbench.cli.command import jobs, parse, read_overrides
 from maxbench.cli.config import CONF, compose, hydra_on
+from maxbench.evaluation.aggregate import Tables
+from maxbench.report.tables import COLUMNS, FURTHER
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -83,9 +86,12 @@ def test_every_column_and_metric_is_described(finished_run):
         table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
         assert set(table.columns) - described == set(), f"docs/outputs.md does not describe these columns of {name}"
         for metric in table.metric.unique():
-            general = "q_<condition>" if metric.startswith("q_") else metric
-            general = "<metric>_by_annotator" if metric.endswith("_by_annotator") else general
+            general = "<metric>_by_annotator" if metric.endswith("_by_annotator") else metric
             assert general in described, f"docs/outputs.md does not describe the metric {metric} of {name}"
+    curve = Tables(make_state(24, exchanged=True), CONDITIONS, 100, 0.95).conflict_curve()
+    assert set(curve.columns) - described == set(), "docs/outputs.md does not describe these columns of conflict.csv"
+    printed = {*COLUMNS, *FURTHER}  # also what only runs with a joint score, or with further weights, have
+    assert printed - described == set(), "docs/outputs.md does not describe these metrics"
 
 
 def test_every_file_of_a_run_is_described(finished_run):

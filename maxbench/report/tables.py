@@ -79,6 +79,8 @@ REQUIRED = {
         "baseline", "method", "role", "condition", "metric", "value", "low", "high", "verdict", "needed"
     ),
 }  # fmt: skip
+UNTESTED = frozenset(REQUIRED["differences.csv"]) - {"condition", "verdict", "needed"}
+"""What differences of older versions have, which tested nothing."""
 NUMBERS = ("value", "low", "high", "n", "comparisons", "needed")
 
 
@@ -126,9 +128,11 @@ def marked(metrics: pd.DataFrame, differences: pd.DataFrame | None) -> tuple[pd.
 
 
 def _read_differences(folder: Path) -> pd.DataFrame | None:
-    """Paired differences; None where there is only one method, or where they were not kept."""
+    """Paired differences; None where there is only one method, where they were not kept, or were not tested."""
     path = folder / "differences.csv"
-    if not path.exists() or not path.read_text(errors="replace").strip():
+    content = path.read_text(errors="replace").strip() if path.exists() else ""
+    columns = set(content.partition("\n")[0].split(","))
+    if not content or (columns >= UNTESTED and "verdict" not in columns):
         return None
     return _read(folder, path.name)
 
@@ -160,7 +164,9 @@ def _read(folder: Path, name: str) -> pd.DataFrame:
         raise UserError(f"{path} cannot be read ({error.strerror}); change that or name another run.") from error
     except ValueError as error:  # of pandas' parser, of the encoding, of a text where a number should be
         raise UserError(f"{path} is damaged; {AGAIN}") from error
-    missing = [name for name in REQUIRED[name] if name not in table]
+    missing = [each for each in REQUIRED[name] if each not in table]
+    if name == "metrics.csv" and missing == ["condition"]:  # of an older version, which had it in the metric's name
+        table, missing = table.assign(condition=""), []
     if missing or table.empty:
         wrong = f"has no column {missing[0]}" if missing else "has no rows"
         raise UserError(f"{path} {wrong}: it is damaged, or of an older version; {AGAIN}")
@@ -257,6 +263,8 @@ def _inseparable(metrics: pd.DataFrame) -> list[str]:
     """Fidelities that do not tell real pictures from no control or from others' maps, or whose zero is not chance."""
     said: list[str] = []
     lucky: list[str] = []
+    if "role" not in metrics:  # of an older version
+        return []
     for key in _columns(metrics.assign(condition=metrics.condition.fillna(""))):
         if key[0] not in (*FIDELITIES, *FIDELITIES.values()):
             continue

@@ -143,7 +143,7 @@ def _with_parents(module: str) -> list[str]:
 def _imported(module: str, path: Path) -> Iterator[str]:
     """Names of the modules that a module may import; of `from a import b` both a and a.b."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(_tree(path)):
+    for node in ast.walk(_tree(_source(path), path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -197,16 +197,33 @@ def _library_folders() -> tuple[Path, ...]:
     return tuple(Path(place).resolve() for place in places if place)
 
 
-def _tree(path: Path) -> ast.Module:
+def _source(path: Path) -> bytes:
     try:
-        return ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"The source {path} cannot be read any more ({error}); restore it.") from error
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _tree(source: bytes, path: Path) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"The source {path} cannot be read any more ({error}); restore it.")
 
 
 def _meaning(path: Path) -> str:
     """A module's code without comments, docstrings and layout."""
-    tree = _tree(path)
+    return _without_words(_source(path), path)
+
+
+@cache
+def _without_words(source: bytes, path: Path) -> str:
+    """The same, of what stands in its file: every run of a process asks for it."""
+    tree = _tree(source, path)
     for node in ast.walk(tree):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         if documented and ast.get_docstring(node) is not None:

@@ -27,7 +27,7 @@ from maxbench.store.runfolder import RunFolder
 from runs import only_run
 
 MATCHED = [
-    "fusion@methods=strength_matched", "samples=3", "pairing.reference=8",
+    "fusion@methods=strength_matched", "~methods.gated_sum_matched", "samples=3", "pairing.reference=8",
     "calibration.samples=4", "calibration.data.count=12",
 ]  # fmt: skip
 

@@ -182,6 +182,14 @@ def test_what_is_damaged_is_one_sentence(name, content, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_tables_of_older_versions_are_printed_without_their_differences(tmp_path):
+    today, differences = made(BOTH), differing(("sum", "joint", "", "better", 12))
+    shared = today[today.condition.isna()]  # then a metric had its condition in its name
+    written(tmp_path, shared.drop(columns=["condition", "role"]), differences.drop(columns=["verdict", "needed"]))
+    said = read_tables(tmp_path)
+    assert "| sum | 3.00 [2.90, 3.10] |" in said.markdown and "Paired differences" not in said.markdown
+
+
 def test_a_damaged_table_is_a_sentence(finished_run, tmp_path):
     copy = shutil.copytree(finished_run, tmp_path / "run")
     (copy / "metrics.csv").write_text("")

@@ -426,7 +426,7 @@ def test_scores_are_found_and_damaged_ones_measured_again(finished_run, small_ru
     assert main(["run", *run]) == 0
     again = counted(only_run(output))
     assert again["images"]["made"] == again["scores"]["made"] == 0 and again["scores"]["found"] > 0
-    assert main(["run", *run, "baseline=sum"]) == 0
+    assert main(["run", *run, "baseline=average"]) == 0
     (other,) = (folder for folder in all_runs(output) if folder.name != finished_run.name)
     assert counted(other)["scores"]["made"] == counted(other)["images"]["made"] == 0
     subject = sorted((output / "store" / "scores").glob("*/*.json"))[3]

@@ -88,8 +88,9 @@ def test_every_control_is_followed(name, config, suite, scenes):
         made = pipeline.decode(pipeline.denoise(noise, text, negative, control, sampler))
         assert all(im.defect(picture) is None for picture in made)
         measured = condition.draw(im.from_bytes(im.to_bytes(made)), annotator)
-        sign = 1 if condition.higher_is_better else -1
-        return sign * condition.score(condition.compare(maps, measured))
+        ruler = condition.rulers[0]
+        sign = 1 if ruler.higher_is_better else -1
+        return sign * ruler.score(ruler.compare(maps, measured))
 
     gain = fidelity({name: condition.hint(maps)}) - fidelity({})
     assert gain.mean() > 2 * gain.std() / np.sqrt(len(gain)), f"gain {gain.mean():.3g} +- {gain.std():.3g}"
