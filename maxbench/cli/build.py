@@ -15,7 +15,9 @@ from maxbench.cli.config import plain
 from maxbench.cli.schema import baselines_of, check
 from maxbench.data.pairing import ImageSet, Plan
 from maxbench.errors import UserError
-from maxbench.experiments.method import Experiment, Method
+from maxbench.experiments.method import NONE, Experiment, Method
+from maxbench.experiments.tuning import candidates
+from maxbench.fusion.base import TwoBranches
 from maxbench.generation.strength import Calibration
 from maxbench.generation.trace import Tracing
 from maxbench.models.pipeline import Sampler
@@ -63,6 +65,7 @@ def build(cfg: DictConfig) -> Run:
     )
     sampler = component(config["sampler"], "sampler", SAMPLER)
     _check_guidance(methods, sampler)
+    _check_rules(methods)
     image_set = component(config["data"], "data")
     pairing = component(config["pairing"], "pairing", PAIRING)
     plan: Plan = pairing.plan(image_set, list(conditions), config["samples"], config["seed"])
@@ -126,6 +129,19 @@ def _check_guidance(methods: Sequence[Method], sampler: Sampler) -> None:
                 f"methods.{method.name} runs only under classifier-free guidance, and sampler.guidance_scale is 1; "
                 f"set another or leave the method out with ~methods.{method.name}."
             )
+
+
+def _check_rules(methods: Sequence[Method]) -> None:
+    """What only the rule knows, before anything is computed: tuning and other methods may take hours."""
+    for method in methods:
+        if isinstance(method.rule, TwoBranches) and len(method.branches) > 2:
+            raise UserError(
+                f"methods.{method.name} is for two branches and has {len(method.branches)}; leave it out with "
+                f"~methods.{method.entry} or set its branches."
+            )
+        if method.tune and method.role == NONE:
+            raise UserError(f"methods.{method.name} has no control, so there is nothing to tune; leave out its tune.")
+        candidates(method)  # a rule may refuse a value
 
 
 def pick_device(name: str) -> torch.device:

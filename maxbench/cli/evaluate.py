@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from maxbench.cli.assemble import make_evaluation, make_generation, require_same_weights
 from maxbench.cli.build import Run, build
 from maxbench.cli.config import check_all
-from maxbench.cli.perform import open_folder, run_identity, write_manifest
+from maxbench.cli.perform import MANIFEST, open_folder, run_identity, with_notes, write_manifest
 from maxbench.cli.schema import RESERVED, Name
 from maxbench.errors import UserError
 from maxbench.evaluation.entered import enter, read_pictures
@@ -68,8 +68,9 @@ def entered(images: Path, manifest: Path, name: str, output_dir: str | None) -> 
     generation.sampling.inputs.make()
     _check_maps(said, maps_of(generation.sampling.inputs), manifest)
     write_stamp(folder, job.device)
-    if not (folder.path / "manifest.json").exists():  # a run's says what was tuned as well
+    if not (folder.path / MANIFEST).exists():  # a run's says what was tuned as well
         write_manifest(job, folder)
+    job = with_notes(job, folder)
     replaced = enter(folder, name, pictures)
     if replaced:
         say(f"note: the pictures that were entered as '{name}' before are replaced by these")
@@ -169,6 +170,7 @@ def again(run: Path) -> int:
     config = _config_of(run)
     job = _built(config, run / "config.yaml")
     folder = _reopened(run, job)
+    job = with_notes(job, folder)
     inputs = make_generation(replace(job, calibration=None), folder).sampling.inputs
     inputs.make()
     evaluation = make_evaluation(job, folder, inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from maxbench.cli.config import CONF
 from maxbench.cli.doctor import slow_dtype
 from maxbench.cli.tuning import tuned
 from maxbench.data.pairing import Sample
+from maxbench.errors import UserError
 from maxbench.evaluation.scoring import SCORING
 from maxbench.experiments.method import Method
 from maxbench.generation.inputs import CONTROL, DRAWING, EVALUATION, READING, source_key
@@ -29,6 +31,8 @@ from maxbench.store.artefacts import Store
 from maxbench.store.identity import identity
 from maxbench.store.runfolder import RunFolder, run_name
 from maxbench.store.stamp import write_stamp
+
+MANIFEST = "manifest.json"
 
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
 # run's identity by their digests.
@@ -91,13 +95,25 @@ def open_folder(job: Run) -> RunFolder:
 
 
 def write_manifest(job: Run, folder: RunFolder) -> None:
-    """Leave what the run is made of: its samples with their sources, and its methods with what was tuned in them."""
+    """Leave what the run is made of: its samples, its methods with what was tuned in them, and what was not."""
     manifest = {
         "samples": [_row(sample) for sample in job.experiment.samples],
         "reference": list(job.experiment.reference),
         "methods": [_method(method) for method in job.experiment.methods],
+        "notes": list(job.notes),
     }
-    folder.write("manifest.json", json.dumps(manifest, indent=1))
+    folder.write(MANIFEST, json.dumps(manifest, indent=1))
+
+
+def with_notes(job: Run, folder: RunFolder) -> Run:
+    """The run with what its manifest says that tables must say: tuning, which is not done again here, found it out."""
+    try:
+        said = json.loads((folder.path / MANIFEST).read_bytes()).get("notes", [])
+    except FileNotFoundError:
+        return job  # nothing has been run yet
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder.path / MANIFEST} is damaged; run the experiment again, which makes it anew.") from error
+    return replace(job, notes=tuple(dict.fromkeys((*job.notes, *said))))
 
 
 def run_identity(job: Run) -> Any:

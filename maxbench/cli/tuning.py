@@ -6,15 +6,18 @@ The training pictures, scores and tables stay in the run's folder, under `tuning
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
 
 from maxbench.cli.assemble import make_evaluation, make_generation
 from maxbench.cli.build import Run
+from maxbench.data.pairing import ImageSet, Sample
 from maxbench.evaluation.aggregate import Tables
 from maxbench.experiments.method import NONE, SINGLE, Experiment, Method
 from maxbench.experiments.tuning import Choice, candidates, chosen
+from maxbench.generation.inputs import source_key
 from maxbench.progress import say
 from maxbench.store.runfolder import RunFolder
 
@@ -42,7 +45,26 @@ def tuned(job: Run, folder: RunFolder) -> Run:
     for name, choice in choices.items():
         settings = ", ".join(f"{key}={value:g}" for key, value in choice.best.said.items())
         say(f"{name}: {settings} (joint {max(choice.joint):.2f} of {len(choice.candidates)} settings)")
-    return replace(job, experiment=replace(job.experiment, methods=methods))
+    return replace(job, experiment=replace(job.experiment, methods=methods), notes=(*job.notes, *_seen(job)))
+
+
+def _seen(job: Run) -> list[str]:
+    """What must be said where methods are measured on what they were tuned on."""
+
+    def pictures(image_set: ImageSet, samples: Sequence[Sample]) -> set[str]:
+        images = {image for sample in samples for image in sample.sources.values()}
+        return {source_key(image_set, image, job.suite.resolution) for image in images}
+
+    trained = pictures(job.calibration.image_set, job.calibration.samples)
+    seen = len(trained & pictures(job.image_set, job.experiment.samples))
+    if not seen:
+        return []
+    note = (
+        f"Tuned methods are at an advantage here: {seen} of the {len(trained)} pictures that they were tuned on are "
+        "measured as well; take another calibration.data."
+    )
+    say(f"note: {note}")
+    return [note]
 
 
 def _nothing_to_tune_for(job: Run) -> str:

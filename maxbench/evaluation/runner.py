@@ -111,6 +111,7 @@ class Evaluation:
                 for row, pictures in rows.items()
             ],
             "scorers": [self.scorer_names, self.annotator_names],
+            "notes": list(self.notes),
             "experiment": [self.experiment.name, self.suite, self.experiment.seed, list(self.experiment.baselines)],
             "groups": [sample.group for sample in self.experiment.samples],
             "resamples": self.resamples,
