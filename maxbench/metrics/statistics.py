@@ -274,12 +274,14 @@ def needed(
     level: float = 0.95,
     power: float = 0.8,
     comparisons: int = 1,
+    by_signs: bool = False,
 ) -> int | None:
     """How many clusters a test would need to tell the mean of `differences` (N,) from 0 with probability `power`.
 
     ((z_a + z_b) * sd / mean)^2, rounded up and at least 2, with the mean and the spread of clusters seen here, for a
     two-sided test at `level` after Bonferroni's correction for `comparisons`. For a difference of distances pass its
     influence values, centred, plus the difference. None where the mean is 0 or a single cluster tells no spread.
+    by_signs: the test is a sign-flip test, whose p is 2^(1 - n) or more, so that fewer clusters can show nothing.
     """
     differences = finite_rows(differences, "differences")
     if comparisons < 1:
@@ -289,8 +291,10 @@ def needed(
     if clusters == 1 or mean <= ROUNDING * np.abs(differences).max():
         return None
     deviation = standard_error(differences, groups) * math.sqrt(clusters)
-    z = ndtri(power) - ndtri((1 - level) / comparisons / 2)
-    return max(2, math.ceil((z * deviation / mean) ** 2))
+    alpha = (1 - level) / comparisons
+    least = math.floor(2 - math.log2(alpha)) if by_signs else 2  # the first n with 2^(1 - n) < alpha
+    z = ndtri(power) - ndtri(alpha / 2)
+    return max(least, math.ceil((z * deviation / mean) ** 2))
 
 
 # --- statistics of indices --------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from maxbench.errors import UserError
-from maxbench.report.curves import COLOURS, MARKERS
+from maxbench.report.base import COLOURS, MARKERS
 from maxbench.store.files import write_atomically
 
 FILE, PICTURE = "conflict.csv", "conflict.png"

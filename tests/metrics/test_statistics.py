@@ -586,6 +586,13 @@ def test_needed_counts_clusters_and_says_where_there_is_no_number():
     assert needed(np.array([1.0, 2.0, 9.0])) == needed(np.array([-100.0, -200.0, -900.0]))
 
 
+@pytest.mark.parametrize("comparisons", [1, 80])
+def test_no_fewer_clusters_are_needed_than_signs_can_show(comparisons):
+    alpha = 0.05 / comparisons
+    n = needed([1.0, 1.0, 1.1], level=0.95, comparisons=comparisons, by_signs=True)
+    assert sign_flip(np.ones((1, n)), seed=0)[0] < alpha <= sign_flip(np.ones((1, n - 1)), seed=0)[0]
+
+
 def test_mistakes_of_clusters_and_tests_are_named():
     with pytest.raises(ValueError, match="one integer for each of 3 images"):
         intervals(means(np.ones((1, 3))), [0, 1], 3, seed=0)

@@ -8,8 +8,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from maxbench.errors import UserError
+from maxbench.report.base import COLOURS
 from maxbench.report.conflict import DOTS, LINES, WIDTH, _figure, caption, lines_in_colour, write_conflict
-from maxbench.report.curves import COLOURS
 
 CONFIG = {"name": "tiny", "suite": {"name": "paint"}, "baseline": "average", "metrics": {"level": 0.9}}
 CONFLICT = (0.42, 0.6, 0.91)
