@@ -59,11 +59,11 @@ def shell(command: str) -> subprocess.CompletedProcess:
 
 
 def test_a_reader_that_leaves_early_is_no_error():
-    done = shell("maxbench tables results/hed_depth results/threshold | head -1")
+    done = shell("maxbench tables results/hed_depth results/seg_depth | head -1")
     assert done.returncode == 0 and done.stdout == "results/hed_depth\n" and done.stderr == ""
 
 
-@pytest.mark.parametrize("runs", ["results/hed_depth", "results/hed_depth results/threshold results/scale"])
+@pytest.mark.parametrize("runs", ["results/hed_depth", "results/hed_depth results/seg_depth results/hed_seg"])
 def test_an_output_that_is_full_is_a_sentence(runs):
     done = shell(f"maxbench tables {runs} > /dev/full")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
@@ -98,10 +98,10 @@ def test_a_damaged_folder_is_one_sentence_and_hides_no_other(name, content, sent
     (damaged / name).unlink()
     if content is not None:
         (damaged / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert main(["tables", str(damaged), str(RESULTS / "threshold")]) == 2
+    assert main(["tables", str(damaged), str(RESULTS / "seg_depth")]) == 2
     said = capsys.readouterr()
     assert sentence in said.err and len(said.err.splitlines()) == 1
-    assert "results/threshold" in said.out and "maxfusion" in said.out
+    assert "results/seg_depth" in said.out and "maxfusion" in said.out
 
 
 @pytest.mark.parametrize(
