@@ -14,11 +14,11 @@ from maxbench.cli.perform import INDIFFERENT, without
 from maxbench.cli.schema import dotted, shown
 from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import Tables
-from maxbench.evaluation.runner import METRICS, STATE, write_results
+from maxbench.evaluation.runner import METRICS, STATE, SUMMARY, write_results
 from maxbench.evaluation.state import State, merge
 from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
-from maxbench.store.files import fingerprint, read_sealed
+from maxbench.store.files import digest, fingerprint, read_sealed
 from maxbench.store.runfolder import MARK, RunFolder
 from maxbench.store.stamp import write_stamp
 
@@ -72,13 +72,23 @@ def read_state(run: Path) -> State:
     """What was measured in a run."""
     path = run / STATE
     try:
-        return State.unpack(path.read_bytes())
+        content = path.read_bytes()
+        if _written(run).get(STATE, digest(content)) != digest(content):  # as of another run, which reads well
+            raise ValueError("it is not what the run has written")
+        return State.unpack(content)
     except OSError as error:
         raise UserError(
             f"{run} has no {STATE}: it is no finished run, or one of an older version; name another or run it again."
         ) from error
     except ValueError as error:
         raise UserError(f"{path} is damaged; {AGAIN}") from error
+
+
+def _written(run: Path) -> dict[str, str]:
+    """File to digest, as the run's summary says; empty where it says nothing."""
+    said = read_sealed(run / SUMMARY)
+    files = said.get("files") if isinstance(said, dict) else None
+    return files if isinstance(files, dict) else {}
 
 
 def read_config(run: Path) -> dict[str, Any]:

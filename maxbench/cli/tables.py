@@ -70,7 +70,10 @@ def against(folder: Path, baselines: Sequence[str]) -> str:
         for name in ("config.yaml", "evaluation.json", "tuning.csv"):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, Path(place) / name)
-        parts = [read_tables(Path(place)).text]
+        try:
+            parts = [read_tables(Path(place)).text]
+        except UserError as error:
+            raise UserError(str(error).replace(place, str(folder))) from error
     _, differences = marked(*(pd.read_csv(io.StringIO(each.to_csv(index=False))) for each in files.values()))
     parts.append(
         "Paired differences on the same samples and noise. **Shown** after Holm's correction for the "

@@ -136,6 +136,21 @@ def test_mistakes_of_tables_are_one_sentence(mistake, runs, pooled, capsys):
     assert sentence in said and len(said.splitlines()) == 1
 
 
+def test_the_state_of_another_run_is_one_sentence(runs, tmp_path, capsys):
+    shutil.copytree(runs[1], tmp_path / "run")
+    (tmp_path / "run" / "state.npz").unlink()
+    shutil.copy(runs[0] / "state.npz", tmp_path / "run")
+    assert main(["tables", str(tmp_path / "run"), "--baseline", "sum"]) == 2
+    assert "state.npz is damaged" in capsys.readouterr().err
+
+
+def test_what_is_damaged_is_named_where_it_lies(runs, tmp_path, capsys):
+    shutil.copytree(runs[1], tmp_path / "run")
+    (tmp_path / "run" / "tuning.csv").write_text("x")
+    assert main(["tables", str(tmp_path / "run"), "--baseline", "sum"]) == 2
+    assert f"{tmp_path / 'run' / 'tuning.csv'} is damaged" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["state.npz", "config.yaml"])
 def test_a_damaged_file_is_one_sentence(name, runs, tmp_path, capsys):
     shutil.copytree(runs[1], tmp_path / "run")
