@@ -155,9 +155,10 @@ def test_where_no_control_gains_the_first_setting_stays(small_run, tmp_path, cap
     """Random networks follow nothing."""
     left = [f"~methods.{name}" for name in ("maxfusion", "maxfusion_published", "outputs_only")]
     settings = [each for each in small_run if "tuned_sum" not in each and "samples=" not in each]
-    more = ["samples=2", "calibration.samples=3", "calibration.data.count=12", f"{TUNE}={{scale:[0.5,1]}}"]
+    more = ["samples=2", "calibration.samples=3", "calibration.data.count=12", f"{TUNE}={{branch_scale:[0.5,1]}}"]
     assert main(["run", *settings, *left, *more, f"output_dir={tmp_path}"]) == 0
     note = "Not tuned, but at their first setting: tuned_sum; on the training scenes there is no joint score ("
     assert note in capsys.readouterr().err
     folder = only_run(tmp_path)
-    assert untuned(folder) == {"scale": 0.5} and note in (folder / "table.md").read_text()
+    assert untuned(folder) == {"branch_scale.hed": 0.5, "branch_scale.depth": 0.5}
+    assert note in (folder / "table.md").read_text()
