@@ -43,6 +43,7 @@ def compute(output: Path, overrides: list[str]) -> dict:
     )
     return {
         "path": folder.path,
+        "samples": job.experiment.samples,
         "methods": dict(methods),
         **{kind: folder.count(kind).made for kind in ("source", "map", "image", "reconstruction", "mask")},
     }
@@ -327,8 +328,8 @@ def own_data(data_dir, tmp_path) -> Path:
 def test_changed_pixels_remake_what_was_made_of_them(small_run, own_data, tmp_path):
     run = [*small_run, *FEW, "samples=4", f"data_dir={own_data}"]
     first = compute(tmp_path / "runs", run)
-    sample = json.loads((first["path"] / "manifest.json").read_text())["samples"][1]
-    (picture,) = own_data.glob(f"*/val/{sample['sources']['hed']:012d}.png")
+    sample = first["samples"][1]
+    (picture,) = own_data.glob(f"*/val/{sample.sources['hed']:012d}.png")
     with Image.open(picture) as image:
         pixels = np.asarray(image).copy()
     pixels[20:40] = 255 - pixels[20:40]
@@ -342,10 +343,10 @@ def test_changed_pixels_remake_what_was_made_of_them(small_run, own_data, tmp_pa
 def test_a_changed_caption_remakes_its_sample(small_run, own_data, tmp_path):
     run = [*small_run, *FEW, "samples=4", f"data_dir={own_data}"]
     first = compute(tmp_path / "runs", run)
-    sample = json.loads((first["path"] / "manifest.json").read_text())["samples"][2]
+    sample = first["samples"][2]
     (annotations,) = own_data.glob("*/annotations/captions_val.json")
     said = json.loads(annotations.read_text())
-    caption = next(each for each in said["annotations"] if each["image_id"] == sample["sources"]["hed"])
+    caption = next(each for each in said["annotations"] if each["image_id"] == sample.sources["hed"])
     caption["caption"] = "a blue sphere on sand"
     annotations.write_text(json.dumps(said))
     second = compute(tmp_path / "runs", run)
