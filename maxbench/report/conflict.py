@@ -65,7 +65,10 @@ def lines_in_colour(table: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
 def _baselines(folder: Path) -> list[str]:
     """What the run's differences are to."""
     path = folder / "differences.csv"
-    return pd.read_csv(path).baseline.unique().tolist() if path.exists() else []
+    try:
+        return pd.read_csv(path).baseline.unique().tolist()
+    except (FileNotFoundError, pd.errors.EmptyDataError):  # a run of one method has none
+        return []
 
 
 def _figure(table: pd.DataFrame, config: dict, baselines: Sequence[str]) -> Figure:
