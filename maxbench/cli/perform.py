@@ -112,7 +112,9 @@ def with_notes(job: Run, folder: RunFolder) -> Run:
     except FileNotFoundError:
         return job  # nothing has been run yet
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder.path / MANIFEST} is damaged; run the experiment again, which makes it anew.") from error
+        raise UserError(
+            f"{folder.path / MANIFEST} is damaged; run the experiment again, which makes it anew."
+        ) from error
     return replace(job, notes=tuple(dict.fromkeys((*job.notes, *said))))
 
 

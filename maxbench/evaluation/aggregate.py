@@ -189,9 +189,12 @@ class Tables:
                 "correction": "Holm",
                 "comparisons": comparisons,
                 "needed": needed(
-                    row.pop("change"), self.state.groups, level=self.level, comparisons=comparisons,
+                    row.pop("change"),
+                    self.state.groups,
+                    level=self.level,
+                    comparisons=comparisons,
                     by_signs=bool(np.isfinite(row["win_rate"])),  # as no distance is tested
-                ),  # fmt: skip
+                ),
                 "verdict": (BETTER if better else WORSE) if shown else NOT_SHOWN,
             }
         return pd.DataFrame(out)
