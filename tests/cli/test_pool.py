@@ -146,7 +146,7 @@ def test_the_state_of_another_run_is_one_sentence(runs, tmp_path, capsys):
 
 def test_what_is_damaged_is_named_where_it_lies(runs, tmp_path, capsys):
     shutil.copytree(runs[1], tmp_path / "run")
-    (tmp_path / "run" / "tuning.csv").write_text("x")
+    (tmp_path / "run" / "tuning.csv").write_text("")
     assert main(["tables", str(tmp_path / "run"), "--baseline", "sum"]) == 2
     assert f"{tmp_path / 'run' / 'tuning.csv'} is damaged" in capsys.readouterr().err
 
