@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from maxbench.evaluation.aggregate import BY_ANNOTATOR, DISTANCES, Column, Tables, Weights
+from maxbench.evaluation.aggregate import BY_ANNOTATOR, DISTANCES, FURTHER, Column, Tables, Weights
 from maxbench.evaluation.state import COSTS, Row, State, features_label
 from maxbench.experiments.method import FUSION, NONE, REAL, REFERENCE, SHUFFLED, SINGLE, VAE_RECONSTRUCTION
 from maxbench.metrics.distribution import Distance, frechet
@@ -268,10 +268,11 @@ def distance_orders(tables: Tables, n: int, *, draws: int, seed: int) -> Iterato
 
 
 def distances(state: State) -> Iterator[tuple[str, str, Callable[[np.ndarray, np.ndarray], Distance]]]:
-    """(network, metric, function) of all that tables print."""
+    """(network, metric, function) of all that tables test."""
     for network in state.reference:
         for metric, distance in DISTANCES.get(network, {f"fd_{network}": frechet}).items():
-            yield network, metric, distance
+            if metric not in FURTHER:
+                yield network, metric, distance
 
 
 def _order(
