@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from maxbench.fusion.base import TwoBranches
 from maxbench.generation.strength import Calibration
 from maxbench.generation.trace import Tracing
 from maxbench.models.pipeline import Sampler
-from maxbench.suites.folder import FolderSuite
+from maxbench.suites.folder import IMAGE_PROMPT, FolderSuite
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -65,7 +66,7 @@ def build(cfg: DictConfig) -> Run:
     )
     sampler = component(config["sampler"], "sampler", SAMPLER)
     _check_guidance(methods, sampler)
-    _check_rules(methods)
+    _check_rules(methods, suite)
     image_set = component(config["data"], "data")
     pairing = component(config["pairing"], "pairing", PAIRING)
     plan: Plan = pairing.plan(image_set, list(conditions), config["samples"], config["seed"])
@@ -131,12 +132,14 @@ def _check_guidance(methods: Sequence[Method], sampler: Sampler) -> None:
             )
 
 
-def _check_rules(methods: Sequence[Method]) -> None:
+def _check_rules(methods: Sequence[Method], suite: FolderSuite) -> None:
     """What only the rule knows, before anything is computed: tuning and other methods may take hours."""
     for method in methods:
-        if isinstance(method.rule, TwoBranches) and len(method.branches) > 2:
+        kinds = Counter(suite.control_kind(name) for name in method.branches)  # branches are fused within their kind
+        most = max((count for kind, count in kinds.items() if kind != IMAGE_PROMPT), default=0)
+        if isinstance(method.rule, TwoBranches) and most > 2:
             raise UserError(
-                f"methods.{method.name} is for two branches and has {len(method.branches)}; leave it out with "
+                f"methods.{method.name} is for two branches and has {most}; leave it out with "
                 f"~methods.{method.entry} or set its branches."
             )
         if method.tune and method.role == NONE:

@@ -25,6 +25,8 @@ from maxbench.store.identity import identity
 PACKAGED = Path(__file__).parent / "weights"
 CLIP = "clip"
 """The text scorer, among the networks of features."""
+IMAGE_PROMPT = "image prompt"
+"""The kind of a control that has no features to be fused."""
 BASE = ("vae", "unet", "text_encoder")
 TOKENIZER, SCHEDULER = "tokenizer", "scheduler"  # folders of the base model without weights
 
@@ -274,6 +276,11 @@ class FolderSuite:
                 f"{self.image_encoder.folder} gives {encoder.width}; take both from one IP-Adapter."
             )
         return ImagePrompt(unet, encoder)
+
+    def control_kind(self, condition: str) -> str:
+        """What a condition's control is: the name of its class, or IMAGE_PROMPT."""
+        part = self.controls[condition]
+        return IMAGE_PROMPT if is_image_prompt(part) else self._kind(part).__name__
 
     def _kind(self, subfolder: str) -> type[ControlNetModel] | type[T2IAdapter]:
         """A control's class, as its own configuration names it."""
