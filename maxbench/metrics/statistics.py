@@ -8,7 +8,7 @@ clusters.
 - Intervals: the bootstrap over clusters, percentile or BCa (bias-corrected and accelerated). A draw is a weight of
   every image, and a statistic a function of weights, so that one draw serves every statistic.
 - Distances of sets (Frechet, kernel): the bootstrap biases them, because a repeated image is not a new one. Their
-  interval is made of influence values (:func:`influence_interval`) or of halves (:func:`half_sampling`).
+  interval is made of influence values (:func:`influence_interval`).
 - Differences of two methods on the same images: :func:`sign_flip`, corrected by :func:`holm` for the number of
   tests; :func:`win_rate` says how often, :func:`needed` how many clusters would tell.
 
@@ -17,9 +17,6 @@ The only source of chance considered here is which clusters were drawn; training
     B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993 (percentile interval: chapter 13; BCa:
     chapter 14, equations 14.9, 14.10, 14.14 and 14.15).
     B. Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982 (infinitesimal jackknife: chapter 6).
-    C. F. J. Wu, Jackknife, bootstrap and other resampling methods in regression analysis,
-    Annals of Statistics 14, 1986; J. Shao and C. F. J. Wu, A general theory for jackknife variance
-    estimation, Annals of Statistics 17, 1989 (delete-d jackknife).
     S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
     E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
     B. Phipson and G. K. Smyth, Permutation p-values should never be zero, Statistical Applications in Genetics and
@@ -36,7 +33,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
@@ -363,70 +359,6 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, resamples: int = 2000, level
         level=level,
         vectorized=True,
     )
-
-
-def paired_difference(
-    values: ArrayLike,
-    baseline: ArrayLike,
-    *,
-    seed: int,
-    comparisons: int = 1,
-    resamples: int = 2000,
-    level: float = 0.95,
-) -> Interval:
-    """Bootstrap of the mean of `values - baseline`, both (n,) on the same samples in the same order.
-
-    With `comparisons` such intervals in one table the interval is at level 1 - (1 - level) / comparisons
-    (Bonferroni): all of them together then hold with probability `level` or more. It is drawn from
-    `comparisons * resamples` resamples, so that its tails hold as many draws as those of a single
-    comparison. Different lengths or a NaN are a ValueError.
-    """
-    values, baseline = finite_rows(values, "values"), finite_rows(baseline, "baseline")
-    if len(values) != len(baseline):
-        raise ValueError(
-            f"a paired difference needs the same samples on both sides, got {len(values)} and {len(baseline)}"
-        )
-    if comparisons < 1:
-        raise ValueError(f"comparisons counts the intervals of a table, at least 1, got {comparisons}")
-    return bootstrap_mean(
-        values - baseline,
-        seed=seed,
-        resamples=resamples * comparisons,
-        level=1 - (1 - level) / comparisons,
-    )
-
-
-def half_sampling(
-    statistic: Callable[[NDArray[np.int64]], float],
-    n: int,
-    *,
-    seed: int,
-    resamples: int = 200,
-    level: float = 0.95,
-) -> Interval:
-    """Delete-half jackknife interval of a set statistic, given as a function of the samples' indices.
-
-    Resampling with replacement repeats samples, which shrinks a covariance and puts a kernel's diagonal into
-    its off-diagonal sum: Frechet and kernel distances of bootstrap sets lie far above the set's own.
-    Halves hold every sample once. Deleting d of n samples, the standard error is the standard deviation of
-    the statistic over random subsets times sqrt((n - d) / d), which is 1 for d = n / 2 (Wu 1986; Shao and
-    Wu 1989); the interval is value +- z * standard error. It tells the spread of the statistic at `n`
-    samples and not its bias: the Frechet distance of a finite set is too large, whatever the interval says.
-
-    `statistic` takes distinct indices (k,) and returns one number. Fewer than four samples have no halves
-    with a spread of their own: the bounds are NaN. No sample is a ValueError.
-    """
-    if n < 1:
-        raise ValueError(f"an interval needs at least one sample, got {n}")
-    value = float(statistic(np.arange(n)))
-    if n < 4:
-        return Interval(value, np.nan, np.nan, n)
-    generator = np.random.default_rng(seed)
-    kept = n // 2
-    halves = [float(statistic(generator.permutation(n)[:kept])) for _ in range(resamples)]
-    error = np.std(halves, ddof=1) * np.sqrt(kept / (n - kept))
-    margin = float(scipy.stats.norm.ppf((1 + level) / 2) * error)
-    return Interval(value, value - margin, value + margin, n)
 
 
 def resampled_sums(values: ArrayLike, index: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -4,20 +4,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from maxbench.metrics.distribution import frechet_distance, kernel_distance
 from maxbench.metrics.statistics import (
     BLOCK,
     SMALL,
     Interval,
     bootstrap,
     bootstrap_mean,
-    half_sampling,
     holm,
     influence_interval,
     intervals,
     means,
     needed,
-    paired_difference,
     resample_weights,
     resampled_sums,
     sign_flip,
@@ -110,8 +107,7 @@ def test_every_sample_is_drawn_equally_often():
     "make",
     [
         lambda seed: bootstrap_mean(skewed(0, 30), seed=seed, resamples=200),
-        lambda seed: paired_difference(skewed(0, 30), skewed(1, 30), seed=seed, resamples=200),
-        lambda seed: half_sampling(lambda index: skewed(0, 30)[index].mean(), 30, seed=seed, resamples=20),
+        lambda seed: intervals(means(skewed(0, 30)[None]), None, 30, seed=seed, resamples=200)[0],
     ],
 )
 def test_the_seed_alone_decides(make):
@@ -138,80 +134,6 @@ def test_shift_and_scale_pass_through():
     assert (moved.value, moved.low, moved.high) == pytest.approx(
         (3 * plain.value - 2, 3 * plain.low - 2, 3 * plain.high - 2), rel=1e-12
     )
-
-
-def test_a_paired_difference_does_not_see_what_the_samples_share():
-    generator = np.random.default_rng(0)
-    shared, noise = 100 * generator.normal(size=50), 0.1 * generator.normal(size=50)
-    interval = paired_difference(shared + 1 + noise, shared, seed=0)
-    assert interval.low < 1 < interval.high
-    assert interval.high - interval.low < 0.1
-
-
-def test_comparisons_widen_the_interval_to_bonferronis_level():
-    values, baseline = skewed(0, 200), skewed(1, 200)
-    ten = paired_difference(values, baseline, seed=0, comparisons=10, resamples=1000)
-    assert ten == bootstrap_mean(values - baseline, seed=0, resamples=10_000, level=0.995)
-    one = paired_difference(values, baseline, seed=0, resamples=1000)
-    expected = scipy.stats.norm.ppf(0.9975) / scipy.stats.norm.ppf(0.975)
-    assert (ten.high - ten.low) / (one.high - one.low) == pytest.approx(expected, rel=0.08)
-
-
-@pytest.mark.parametrize("n", [40, 41])
-def test_half_sampling_of_a_mean_gives_its_standard_error(n):
-    values = skewed(2, n)
-    interval = half_sampling(lambda index: values[index].mean(), n, seed=0, resamples=4000, level=0.95)
-    error = (interval.high - interval.value) / 1.959964
-    assert error == pytest.approx(values.std(ddof=1) / np.sqrt(n), rel=0.05)
-    assert interval.value - interval.low == pytest.approx(interval.high - interval.value)
-
-
-def test_half_sampling_corrects_an_uneven_half():
-    values = np.array([0.0, 0.0, 1.0, 1.0, 1.0])
-    interval = half_sampling(lambda index: values[index].mean(), 5, seed=0, resamples=20_000, level=0.6827)
-    # Pairs without replacement: variance 0.24 / 2 * 3/4 = 0.09; times 2 / 3 is 0.06, s^2 / n.
-    assert interval.high - interval.value == pytest.approx(np.sqrt(0.06), rel=0.02)
-
-
-def test_half_sampling_gives_distinct_samples_and_all_of_them_in_time():
-    seen = []
-
-    def statistic(index):
-        seen.append(index)
-        return 0.0
-
-    half_sampling(statistic, 11, seed=0, resamples=30)
-    whole, *halves = seen
-    assert whole.tolist() == list(range(11))
-    assert {len(half) for half in halves} == {5}
-    assert all(len(set(half.tolist())) == 5 for half in halves)
-    assert set(np.concatenate(halves).tolist()) == set(range(11))
-
-
-def test_half_sampling_tells_the_spread_of_a_kernel_distance():
-    generator = np.random.default_rng(0)
-    reference = generator.normal(size=(200, 4))
-
-    def interval(features: np.ndarray, seed: int) -> Interval:
-        return half_sampling(lambda index: kernel_distance(features[index], reference), 64, seed=seed, resamples=60)
-
-    intervals = [interval(0.5 + generator.normal(size=(64, 4)), seed) for seed in range(40)]
-    spread = np.std([i.value for i in intervals], ddof=1)
-    claimed = np.mean([(i.high - i.value) / 1.959964 for i in intervals])
-    assert claimed == pytest.approx(spread, rel=0.35)
-
-
-def test_the_bootstrap_of_a_frechet_distance_is_biased_which_is_why_there_are_halves():
-    generator = np.random.default_rng(0)
-    features, reference = generator.normal(size=(100, 16)), generator.normal(size=(400, 16))
-
-    def distance(index):
-        return frechet_distance(features[index], reference)
-
-    drawn = bootstrap(distance, 100, seed=0, resamples=100)
-    assert drawn.value < drawn.low  # the interval does not even hold the value
-    halves = half_sampling(distance, 100, seed=0, resamples=100)
-    assert halves.low < halves.value < halves.high
 
 
 def test_resampled_sums_add_up_the_drawn_samples():
@@ -242,8 +164,6 @@ def test_one_sample_has_a_value_and_no_interval():
     interval = bootstrap_mean([3.0], seed=0)
     assert (interval.value, interval.n) == (3.0, 1)
     assert np.isnan([interval.low, interval.high]).all()
-    assert np.isnan(half_sampling(lambda index: 1.0, 3, seed=0).low)
-    assert not np.isnan(half_sampling(lambda index: 1.0, 4, seed=0).low)
 
 
 def test_mistakes_are_named():
@@ -253,16 +173,8 @@ def test_mistakes_are_named():
         bootstrap_mean([], seed=0)
     with pytest.raises(ValueError, match="one number per sample"):
         bootstrap_mean(np.zeros((2, 2)), seed=0)
-    with pytest.raises(ValueError, match="got 3 and 2"):
-        paired_difference([1, 2, 3], [1, 2], seed=0)
-    with pytest.raises(ValueError, match="baseline has no finite number in 1 of 2 rows: 0"):
-        paired_difference([1, 2], [np.nan, 2], seed=0)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        paired_difference([1, 2], [1, 2], seed=0, comparisons=0)
     with pytest.raises(ValueError, match="at least one sample"):
         bootstrap(lambda index: 0.0, 0, seed=0)
-    with pytest.raises(ValueError, match="at least one sample"):
-        half_sampling(lambda index: 0.0, 0, seed=0)
 
 
 # --- intervals of clusters --------------------------------------------------------------------------------------------
