@@ -61,7 +61,8 @@ def test_a_claim_is_weighed_by_paired_joint_scores(scored, finished_run, tmp_pat
         assert cells[headings.index("joint")].startswith(f"{scores[name].mean():.2f} ["), cells
     pairs = {(cells[0], cells[1]): cells for cells in lines if cells[0] in METHODS and cells[1] in METHODS}
     rules = ("better", "average")
-    assert set(pairs) == {(rule, rival) for rule in rules for rival in METHODS if rival != rule}
+    once = {(rule, rival) for rule in rules for rival in METHODS if rival != rule} - {("average", "better")}
+    assert set(pairs) == once  # two rules are compared once
     for (rule, rival), cells in pairs.items():  # rule minus rival, whichever of them the run has as its baseline
         change = scores[rule] - scores[rival]
         assert float(cells[2].split(" ")[0]) == pytest.approx(change.mean(), abs=0.0051), cells
@@ -69,7 +70,7 @@ def test_a_claim_is_weighed_by_paired_joint_scores(scored, finished_run, tmp_pat
         assert float(cells[3].removesuffix("%")) == pytest.approx(100 * ahead, abs=0.51), cells
     assert f"for the {len(pairs)} comparisons of this page" in text
     verdicts = {pair: cells[5] for pair, cells in pairs.items()}
-    assert verdicts["better", "worse"] == "ahead" and verdicts["average", "better"] == "behind"
+    assert verdicts["better", "worse"] == "ahead" and verdicts["better", "average"] == "ahead"
     for folder, rules, said in (
         (scored, ["nothing"], "has none of nothing"),
         (tmp_path, ["better"], "is no finished run"),

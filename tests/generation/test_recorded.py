@@ -29,7 +29,11 @@ from maxbench.store.runfolder import RunFolder
 
 RECORD = Path(__file__).parent / "recorded.npz"
 MEAN, MOST = 0.15, 4  # grey levels by which processors may differ; the least of two methods' differences is above
-SMALL = ["samples=2", "sampler.steps=3", "pairing.reference=2", "data.count=12", "runtime.batch_size=2"]
+SMALL = [
+    "samples=2", "sampler.steps=3", "pairing.reference=2", "data.count=12", "runtime.batch_size=2",
+    # not tuned here, and then the same as their plain methods
+    "~methods.single_tuned", "~methods.tuned_sum", "~methods.scheduled_sum", "~methods.maxfusion_tuned",
+]  # fmt: skip
 KINDS = {
     "controlnets and an image prompt": [
         "experiment=style",
