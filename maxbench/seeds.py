@@ -16,12 +16,12 @@ def derive(*parts: object) -> int:
 
 
 def noise_for(
-    run_seed: int, sample: str, replicate: int, shape: tuple[int, ...]
+    run_seed: int, group: str, replicate: int, shape: tuple[int, ...]
 ) -> Float[Tensor, "channel height width"]:
     """Initial noise of one image: N(0, 1), float32, from a CPU generator of its own.
 
-    It depends on the run's seed, the sample's id and the replicate: the same for every method and delta,
+    It depends on the run's seed, the sample's group and the replicate: the same for every method and delta,
     whatever the batch size, the number of workers, the order or a resumption.
     """
-    generator = torch.Generator().manual_seed(derive("noise", run_seed, sample, replicate))
+    generator = torch.Generator().manual_seed(derive("noise", run_seed, group, replicate))
     return torch.randn(shape, generator=generator)
