@@ -137,19 +137,17 @@ class Tables:
             ]
         )  # fmt: skip
         columns = {row.name: row.columns for row in self.state.rows}
+        everything = [*self._columns, *self._costs, *self._conflicts()]
         said = pd.DataFrame(
             [
                 {
                     **columns[row], "condition": each.condition, "metric": each.sample_metric,
                     "protocol": each.sample_protocol, "scorer": each.scorer,
                 }
-                for each in [*self._columns, *self._costs, *self._conflicts()] for row in each.values
+                for each in everything for row in each.values
             ]
         )  # fmt: skip
-        values = [
-            np.asarray(own, float)
-            for each in [*self._columns, *self._costs, *self._conflicts()] for own in each.values.values()
-        ]  # fmt: skip
+        values = [np.asarray(own, float) for each in everything for own in each.values.values()]
         count = len(base)
         table = pd.concat(
             [
