@@ -19,7 +19,8 @@ from maxbench.cli import data
 from maxbench.cli.config import CONF
 from maxbench.report.tables import plain_table
 from maxbench.store.stamp import PACKAGES, package_version
-from maxbench.suites.folder import FolderSuite, weight_files
+from maxbench.suites.folder import FolderSuite
+from maxbench.suites.hub import megabytes
 
 GIB = 2**30
 
@@ -81,12 +82,26 @@ def _suites() -> Iterator[tuple[str, FolderSuite]]:
 
 
 def _weights(suite: FolderSuite) -> str:
+    return _published(suite) if suite.published else _subfolders(suite)
+
+
+def _published(suite: FolderSuite) -> str:
+    """How many parts are there, which are missing, and which have no certain revision."""
+    absent = [name for name, part in suite.published.items() if suite.shelf.find(part) is None]
+    unpinned = [name for name, part in suite.published.items() if not part.is_pinned]
+    size = megabytes(sum(suite.published[name].size for name in absent))
+    many = f"all {len(absent)} parts" if len(absent) == len(suite.published) else ", ".join(absent)
+    said = f"missing: {many}, {size}: python -m maxbench data weights suite={suite.name}" if absent else "weights present"
+    return f"{said}; not pinned: {', '.join(unpinned)}" if unpinned else said
+
+
+def _subfolders(suite: FolderSuite) -> str:
     missing = suite.missing(list(suite.controls))
     if missing:
         names = ", ".join(str(path.relative_to(suite.folder)) for path in missing)
         return f"missing under {suite.folder}: {names} ({suite.megabytes} MB in all)"
     parts = set(suite.parts(list(suite.controls)))
-    size = sum(file.stat().st_size for part in parts for file in weight_files(suite.folder, part))
+    size = sum(file.stat().st_size for part in parts for file in suite.weight_files(part))
     return f"weights present, {size / 1e6:.0f} MB, controls {', '.join(suite.controls)}"
 
 

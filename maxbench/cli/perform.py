@@ -38,7 +38,7 @@ MANIFEST = "manifest.json"
 # run's identity by their digests.
 INDIFFERENT = {
     "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.device", "runtime.threads", "store_dir",
-    "suite.megabytes", "suite.root",
+    "suite.hub", "suite.megabytes", "suite.root", "suite.weights_dir",
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from maxbench.errors import UserError
+from maxbench.names import leaves_folder
 
 EACH, PAIRS = "each", "pairs"  # of branches
 USUAL_BASELINES = ("sum", "tuned_sum")  # what users of several controls have today, and the same with care
@@ -103,6 +104,12 @@ def _within_its_folder(name: str) -> str:
     return name
 
 
+def _inner(path: str) -> str:
+    if leaves_folder(path):
+        raise ValueError("it leads out of its folder")
+    return path
+
+
 Text = Annotated[str, Field(pattern=r"\S"), must("a text")]
 Name = Annotated[
     str,
@@ -120,6 +127,7 @@ Site = Annotated[
     Field(pattern=rf"^({'|'.join(SITES)}|(down|hidden|residuals)\.\d+)$"),
     must(f"one of the sites; sites are {', '.join(SITES)}, down.0 for the first down block and so on"),
 ]
+Inner = Annotated[str, AfterValidator(_inner), must("a path within the repository")]
 Scale = number(0)
 Share = number(0, 1)  # of the steps
 Seed = whole(0, 2**63 - 1)
@@ -335,6 +343,38 @@ class Sampler(Component):
     negative_prompt: str = ""
 
 
+class HubPart(Settings):
+    """Some files of a repository on the Hub: :class:`maxbench.suites.hub.HubPart`."""
+
+    wanted = "a part of the Hub, {id: organisation/name, file: the state dict, beside: [its other files]}"
+
+    id: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", max_length=200),
+        must("the id of a repository on the Hub, organisation/name"),
+    ]
+    revision: Annotated[
+        Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")] | None,
+        must("a commit of the repository, 7 to 40 hexadecimal digits in quotes, or null for the newest"),
+    ] = None
+    folder: Inner = ""
+    file: Annotated[Inner | None, must("the name of a file, or null")] = None
+    bytes: Annotated[whole(1) | None, must("a whole number, 1 or more, or null")] = None
+    megabytes: Annotated[whole(1) | None, must("a whole number, 1 or more, or null")] = None
+    sha256: Annotated[
+        Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, must("64 hexadecimal digits, or null")
+    ] = None
+    beside: listed(Inner, "a list of files, or []") = []
+    alone: bool = False
+    address: Annotated[Annotated[str, Field(pattern=r"^https?://")] | None, must("an address, or null")] = None
+
+    @model_validator(mode="after")
+    def _has_files(self) -> HubPart:
+        if self.file is None and (self.alone or self.address or not self.beside):
+            raise UserError("file is missing; name the state dict, or what lies beside it in `beside`.")
+        return self
+
+
 class Suite(Component):
     """What has weights: :class:`maxbench.suites.folder.FolderSuite`, or another class with some of these fields."""
 
@@ -346,7 +386,10 @@ class Suite(Component):
     guidance_scale: number(0)
     control_scale: Scale
     controls: dict[str, Any]
+    negative_prompt: str = ""
     root: Text = "."
+    hub: dict[Text, HubPart] = {}
+    weights_dir: Annotated[Text | None, must("a folder, or null")] = None
     adapters: dict[str, Any] = {}
     annotators: dict[str, Any] = {}
     scorers: dict[str, Any] = {}
@@ -356,6 +399,7 @@ class Suite(Component):
     megabytes: Any = None
     palette: Any = None
     classes: Any = None
+    categories: Any = None
 
 
 class Runtime(Settings):
