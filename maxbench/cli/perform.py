@@ -54,7 +54,7 @@ def perform(cfg: DictConfig) -> Path:
         say(f"note: {warning}")
     folder = open_folder(job)
     print(f"run folder: {folder.path}", flush=True)
-    changed = write_stamp(folder, job.device)
+    changed = write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
     if changed:
         say(f"note: since this run was begun these have changed: {', '.join(changed)} (see stamp.json)")
     job = tuned(job, folder)
