@@ -72,7 +72,7 @@ PICTURES = [  # COCO-like id, file, part (left, top, right, bottom) or None for 
                                "A red coffee cup on a wooden table.", "Coffee with a silver spoon."]),
     (802, "motorcycle_left.png", None, ["A red motorcycle parked in a garage.",
                                         "A motorcycle stands in front of shelves full of boxes."]),
-    (885, "motorcycle_right.png", (180, 0, 741, 500), ["A red motorcycle next to shelves.", "Motorcycle in a workshop."]),
+    (885, "motorcycle_right.png", (180, 0, 741, 500), ["A red motorcycle next to shelves.", "A bike in a workshop."]),
     (1000, "rocket.jpg", None, ["A rocket on its launch pad at dusk.", "Lights and steel towers around a rocket."]),
     (1268, "brick.png", None, ["A pavement of long bricks.", "A street made of rows of bricks."]),
     (1296, "coins.png", None, ["Rows of old coins on a dark cloth.", "Several Greek coins lying side by side."]),
