@@ -14,6 +14,7 @@ from maxbench.generation.inputs import Annotators, ControlInputs
 from maxbench.generation.runner import Generation
 from maxbench.generation.sampling import Networks, Sampling
 from maxbench.generation.strength import ResidualNorms
+from maxbench.report.tables import ABOUT
 from maxbench.store.runfolder import RunFolder
 from maxbench.store.stamp import made_by
 
@@ -90,7 +91,7 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
         scorer_names=suite.scorer_names(conditions),
         annotator_names=annotator_names,
         suite=suite.name,
-        notes=(*suite.feature_notes, *job.notes),
+        notes=(f"{ABOUT}{job.image_set.about}.", *suite.feature_notes, *job.notes),
         resamples=job.resamples,
         level=job.level,
     )

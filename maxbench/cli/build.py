@@ -103,14 +103,19 @@ def build(cfg: DictConfig) -> Run:
 
 
 def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration | None:
-    """The experiment's own pairing over training scenes, if a strength is to be measured or a method to be tuned."""
+    """The experiment's own pairing over pictures of its calibration, if a method is to be matched or tuned."""
     if all(method.match is None and not method.tune for method in experiment.methods):
         return None
     image_set = component({**config["data"], **config["calibration"]["data"]}, "calibration.data")
     pairing = component({**config["pairing"], "reference": 2}, "pairing", PAIRING)
-    plan: Plan = pairing.plan(
-        image_set, list(experiment.conditions), config["calibration"]["samples"], config["calibration"]["seed"]
-    )
+    samples, seed = config["calibration"]["samples"], config["calibration"]["seed"]
+    try:
+        plan: Plan = pairing.plan(image_set, list(experiment.conditions), samples, seed)
+    except UserError as error:
+        raise UserError(
+            f"For the calibration of methods (calibration.samples={samples}, on pictures that no result is "
+            f"measured on): {error}"
+        ) from error
     return Calibration(image_set, plan.samples)
 
 

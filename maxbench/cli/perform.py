@@ -37,8 +37,8 @@ MANIFEST = "manifest.json"
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
 # run's identity by their digests.
 INDIFFERENT = {
-    "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.device", "runtime.threads", "store_dir",
-    "suite.hub", "suite.megabytes", "suite.root", "suite.weights_dir",
+    "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.device", "runtime.threads", "scenes",
+    "store_dir", "suite.hub", "suite.megabytes", "suite.root", "suite.weights_dir",
 }  # fmt: skip
 
 

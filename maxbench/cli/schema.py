@@ -319,11 +319,18 @@ class Pairing(Component):
 class Data(Component):
     """An image set."""
 
-    known = ("maxbench.miniature.dataset.miniature_images",)
+    known = (
+        "maxbench.miniature.dataset.miniature_images",
+        "maxbench.data.coco.coco_images",
+        "maxbench.data.folder.folder_images",
+    )
 
     root: Text = "data"
     split: Text = "val"
     count: whole(1) = 1
+    part: Annotated[Literal["evaluation", "calibration"], must("evaluation or calibration")] = "evaluation"
+    calibration_share: Share = 0.0
+    about: Annotated[Text | None, must("a text, or null for the folder's name")] = None
 
 
 class Scheduler(Component):
@@ -427,7 +434,8 @@ class Diagnostics(Settings):
 
 
 class Calibration(Settings):
-    """On what the strength of methods is measured; `data` is what differs from the experiment's own image set."""
+    """On what the strength of methods is measured; `data` is what differs from the experiment's own image set, as that
+    set's file in conf/data/ says."""
 
     samples: whole(1)
     seed: Seed
@@ -445,6 +453,7 @@ class Configuration(Settings):
     output_dir: Text
     data_dir: Text
     store_dir: Text
+    scenes: whole(1) = 768
     scales: list[Finite]
     deltas: list[Finite]
     conditions: dict[Name, Component]

@@ -19,9 +19,15 @@ from maxbench.seeds import derive
 
 
 class ImageSet(Protocol):
-    """Pictures by id."""
+    """Pictures by id.
+
+    about: what numbers that are measured on them are about, as the end of a sentence. has_objects: whether any picture
+    can have annotated objects, which have masks.
+    """
 
     name: str
+    about: str
+    has_objects: bool
     ids: list[int]
 
     def picture(self, image: int) -> Picture: ...
@@ -119,7 +125,8 @@ class ObjectOnScene:
     object: the condition that gives the object; None for the experiment's first.
     template: of the prompt, from the {object} with its article and its looks, where the data set knows them, its
         {category}, and the scene's first {caption}. The object comes first: a text encoder cuts long prompts.
-    low, high: share of the picture that an object covers.
+    low, high: share that an object covers of the square that its picture is cut to. An object of which less than half
+        is in the square is not drawn.
     """
 
     reference: int = 512
@@ -134,6 +141,11 @@ class ObjectOnScene:
         if front not in conditions:
             raise UserError(f"pairing.object is '{front}'; it must be one of {first}, {second}.")
         back = second if front == first else first
+        if not images.has_objects:
+            raise UserError(
+                f"pairing=object_on_scene needs outlined objects and '{images.name}' has none; take "
+                "pairing=cross_image, or a data set in COCO's layout."
+            )
         order = sorted(images.ids, key=lambda image: derive("pairing", seed, image))
         objects, scenes = self._objects_and_scenes(images, order[: max(len(order) - self.reference, 0)], samples)
         if min(len(objects), len(scenes)) < samples or self.reference > len(order):
@@ -180,11 +192,14 @@ class ObjectOnScene:
         return objects, scenes
 
     def _object(self, images: ImageSet, image: int) -> Object | None:
-        """The first object of an image that is neither too small nor too large."""
-        candidates = (Object(image, number) for number in range(len(images.picture(image).instances)))
-        return next(
-            (each for each in candidates if self.low <= each.mask(images, COVER_GRID).mean() <= self.high), None
-        )
+        """The first object of an image that is neither too small nor too large in the square that the picture is cut
+        to, and that lies in it for the most part."""
+        for number in range(len(images.picture(image).instances)):
+            found = Object(image, number)
+            covered = found.mask(images, COVER_GRID).mean()
+            if self.low <= covered <= self.high and found.inside(images) >= INSIDE:
+                return found
+        return None
 
 
 @dataclass(frozen=True)
@@ -243,6 +258,9 @@ class Styled:
 
 COVER_GRID = 64
 """Pixels a side on which an object's share of the picture is measured, whatever the suite's resolution."""
+
+INSIDE = 0.5
+"""Share of an object's pixels that lie in the square at least: of less, what is left is not what its name says."""
 
 
 def _chosen(

@@ -13,7 +13,7 @@ from maxbench.errors import UserError
 class Shelf:
     """An image set that is no COCO: pairings must not notice."""
 
-    name = "shelf"
+    name, about, has_objects = "shelf", "what is on a shelf", True
 
     def __init__(self, count):
         self.ids = list(range(100, 100 + count))
