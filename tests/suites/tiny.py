@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     BitConfig,
     CLIPConfig,
@@ -60,10 +60,9 @@ def write_tiny_dpt(folder: Path, hybrid: bool = True, size: int = 64, seed: int 
         **(_bit(size) if hybrid else {}),
     )
     model = _lively(DPTForDepthEstimation(config))
-    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(NEVER_READ)}
-    return _write(folder, model, state, pickled=hybrid, preprocessor={
-        "do_normalize": True, "do_resize": True, "ensure_multiple_of": 1, "feature_extractor_type": "DPTFeatureExtractor",
-        "image_mean": HALF, "image_std": HALF, "keep_aspect_ratio": False, "resample": 3, "size": size,
+    return _write(folder, model, pickled=hybrid, without=NEVER_READ, preprocessor={
+        "do_normalize": True, "do_resize": True, "ensure_multiple_of": 1,
+        "feature_extractor_type": "DPTFeatureExtractor", "image_mean": HALF, "image_std": HALF, "keep_aspect_ratio": False, "resample": 3, "size": size,
     })  # fmt: skip
 
 
@@ -74,7 +73,11 @@ def _bit(size: int) -> dict[str, Any]:
         num_groups=2, embedding_dynamic_padding=True, out_features=["stage1", "stage2", "stage3"],
     )  # fmt: skip
     side = size // 16
-    return {"backbone_config": stem.to_dict(), "backbone_featmap_shape": [1, 16, side, side], "neck_ignore_stages": [0, 1]}
+    return {
+        "backbone_config": stem.to_dict(),
+        "backbone_featmap_shape": [1, 16, side, side],
+        "neck_ignore_stages": [0, 1],
+    }
 
 
 def write_tiny_depth_anything(folder: Path, size: int = 56, seed: int = 0) -> Path:
@@ -85,15 +88,12 @@ def write_tiny_depth_anything(folder: Path, size: int = 56, seed: int = 0) -> Pa
         hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=1, image_size=size, patch_size=14,
         out_features=STAGES, reshape_hidden_states=False, apply_layernorm=True,
     )  # fmt: skip
-    model = _lively(
-        DepthAnythingForDepthEstimation(
-            DepthAnythingConfig(
-                backbone_config=backbone.to_dict(), reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 8, 8],
-                fusion_hidden_size=8, head_hidden_size=8,
-            )  # fmt: skip
-        )
-    )
-    return _write(folder, model, model.state_dict(), preprocessor={
+    config = DepthAnythingConfig(
+        backbone_config=backbone.to_dict(), reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8, head_hidden_size=8,
+    )  # fmt: skip
+    model = _lively(DepthAnythingForDepthEstimation(config))
+    return _write(folder, model, preprocessor={
         "do_normalize": True, "do_pad": False, "do_rescale": True, "do_resize": True, "ensure_multiple_of": 14,
         "image_mean": MEAN, "image_processor_type": "DPTImageProcessor", "image_std": STD, "keep_aspect_ratio": True,
         "resample": 3, "rescale_factor": 1 / 255, "size": {"height": size, "width": size}, "size_divisor": None,
@@ -110,7 +110,7 @@ def write_tiny_upernet(folder: Path, size: int = 64, seed: int = 0) -> Path:
         num_labels=ADE20K_CLASSES,
     )  # fmt: skip
     model = _lively(UperNetForSemanticSegmentation(config))
-    return _write(folder, model, model.state_dict(), pickled=True, preprocessor={
+    return _write(folder, model, pickled=True, preprocessor={
         "do_normalize": True, "do_reduce_labels": False, "do_rescale": True, "do_resize": True, "image_mean": MEAN,
         "image_processor_type": "SegformerImageProcessor", "image_std": STD, "resample": 2, "rescale_factor": 1 / 255,
         "size": {"height": size, "width": size},
@@ -130,7 +130,8 @@ def write_tiny_mask2former(folder: Path, size: int = 64, seed: int = 0) -> Path:
         num_queries=6, num_labels=ADE20K_CLASSES,
     )  # fmt: skip
     model = _lively(Mask2FormerForUniversalSegmentation(config))
-    return _write(folder, model, model.state_dict(), preprocessor={
+    block = "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.self"
+    return _write(folder, model, more={f"{block}.relative_position_index": torch.zeros(4, 4).long()}, preprocessor={
         "do_normalize": True, "do_rescale": True, "do_resize": True, "ignore_index": 255, "image_mean": MEAN,
         "image_processor_type": "Mask2FormerImageProcessor", "image_std": STD, "num_labels": ADE20K_CLASSES,
         "reduce_labels": True, "resample": 2, "rescale_factor": 1 / 255, "size": {"height": size, "width": size},
@@ -146,8 +147,9 @@ WORDS = ("One", "Two", "Thr", "Fou", "Fiv")
 def write_tiny_hed(file: Path, kind: str, width: int = 2, seed: int = 0) -> Path:
     """The state dict of a HED network of the first width `width` instead of 64.
 
-    kind: "bsds500" as `annotator/ckpts/network-bsds500.pth` of `lllyasviel/ControlNet`, "apache2" as `ControlNetHED.pth`
-        of `lllyasviel/Annotators`, in half precision like that. By the file's name a pickle, or safetensors.
+    kind: "bsds500" as `annotator/ckpts/network-bsds500.pth` of `lllyasviel/ControlNet`, "apache2" as
+        `ControlNetHED.pth` of `lllyasviel/Annotators`, in half precision like that. By the file's name a pickle, or
+        safetensors.
     """
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, torch.Tensor] = {}
@@ -162,7 +164,9 @@ def write_tiny_hed(file: Path, kind: str, width: int = 2, seed: int = 0) -> Path
     for block, (word, depth, factor) in enumerate(zip(WORDS, DEPTHS, FACTORS, strict=True)):
         out = width * factor
         for place in range(depth):
-            name = f"moduleVgg{word}.{2 * place + (block > 0)}" if kind == "bsds500" else f"block{block + 1}.convs.{place}"
+            name = (
+                f"moduleVgg{word}.{2 * place + (block > 0)}" if kind == "bsds500" else f"block{block + 1}.convs.{place}"
+            )
             convolution(name, into, out, 3)
             into = out
         convolution(f"moduleScore{word}" if kind == "bsds500" else f"block{block + 1}.projection", out, 1, 1)
@@ -185,8 +189,8 @@ CLIP_WORDS = ("a", "cat", "dog", "on", "the", "mat", "photo", "of")
 
 
 def write_tiny_clip(folder: Path, size: int = 28, seed: int = 0) -> Path:
-    """A CLIPModel with its tokenizer and processor as `openai/clip-vit-large-patch14` comes, which reads pictures at 224
-    pixels and 77 tokens. The tokenizer knows single characters and a few words, from vocab.json and merges.txt."""
+    """A CLIPModel with its tokenizer and processor as `openai/clip-vit-large-patch14` comes, which reads pictures at
+    224 pixels and 77 tokens. The tokenizer knows single characters and a few words, from vocab.json and merges.txt."""
     torch.manual_seed(seed)
     vocabulary, merges = _byte_pairs(CLIP_WORDS)
     tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -201,7 +205,7 @@ def write_tiny_clip(folder: Path, size: int = 28, seed: int = 0) -> Path:
         "text_model.embeddings.position_ids": torch.arange(77)[None],
         "vision_model.embeddings.position_ids": torch.arange((size // 14) ** 2 + 1)[None],
     }
-    _write(folder, model, {**model.state_dict(), **counting}, preprocessor={
+    _write(folder, model, more=counting, preprocessor={
         "crop_size": size, "do_center_crop": True, "do_normalize": True, "do_resize": True,
         "feature_extractor_type": "CLIPFeatureExtractor", "image_mean": list(OPENAI_CLIP_MEAN),
         "image_std": list(OPENAI_CLIP_STD), "resample": 3, "size": size,
@@ -252,19 +256,26 @@ def _lively(model: PreTrainedModel) -> PreTrainedModel:
 def _write(
     folder: Path,
     model: PreTrainedModel,
-    state: Mapping[str, torch.Tensor],
     preprocessor: Mapping[str, Any],
     pickled: bool = False,
+    without: str = "",
+    more: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Configuration, preprocessor and weights; `pickled` ones are `pytorch_model.bin`."""
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
+    """Configuration, preprocessor and weights, by the names that the library writes, which are the published ones.
+
+    pickled: weights as `pytorch_model.bin`. without: first part of the names of tensors that are left out. more:
+        buffers that older versions of the library wrote.
+    """
+    model.save_pretrained(folder)
     _json(folder / "preprocessor_config.json", preprocessor)
-    whole = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+    file = folder / "model.safetensors"
+    state = {name: tensor for name, tensor in load_file(file).items() if not (without and name.startswith(without))}
+    state |= more or {}
     if pickled:
-        torch.save(whole, folder / "pytorch_model.bin")
+        file.unlink()
+        torch.save(state, folder / "pytorch_model.bin")
     else:
-        save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(state, file, metadata={"format": "pt"})
     return folder
 
 
