@@ -314,6 +314,7 @@ class Pairing(Component):
     template: Text = ""
     low: Share = 0.1
     high: Share = 0.4
+    categories: dict[Text, Text] = {}
 
 
 class Data(Component):

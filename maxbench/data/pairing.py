@@ -5,7 +5,7 @@ They know nothing of COCO or of the models. A pairing is deterministic in (seed,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -127,6 +127,9 @@ class ObjectOnScene:
         {category}, and the scene's first {caption}. The object comes first: a text encoder cuts long prompts.
     low, high: share that an object covers of the square that its picture is cut to. An object of which less than half
         is in the square is not drawn.
+    categories: of the objects to draw from, all where none is named, with the class that the suite's segmentation has
+        for each. An object of no class could not be scored by it; it is left out whatever the conditions are, so that
+        every pair of them is about the same objects.
     """
 
     reference: int = 512
@@ -134,6 +137,7 @@ class ObjectOnScene:
     template: str = "{object}, and {caption}"
     low: float = 0.1
     high: float = 0.4
+    categories: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, images: ImageSet, conditions: Sequence[str], samples: int, seed: int) -> Plan:
         first, second = _two(conditions, "object_on_scene")
@@ -151,7 +155,8 @@ class ObjectOnScene:
         if min(len(objects), len(scenes)) < samples or self.reference > len(order):
             raise UserError(
                 f"'{images.name}' has {len(order)} images, {self.reference} of them for pairing.reference; among the "
-                f"others are {len(objects)} objects that cover {self.low:.0%} to {self.high:.0%} of their picture and "
+                f"others are {len(objects)} objects{self._kinds} that cover {self.low:.0%} to {self.high:.0%} of their "
+                f"picture and "
                 f"{len(scenes)} scenes for them, and samples={samples} needs {samples} of both: lower samples or "
                 "pairing.reference, or take a larger data set."
             )
@@ -191,10 +196,16 @@ class ObjectOnScene:
                 objects.append(found)
         return objects, scenes
 
+    @property
+    def _kinds(self) -> str:
+        return f" of {len(self.categories)} categories" if self.categories else ""
+
     def _object(self, images: ImageSet, image: int) -> Object | None:
-        """The first object of an image that is neither too small nor too large in the square that the picture is cut
-        to, and that lies in it for the most part."""
-        for number in range(len(images.picture(image).instances)):
+        """The first object of an image that is of these categories, neither too small nor too large in the square that
+        the picture is cut to, and lies in it for the most part."""
+        for number, instance in enumerate(images.picture(image).instances):
+            if self.categories and instance.category not in self.categories:
+                continue
             found = Object(image, number)
             covered = found.mask(images, COVER_GRID).mean()
             if self.low <= covered <= self.high and found.inside(images) >= INSIDE:

@@ -62,7 +62,8 @@ def write_tiny_dpt(folder: Path, hybrid: bool = True, size: int = 64, seed: int 
     model = _lively(DPTForDepthEstimation(config))
     return _write(folder, model, pickled=hybrid, without=NEVER_READ, preprocessor={
         "do_normalize": True, "do_resize": True, "ensure_multiple_of": 1,
-        "feature_extractor_type": "DPTFeatureExtractor", "image_mean": HALF, "image_std": HALF, "keep_aspect_ratio": False, "resample": 3, "size": size,
+        "feature_extractor_type": "DPTFeatureExtractor", "image_mean": HALF, "image_std": HALF,
+        "keep_aspect_ratio": False, "resample": 3, "size": size,
     })  # fmt: skip
 
 
@@ -130,6 +131,7 @@ def write_tiny_mask2former(folder: Path, size: int = 64, seed: int = 0) -> Path:
         num_queries=6, num_labels=ADE20K_CLASSES,
     )  # fmt: skip
     model = _lively(Mask2FormerForUniversalSegmentation(config))
+    model.class_predictor.weight.data *= 6  # each query of its own opinion
     block = "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.self"
     return _write(folder, model, more={f"{block}.relative_position_index": torch.zeros(4, 4).long()}, preprocessor={
         "do_normalize": True, "do_rescale": True, "do_resize": True, "ignore_index": 255, "image_mean": MEAN,
