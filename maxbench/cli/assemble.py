@@ -14,12 +14,15 @@ from maxbench.generation.inputs import Annotators, ControlInputs
 from maxbench.generation.runner import Generation
 from maxbench.generation.sampling import Networks, Sampling
 from maxbench.generation.strength import ResidualNorms
+from maxbench.models.pipeline import Pipeline
+from maxbench.models.precision import Precision, forbid_tf32
 from maxbench.report.tables import ABOUT
 from maxbench.store.runfolder import RunFolder
 from maxbench.store.stamp import made_by
 
 
 def make_generation(job: Run, folder: RunFolder) -> Generation:
+    forbid_tf32()  # of annotators and scorers, also where nothing is generated
     conditions = list(job.experiment.conditions)
     inputs = ControlInputs(
         conditions=job.experiment.conditions,
@@ -38,10 +41,12 @@ def make_generation(job: Run, folder: RunFolder) -> Generation:
         inputs=inputs,
         sampler=job.sampler,
         networks=Networks(
-            load=_unchanged(job, partial(job.suite.pipeline, conditions, job.device, job.dtype)),
+            load=_unchanged(job, partial(_pipeline, job)),
             base=job.suite.base_identity(),
             control=cache(job.suite.control_identity),
-            dtype=job.dtype,
+            kind=cache(job.suite.branch_kind),
+            scheduler=cache(job.suite.scheduler_config),
+            precision=job.precision,
             device=job.device,
         ),
         seed=job.experiment.seed,
@@ -57,6 +62,12 @@ def make_generation(job: Run, folder: RunFolder) -> Generation:
     )
 
 
+def _pipeline(job: Run, precision: Precision) -> Pipeline:
+    """All networks that make pictures, loaded and computing as `precision` says."""
+    loaded = job.suite.pipeline(list(job.experiment.conditions), job.device, precision.dtype)
+    return loaded.computing(precision, job.batch_size, job.suite.resolution)
+
+
 def _training(job: Run, sampling: Sampling) -> Sampling | None:
     """The run's sampling on the scenes of its calibration, with the same networks."""
     if job.calibration is None:
@@ -70,6 +81,7 @@ def _training(job: Run, sampling: Sampling) -> Sampling | None:
 
 
 def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evaluation:
+    forbid_tf32()
     suite, conditions = job.suite, list(job.experiment.conditions)
     annotator_names = suite.annotator_names(conditions)
     return Evaluation(

@@ -22,9 +22,8 @@ from maxbench.fusion.base import TwoBranches
 from maxbench.generation.strength import Calibration
 from maxbench.generation.trace import Tracing
 from maxbench.models.pipeline import Sampler
+from maxbench.models.precision import DTYPES, Precision
 from maxbench.suites.folder import IMAGE_PROMPT, FolderSuite
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Run:
     image_set: ImageSet
     sampler: Sampler
     device: torch.device
-    dtype: torch.dtype
+    precision: Precision
     batch_size: int
     threads: int | None
     resamples: int
@@ -53,7 +52,7 @@ class Run:
 def build(cfg: DictConfig) -> Run:
     """Check every value of a composed configuration and make its objects; a mistake is a UserError."""
     config = plain(cfg)
-    check(config)
+    config["runtime"] = check(config).runtime.model_dump()  # one name for each dtype, and every setting
     suite = component(config["suite"], "suite")
     conditions = {
         name: component(entry, f"conditions.{name}", CONDITION) for name, entry in config["conditions"].items()
@@ -90,7 +89,7 @@ def build(cfg: DictConfig) -> Run:
         image_set=image_set,
         sampler=sampler,
         device=pick_device(runtime["device"]),
-        dtype=DTYPES[runtime["dtype"]],
+        precision=_precision(runtime, suite.resolution),
         batch_size=runtime["batch_size"],
         threads=runtime["threads"],
         resamples=metrics["resamples"],
@@ -100,6 +99,14 @@ def build(cfg: DictConfig) -> Run:
         tracing=Tracing(**config["diagnostics"]),
         calibration=_calibration(config, experiment),
     )
+
+
+def _precision(runtime: Mapping[str, Any], resolution: int) -> Precision:
+    asked = Precision(
+        DTYPES[runtime["dtype"]], runtime["tf32"], runtime["channels_last"], runtime["vae_slices"],
+        runtime["vae_tiling"],
+    )  # fmt: skip
+    return asked.normal(runtime["batch_size"], resolution)
 
 
 def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration | None:

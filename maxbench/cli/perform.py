@@ -35,10 +35,11 @@ from maxbench.store.stamp import write_stamp
 MANIFEST = "manifest.json"
 
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
-# run's identity by their digests.
+# run's identity by their digests. Of how networks compute, only what is unusual is there.
 INDIFFERENT = {
-    "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.device", "runtime.threads", "scenes",
-    "store_dir", "suite.hub", "suite.megabytes", "suite.root", "suite.weights_dir",
+    "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.channels_last", "runtime.device",
+    "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling", "scenes", "store_dir", "suite.hub",
+    "suite.megabytes", "suite.root", "suite.weights_dir",
 }  # fmt: skip
 
 
@@ -49,8 +50,7 @@ def perform(cfg: DictConfig) -> Path:
     job = build(cfg)
     if job.threads:
         torch.set_num_threads(job.threads)
-    torch.backends.cudnn.allow_tf32 = False  # else "float32" convolutions keep 10 bits, while products keep 23
-    if warning := slow_dtype(str(job.dtype).removeprefix("torch."), job.device.type):
+    if warning := slow_dtype(job.precision.name, job.device.type):
         say(f"note: {warning}")
     folder = open_folder(job)
     print(f"run folder: {folder.path}", flush=True)
@@ -134,6 +134,8 @@ def run_identity(job: Run) -> Any:
         "regions": [_regions(job, sample) for sample in job.experiment.samples],
         "pictures": {str(image): source_key(images, image, resolution) for image, images in pictures.items()},
     }
+    if job.precision.unusual:
+        said["precision"] = job.precision.unusual
     if job.calibration is not None:
         said["calibration"] = [[sample.id, sample.prompt] for sample in job.calibration.samples]
     return json.loads(json.dumps(said))

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -410,11 +411,22 @@ class Suite(Component):
     categories: Any = None
 
 
+SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
 class Runtime(Settings):
-    """Where and how fast."""
+    """Where, how fast and how precisely; see :class:`maxbench.models.precision.Precision`."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), must("auto, cpu, cuda or cuda:<number>")]
-    dtype: Annotated[Literal["float32", "float16", "bfloat16"], must("one of float32, float16, bfloat16")]
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        BeforeValidator(lambda value: SHORT_DTYPES.get(value, value) if isinstance(value, str) else value),
+        must("one of float32, bfloat16, float16, or fp32, bf16, fp16 for short"),
+    ]
+    tf32: Annotated[bool, must("true or false")] = False
+    channels_last: Annotated[bool, must("true or false")] = False
+    vae_slices: Annotated[bool | None, must("true, false, or null for where it saves much memory")] = None
+    vae_tiling: Annotated[bool, must("true or false")] = False
     batch_size: whole(1, 4096)
     threads: Annotated[whole(1, 4096) | None, must("a whole number from 1 to 4096, or null")]
 

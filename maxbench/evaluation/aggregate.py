@@ -18,7 +18,7 @@ from scipy.special import ndtri
 from maxbench.conditions.base import Condition
 from maxbench.conditions.ruler import Ruler
 from maxbench.errors import UserError
-from maxbench.evaluation.state import CLIP_SCORE, State, features_label, fidelity_label
+from maxbench.evaluation.state import CLIP_SCORE, RETRIED, State, features_label, fidelity_label
 from maxbench.experiments.method import EXCHANGED, NONE, REFERENCE, SINGLE, VAE_RECONSTRUCTION
 from maxbench.metrics.distribution import Distance, cmmd, fd_infinity, frechet, kernel
 from maxbench.metrics.joint import Joint, joint_of
@@ -296,6 +296,16 @@ class Tables:
             for row, own in self.state.measured.items() if "defect" in own
         }  # fmt: skip
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the numbers, in sentences."""
+        counts = {row: int(own[RETRIED].sum()) for row, own in self.state.measured.items() if RETRIED in own}
+        again = [f"{row} {count}" for row, count in counts.items() if count]
+        if not again:
+            return list(self.state.notes)
+        said = f"Images of {len(self.state.images)} that were NaN or black and were made again in float32"
+        return [*self.state.notes, f"{said}: {', '.join(again)}."]
+
     # --- columns ----------------------------------------------------------------------------------------------
 
     @cached_property
@@ -441,6 +451,8 @@ class Tables:
 
             if "defect" in own:
                 yield number("defects", "images NaN or black", own["defect"].sum())
+            if RETRIED in own and own[RETRIED].any():
+                yield number("retried", "images NaN or black at first, made again in float32", own[RETRIED].sum())
             if "seconds" in own:
                 yield row, "seconds", "", "per image, wall clock, over batches", "clock", self._seconds(own)
             for metric, protocol in (

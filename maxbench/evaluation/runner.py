@@ -17,7 +17,7 @@ from maxbench.data.pairing import ImageSet, Sample
 from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import Tables
 from maxbench.evaluation.scoring import Measuring, Pictures, Scorers, Scoring, Subject, Target
-from maxbench.evaluation.state import COSTS, Image, Row, State
+from maxbench.evaluation.state import COSTS, RETRIED, Image, Row, State
 from maxbench.experiments.method import (
     ENTERED,
     EXCHANGED,
@@ -314,7 +314,7 @@ def write_results(folder: RunFolder, tables: Tables, asked: str) -> None:
         "asked": asked,
         "files": {name: digest(content) for name, content in files.items()},
         "defects": tables.defects(),
-        "notes": list(tables.state.notes),
+        "notes": tables.notes,
         "joint": {"note": tables.joint_note, "dominant": tables.dominant()},
     }
     folder.write(SUMMARY, seal(json.loads(json.dumps(summary))))
@@ -332,6 +332,7 @@ def _costs(row: Row, pictures: Pictures) -> dict[str, np.ndarray]:
     costs = {"defect": np.array([float(each.get("defect") is not None) for each in details])}
     if details[0].get("seconds") is None:
         return costs
+    costs[RETRIED] = np.array([float(RETRIED in each) for each in details])
     for name in COSTS:
         costs[name] = np.array([np.nan if each.get(name) is None else float(each[name]) for each in details])
     return costs

@@ -19,6 +19,8 @@ from maxbench.errors import UserError
 CLIP_SCORE = "clip_score"
 BY_ANNOTATOR = ", annotator"  # of what the network that drew the given map measures
 FEATURES = "features/"
+RETRIED = "retried"
+"""Whether a picture was NaN or black and made again in float32."""
 COSTS = ("seconds", "warm_up", "unet_evaluations", "control_evaluations", "control_scale", "peak_memory")
 
 Measured = Mapping[str, np.ndarray]

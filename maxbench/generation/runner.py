@@ -1,7 +1,8 @@
 """Work list -> pictures: what a run lacks is found in the store or made, one batch at a time.
 
 Every picture is kept by itself as soon as its batch is done, so that a killed run loses one batch. Batches have one
-shape: the last is filled up, and a picture does not depend on which others are in its batch.
+shape: the last is filled up, and a picture does not depend on which others are in its batch. A picture that a smaller
+dtype than float32 leaves NaN or black is made once more in float32.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from maxbench.store.runfolder import RunFolder, image_file, source_file
 
 RECONSTRUCTING = 1
 """Version of how a picture goes through the autoencoder and back."""
+
+RETRIED = "retried"
+"""In the record of a picture, the dtype in which it was made once more; `retried_for` is the defect it had before."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Generation:
             "vae": networks.base["vae"],
             "device": networks.device.type,
             "batch": self.sampling.batch_size,
+            **networks.precision.of_autoencoder,
         }
         sources = self.sampling.inputs.sources
         return {image: fingerprint({**parts, "source": each.sha256}) for image, each in sources.items()}
@@ -89,7 +94,7 @@ class Generation:
             missing = []
             for place, key in enumerate(keys[method.name]):
                 found = had.get(key) or self.folder.find("image", key)
-                if found is not None:
+                if found is not None and self._is_settled(found):
                     had[key] = found
                     self.folder.put(self._file(method, place), found)
                 elif key not in planned:
@@ -112,6 +117,14 @@ class Generation:
         sample, replicate = self.experiment.images[place]
         return image_file(method.name, sample.id, replicate)
 
+    def _is_settled(self, picture: Artefact) -> bool:
+        """Whether nothing more can be done for a picture that was found: older versions kept defects of any dtype."""
+        return not self._can_overflow or picture.details.get("defect") is None or RETRIED in picture.details
+
+    @property
+    def _can_overflow(self) -> bool:
+        return self.sampling.networks.precision.dtype != torch.float32
+
     def _pictures(self, method: Method, batch: list[int]) -> list[tuple[bytes, dict]]:
         """A batch of pictures as PNG, each with what it cost."""
         device = self.sampling.networks.device
@@ -132,10 +145,34 @@ class Generation:
             "unet_evaluations": evaluations.unet,
             "control_evaluations": evaluations.control,
             "control_scale": method.scale if method.branches else None,
-            "peak_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            "peak_memory": self._peak_memory(device),
             "made_by": dict(self.made_by),
         }
-        return _encoded(pictures[: len(batch)], cost)
+        pictures = pictures[: len(batch)]
+        again = self._remade(method, batch, [im.defect(each) for each in pictures]) if self._can_overflow else {}
+        made = _encoded(torch.stack([again.get(place, (each,))[0] for place, each in enumerate(pictures)]), cost)
+        for place, (_, seen) in again.items():
+            made[place][1].update({RETRIED: "float32", "retried_for": seen})
+        return made
+
+    def _peak_memory(self, device: torch.device) -> int | None:
+        """Of the batch, in bytes, without what waits in float32 for pictures to be made again."""
+        return torch.cuda.max_memory_allocated(device) - self.sampling.exact_bytes if device.type == "cuda" else None
+
+    def _remade(
+        self, method: Method, batch: list[int], defects: Sequence[str | None]
+    ) -> dict[int, tuple[torch.Tensor, str]]:
+        """The defective pictures of a batch made in float32, by their place in it, each with the defect seen first."""
+        places = [place for place, defect in enumerate(defects) if defect is not None]
+        if not places:
+            return {}
+        images = [self.experiment.images[batch[place]] for place in padded(places, self.sampling.batch_size)]
+        samples, replicates = zip(*images, strict=True)
+        try:
+            pictures = self.sampling.exact.pictures(method, samples, replicates).cpu()
+        except UserError as error:
+            raise UserError(f"methods.{method.name}, made again in float32: {error}") from error
+        return {place: (picture, defects[place]) for place, picture in zip(places, pictures, strict=False)}
 
 
 def _encoded(pictures: torch.Tensor, details: Mapping[str, Any]) -> list[tuple[bytes, dict]]:

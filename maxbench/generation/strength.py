@@ -20,6 +20,7 @@ from maxbench.experiments.method import Method
 from maxbench.generation.sampling import Sampling
 from maxbench.models.control import Control
 from maxbench.models.pipeline import Pipeline, Sampler
+from maxbench.models.precision import tf32
 from maxbench.progress import say
 from maxbench.store.artefacts import batches
 from maxbench.store.files import seal
@@ -129,7 +130,8 @@ def residual_norm(
         noisy = scheduler.add_noise(latents, noise.to(latents), timestep[None])
         sample = torch.cat([noisy] * sampler.halves)
         sample = scheduler.scale_model_input(sample, timestep).to(pipeline.dtype)
-        added = control(sample, timestep, text, step, len(scheduler.timesteps))
+        with tf32(pipeline.allow_tf32):
+            added = control(sample, timestep, text, step, len(scheduler.timesteps))
         norms += [each.float().flatten(1).norm(dim=1).mean() for each in _residuals(added)]
     norm = float(torch.stack(norms).mean()) if norms else 0.0
     if norm == 0:

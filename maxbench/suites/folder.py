@@ -15,7 +15,7 @@ from transformers import CLIPTextModel
 
 from maxbench.conditions.base import Annotator
 from maxbench.errors import UserError
-from maxbench.models.control import Branch, ImagePrompt
+from maxbench.models.control import ADAPTER, POOLED, PROMPT, SPATIAL, Branch, ImagePrompt
 from maxbench.models.files import CONFIG, SCHEDULER_CONFIG, digest_of, faults, tokenizer_files, weights_of
 from maxbench.models.image_prompt import ImageEncoder, embedding_width, install_image_prompt
 from maxbench.models.loading import load_network, load_tokenizer, readable
@@ -333,7 +333,7 @@ class FolderSuite:
             unet=unet,
             text_encoder=text_encoder,
             tokenizer=load_tokenizer(self.place(TOKENIZER), text_encoder.config.vocab_size),
-            scheduler_config=_scheduler_config(self.place(SCHEDULER)),
+            scheduler_config=self.scheduler_config(),
             controls={name: control(self.controls[name]) for name in conditions},
         )
 
@@ -352,6 +352,22 @@ class FolderSuite:
         """What a condition's control is: the name of its class, or IMAGE_PROMPT."""
         part = self.controls[condition]
         return IMAGE_PROMPT if self.is_image_prompt(part) else self._kind(part).__name__
+
+    def branch_kind(self, condition: str) -> str:
+        """When a condition's control runs, see :func:`maxbench.models.control.kind_of`; its weights are not loaded."""
+        part = self.controls[condition]
+        if self.is_image_prompt(part):
+            return PROMPT
+        if self._kind(part) is T2IAdapter:
+            return ADAPTER
+        folder = self.place(part)
+        with readable(folder):
+            said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return POOLED if said.get("global_pool_conditions") else SPATIAL
+
+    def scheduler_config(self) -> dict:
+        """The base model's configuration of a scheduler."""
+        return _scheduler_config(self.place(SCHEDULER))
 
     def _kind(self, part: str) -> type[ControlNetModel] | type[T2IAdapter]:
         """A control's class, as its own configuration names it."""
