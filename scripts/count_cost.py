@@ -302,9 +302,7 @@ STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 def _upernet() -> torch.nn.Module:
-    backbone = transformers.ConvNextConfig(
-        depths=[3, 3, 27, 3], hidden_sizes=[96, 192, 384, 768], out_features=STAGES
-    )
+    backbone = transformers.ConvNextConfig(depths=[3, 3, 27, 3], hidden_sizes=[96, 192, 384, 768], out_features=STAGES)
     return transformers.UperNetForSemanticSegmentation(
         transformers.UperNetConfig(backbone_config=backbone, num_labels=150, auxiliary_in_channels=384)
     )
@@ -431,7 +429,15 @@ def count_table(asked: Sequence[Asked], costs: Costs, shares: Sequence[float]) -
         totals = [total + number for total, number in zip(totals, numbers, strict=True)]
         rows.append([f"`{each.name}`", f"{each.samples:,}", str(each.rows), *_numbers(numbers, shares)])
     rows.append(["all", "", "", *_numbers(totals, shares)])
-    headings = ["experiment", "samples", "methods", "pictures asked for", "made", "U-Net, million", "ControlNets, million"]
+    headings = [
+        "experiment",
+        "samples",
+        "methods",
+        "pictures asked for",
+        "made",
+        "U-Net, million",
+        "ControlNets, million",
+    ]
     return markdown_table([*headings, "EFLOP", *(f"{dtype}, hours" for dtype in PEAKS)], rows), known
 
 
@@ -457,7 +463,9 @@ def sharing_table(asked: Sequence[Asked], costs: Costs) -> str:
         new = whole.beyond(known)
         known.add(whole)
         if own > len(new.pictures):
-            rows.append([f"pictures of `{entry}`", f"{own:,}", f"{len(new.pictures):,}", _saved(flops, costs.pictures(new))])
+            rows.append(
+                [f"pictures of `{entry}`", f"{own:,}", f"{len(new.pictures):,}", _saved(flops, costs.pictures(new))]
+            )
     for what, kind in (("source pictures", "sources"), ("maps", "maps"), ("looks at pictures", "looks")):
         own = sum(len(getattr(each.all(), kind)) for each in asked)
         distinct = len(set().union(*(getattr(each.all(), kind) for each in asked)))
@@ -511,7 +519,10 @@ def page(settings: Settings, experiments: Sequence[str], shapes: Shapes, shares:
     alone = sum(costs.pictures(each.all()) for each in asked)
     generating, looking = costs.pictures(work), costs.looks(work)
     single = next(iter(work.pictures.values()))
-    disk, files = costs.disk(work, shapes.resolution), sum(map(len, (work.pictures, work.sources, work.sources, work.maps, work.masks)))
+    disk, files = (
+        costs.disk(work, shapes.resolution),
+        sum(map(len, (work.pictures, work.sources, work.sources, work.maps, work.masks))),
+    )
     parts = markdown_table(
         ["part", "parameters, million", "TFLOP"],
         [[f"`{part}`", _million(shapes, part), f"{count / 1e12:.3f}"] for part, count in costs.parts.items()],
@@ -564,14 +575,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", nargs="+", default=list(TABLES), metavar="NAME")
     parser.add_argument("--samples", type=int, default=5000, help="of each experiment")
-    parser.add_argument("--pictures", type=int, nargs="+", help="sizes of image sets; as many as the samples need, if left out")
+    parser.add_argument(
+        "--pictures", type=int, nargs="+", help="sizes of image sets; as many as the samples need, if left out"
+    )
     parser.add_argument("--reference", type=int, default=512, help="pictures that stand for real ones")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=7.5)
     parser.add_argument("--control-scale", type=float, default=1.0)
     parser.add_argument("--share", type=float, nargs="+", default=[0.35, 0.15], help="of the peak: an assumption")
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--picture-bytes", type=int, help="of a PNG; measured on scikit-image's photographs if left out")
+    parser.add_argument(
+        "--picture-bytes", type=int, help="of a PNG; measured on scikit-image's photographs if left out"
+    )
     parser.add_argument("--tiny", action="store_true", help="FLOPs of narrow networks")
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()

@@ -1,9 +1,9 @@
 """Networks of Stable Diffusion 1.5's own shapes with random weights, for scripts and tests that need no download.
 
 The configurations are those of the public files `unet/config.json`, `vae/config.json`, `text_encoder/config.json` and
-`scheduler/scheduler_config.json` of stable-diffusion-v1-5 and of sd-controlnet-*'s `config.json`; what they leave out is
-the class's default. The T2I-Adapter is what diffusers' own conversion of the original checkpoints builds. TINY has the
-same parts and the same number of levels, each as narrow as its class allows.
+`scheduler/scheduler_config.json` of stable-diffusion-v1-5 and of sd-controlnet-*'s `config.json`; what they leave out
+is the class's default. The T2I-Adapter is what diffusers' own conversion of the original checkpoints builds. TINY has
+the same parts and the same number of levels, each as narrow as its class allows.
 """
 
 from __future__ import annotations
@@ -206,7 +206,9 @@ def pipeline(
         text_encoder=network(shapes, "text_encoder", 0, device, dtype),
         tokenizer=tokenizer(),
         scheduler_config=dict(SCHEDULER),
-        controls={name: network(shapes, part, seed, device, dtype) for seed, (name, part) in enumerate(controls.items())},
+        controls={
+            name: network(shapes, part, seed, device, dtype) for seed, (name, part) in enumerate(controls.items())
+        },
     )
 
 

@@ -2,10 +2,11 @@
 
     python scripts/true_shapes.py --output results/scale/true_shapes.md
 
-One picture at 512, two ControlNets, one step of classifier-free guidance, random weights, float32. MaxFusion in lockstep
-is held against the paper's formulas, written out below without the package's rules and lockstep, and `sum` against
-diffusers' MultiControlNetModel. Then seconds and memory by part, and one step of the whole pipeline. It takes minutes and
-about 12 GB; `--tiny` does the same on narrow networks in seconds. Memory is read from /proc, as Linux has it.
+One picture at 512, two ControlNets, one step of classifier-free guidance, random weights, float32. MaxFusion in
+lockstep is held against the paper's formulas, written out below without the package's rules and lockstep, and `sum`
+against diffusers' MultiControlNetModel. Then seconds and memory by part, and one step of the whole pipeline. It takes
+minutes and about 12 GB; `--tiny` does the same on narrow networks in seconds. Memory is read from /proc, as Linux has
+it.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def unmerge(features: Sequence[Tensor], delta: float) -> list[Tensor]:
 
 
 def by_the_formulas(nets: Sequence[nn.Module], inputs: Inputs, delta: float = DELTA) -> list[Tensor]:
-    """The residuals of two ControlNets under MaxFusion, layer by layer through diffusers' modules; the middle's last."""
+    """The residuals of two ControlNets under MaxFusion, layer by layer of diffusers' modules; the middle's last."""
     sample, timestep, text, maps = inputs
     pair = range(2)
     times = [net.time_embedding(net.time_proj(timestep.expand(len(sample))).to(sample.dtype)) for net in nets]
@@ -124,8 +125,8 @@ class Agreement(NamedTuple):
     """Of two computations of the same residuals.
 
     largest: relative deviation of a whole residual, the largest. places: share of all locations whose feature deviates
-    by more than CLOSE. A location where rho is delta, or both branches are equally salient, to the last bits can go either
-    way: few locations may therefore deviate much, and what comes after them a little.
+    by more than CLOSE. A location where rho is delta, or both branches are equally salient, to the last bits can go
+    either way: few locations may therefore deviate much, and what comes after them a little.
     """
 
     largest: float
@@ -160,7 +161,11 @@ def by_diffusers(nets: Sequence[nn.Module], inputs: Inputs) -> list[Tensor]:
 
 @dataclass
 class Cost:
-    """seconds: of one call. memory: bytes that it needed at most beyond what was there before; NaN if not known."""
+    """Of one call.
+
+    seconds: of the processor, which other work on the machine does not lengthen much. memory: bytes that it needed at
+    most beyond what was there before; NaN if not known.
+    """
 
     seconds: float = math.nan
     memory: float = math.nan
@@ -173,9 +178,9 @@ def measured() -> Iterator[Cost]:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     except OSError:
         before = math.nan
-    begun = time.perf_counter()
+    begun = time.process_time()
     yield cost
-    cost.seconds = time.perf_counter() - begun
+    cost.seconds = time.process_time() - begun
     cost.memory = _resident("VmHWM") - before
 
 
@@ -218,7 +223,9 @@ class Row:
     flops: int
 
     def cells(self) -> list[str]:
-        weights = sum(parameter.numel() * parameter.element_size() for net in self.nets for parameter in net.parameters())
+        weights = sum(
+            parameter.numel() * parameter.element_size() for net in self.nets for parameter in net.parameters()
+        )
         rate = self.flops / self.cost.seconds
         return [
             self.name,
@@ -230,7 +237,7 @@ class Row:
         ]
 
 
-HEADINGS = ["part", "weights, GB", "peak beyond them, GB", "TFLOP", "seconds", "GFLOP a second"]
+HEADINGS = ["part", "weights, GB", "peak beyond them, GB", "TFLOP", "processor seconds", "GFLOP a second"]
 
 
 def parts_of(pipe: Pipeline, shapes: Shapes) -> tuple[list[Row], Tensor]:
@@ -277,6 +284,10 @@ def one_step(pipe: Pipeline, shapes: Shapes) -> Tensor:
     return pipe.decode(pipe.denoise(inputs.sample[:1], text, negative, control, sampler))
 
 
+def _said(agreement: Agreement) -> list[str]:
+    return [f"{agreement.largest:.1e}", f"{agreement.places:.1e}"]
+
+
 @torch.inference_mode()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -297,28 +308,33 @@ def main() -> int:
     rows, picture = parts_of(pipe, shapes)
     finite = bool(torch.isfinite(picture).all())
     peak = f"{(building.memory + max(each.cost.memory for each in rows)) / 1e9:.1f} GB"
+    right = markdown_table(
+        ["what", "against", "largest relative deviation of a residual", f"share of locations beyond {CLOSE:g}"],
+        [
+            [f"`maxfusion`, delta {DELTA}", "the paper's formulas, written independently", *_said(maxfusion)],
+            ["`sum`", "diffusers' MultiControlNetModel", *_said(total)],
+        ],
+    )
+    size = " x ".join(map(str, picture.shape))
     text = f"""# The true shapes on a processor
 
 Made by `scripts/true_shapes.py` ({code_version(stamp)}) on {stamp["processor"]}, {stamp["threads"]} threads, PyTorch
-{torch.__version__}: {shapes.name}, {shapes.resolution} pixels, random weights, float32, one picture, two ControlNets, one
-step of classifier-free guidance.
+{torch.__version__}: {shapes.name}, {shapes.resolution} pixels, random weights, float32, one picture, two ControlNets,
+one step of classifier-free guidance.
 
 ## Is it right?
 
-| what | against | largest relative deviation of a residual | share of locations that deviate by more than {CLOSE:g} |
-| --- | --- | --- | --- |
-| `maxfusion`, delta {DELTA} | the paper's formulas, written independently | {maxfusion.largest:.1e} | {maxfusion.places:.1e} |
-| `sum` | diffusers' MultiControlNetModel | {total.largest:.1e} | {total.places:.1e} |
+{right}
 
-One step of the whole pipeline gives a picture of shape {" x ".join(map(str, picture.shape))}, {"all" if finite else "NOT all"} of it finite.
+One step of the whole pipeline gives a picture of shape {size}, {"all" if finite else "NOT all"} of it finite.
 
 ## What does it cost?
 
 {markdown_table(HEADINGS, [row.cells() for row in rows])}
 
-One call each, on a machine with other work. FLOPs are counted by PyTorch (a multiplication and an addition are two); what
-works value by value, a fusion rule for one, has none by that count. All networks together, made in
-{building.seconds:.0f} s, and what the largest part needs beyond them: {peak}.
+One call each, on a machine with other work. FLOPs are counted by PyTorch (a multiplication and an addition are two);
+what works value by value, a fusion rule for one, has none by that count. All networks together, and what the largest
+part needs beyond them: {peak}.
 """
     if chosen.output:
         chosen.output.parent.mkdir(parents=True, exist_ok=True)
