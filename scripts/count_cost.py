@@ -1,0 +1,616 @@
+"""What the paper's tables cost at Stable Diffusion's shapes, counted before a GPU hour is spent.
+
+    python scripts/count_cost.py --output results/scale/cost.md
+    python scripts/count_cost.py --samples 500 --experiments hed_depth contradictory_hed_depth
+
+The experiments of conf/experiment/ are composed as a run composes them, with the settings of Stable Diffusion (steps,
+guidance, resolution, control scale, from the command). Pairings choose samples from an image set of plain squares, and
+every picture gets the key that a run would give it, so that what experiments share is what the store shares. FLOPs of a
+picture are those of its evaluations on networks of the true shapes without weights. Hours are FLOPs over a share of the
+card's published peak: counted, not measured; scripts/measure_gpu.py measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torchvision
+import transformers
+from shapes import SCHEDULER, SD15, TINY, Shapes, counting, flops_of, network
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from maxbench import images as im
+from maxbench.cli.build import make_method
+from maxbench.cli.component import CONDITION, PAIRING, SAMPLER, component
+from maxbench.cli.config import compose, hydra_on, plain
+from maxbench.data.coco import Instance, Picture
+from maxbench.data.pairing import CrossImage, ObjectOnScene, Sample, Styled
+from maxbench.experiments.method import NONE, SINGLE, Method
+from maxbench.experiments.tuning import candidates
+from maxbench.generation.inputs import CONTROL, EVALUATION
+from maxbench.generation.sampling import Networks, Sampling
+from maxbench.models.control import evaluations
+from maxbench.models.pipeline import Sampler
+from maxbench.report.tables import markdown_table
+from maxbench.seeds import derive
+from maxbench.store.artefacts import batches
+from maxbench.store.stamp import code_version, environment
+
+PAIRS = ("hed_depth", "seg_depth", "hed_seg")
+TABLES = (*(f"contradictory_{pair}" for pair in PAIRS), *PAIRS, "three_conditions")
+"""The paper's Table 1, Tables 2-3, Table 4."""
+
+PEAKS = {"float32": 67, "TF32": 495, "bfloat16": 989}
+"""TFLOP a second of an NVIDIA H100 SXM, as published, without sparsity."""
+
+CALIBRATION = 300
+"""Pictures that tuning scenes are chosen from, `calibration.data.count`."""
+
+
+# --- what an experiment asks for ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Squares:
+    """An image set of `count` pictures, each with a caption and an object that covers a quarter of it."""
+
+    name: str
+    count: int
+
+    @property
+    def ids(self) -> list[int]:
+        return list(range(self.count))
+
+    def picture(self, image: int) -> Picture:
+        return Picture(image, Path(f"{image}.png"), (f"picture {image} of {self.name}",), (Instance("square", 16, {}),))
+
+    def mask(self, instance: Instance) -> np.ndarray:
+        covered = np.zeros((8, 8), bool)
+        covered[:4, :4] = True
+        return covered
+
+    def fingerprint(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Given:
+    """What control inputs are known by, without files; in the place of a run's control inputs."""
+
+    images: str
+    resolution: int
+
+    def identity(self, condition: str, sample: Sample) -> dict[str, Any]:
+        region = sample.control_masks.get(condition)
+        return {"condition": condition, "map": [self.images, sample.sources[condition]], "mask": region and str(region)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of all experiments; samples: at most, of each experiment; pictures: of their one image set."""
+
+    samples: int
+    pictures: int
+    reference: int
+    steps: int
+    guidance: float
+    control_scale: float
+    batch: int = 8
+
+    def overrides(self, experiment: str) -> list[str]:
+        return [
+            f"experiment={experiment}",
+            "sampler=paper",
+            f"sampler.steps={self.steps}",
+            f"sampler.guidance_scale={self.guidance}",
+            f"suite.control_scale={self.control_scale}",
+            f"pairing.reference={self.reference}",
+        ]
+
+
+@dataclass
+class Work:
+    """What is asked for, by key; whatever has a key twice is made once.
+
+    pictures: the entry of the method, U-Net evaluations and ControlNet evaluations. The other keys say what they are.
+    looks: passes of a network over a picture: (network, picture, what it is held against).
+    """
+
+    pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    sources: set = field(default_factory=set)
+    maps: set = field(default_factory=set)
+    masks: set = field(default_factory=set)
+    looks: set = field(default_factory=set)
+
+    def add(self, other: Work) -> None:
+        self.pictures = {**other.pictures, **self.pictures}
+        for kind in ("sources", "maps", "masks", "looks"):
+            getattr(self, kind).update(getattr(other, kind))
+
+    def beyond(self, known: Work) -> Work:
+        """What is asked for here and is not known."""
+        new = {key: each for key, each in self.pictures.items() if key not in known.pictures}
+        rest = {kind: getattr(self, kind) - getattr(known, kind) for kind in ("sources", "maps", "masks", "looks")}
+        return Work(new, **rest)
+
+
+@dataclass
+class Asked:
+    """An experiment: by method what it asks for, tuning under the method that is tuned; and what is common."""
+
+    name: str
+    samples: int
+    rows: int
+    methods: dict[str, Work]
+    common: Work
+
+    def all(self) -> Work:
+        whole = Work()
+        for each in (*self.methods.values(), self.common):
+            whole.add(each)
+        return whole
+
+
+@cache
+def _controlnet() -> torch.nn.Module:
+    return network(SD15, "controlnet", device="meta")
+
+
+def ask(experiment: str, settings: Settings) -> Asked:
+    """What a run of an experiment would make."""
+    with hydra_on() as hydra:
+        config = plain(compose(hydra, settings.overrides(experiment)))
+    names = list(config["conditions"])
+    conditions = {name: component(entry, name, CONDITION) for name, entry in config["conditions"].items()}
+    entries = [make_method(entry, name).expand(name, names) for name, entry in config["methods"].items()]
+    methods = list(chain.from_iterable(entries))
+    pairing = component(config["pairing"], "pairing", PAIRING)
+    each = 2 if isinstance(pairing, ObjectOnScene | CrossImage | Styled) else 1  # pictures that a sample takes
+    samples = min(settings.samples, (settings.pictures - settings.reference) // each)
+    images, training = Squares("val", settings.pictures), Squares("train", CALIBRATION)
+    plan = pairing.plan(images, names, samples, config["seed"])
+    trained = component({**config["pairing"], "reference": 2}, "pairing", PAIRING).plan(
+        training, names, config["calibration"]["samples"], config["calibration"]["seed"]
+    )
+    counting = _Counting(component(config["sampler"], "sampler", SAMPLER), settings, conditions)
+    units = [method for method in methods if method.role == NONE or (method.role == SINGLE and method.is_unit)]
+    asked: dict[str, Work] = {}
+    for method in methods:
+        options = [option.method for option in candidates(method)] if method.tune else []
+        work = counting.method(_on_its_own(options[0], experiment) if options else method, images, plan.samples)
+        for option in (*options, *(units if options else ())):
+            work.add(counting.method(option, training, trained.samples))
+        asked[method.name] = work
+    common = counting.inputs(images, plan.samples, plan.reference)
+    if any(method.tune for method in methods):
+        common.add(counting.inputs(training, trained.samples, ()))
+    return Asked(experiment, len(plan.samples), len(methods), asked, common)
+
+
+def _on_its_own(method: Method, experiment: str) -> Method:
+    """A tuned method at a setting that no other has: which one is chosen is not known, and this costs the most."""
+    return replace(method, scale=method.scale * (1 + derive("chosen", experiment, method.entry) / 2**63))
+
+
+@dataclass(frozen=True)
+class _Counting:
+    """Counts for one experiment."""
+
+    sampler: Sampler
+    settings: Settings
+    conditions: Mapping[str, Any]
+
+    def method(self, method: Method, images: Squares, samples: Sequence[Sample]) -> Work:
+        """The pictures of a method, and what is looked at in them."""
+        sampling = Sampling(
+            Given(images.name, SD15.resolution), self.sampler,
+            Networks(lambda: None, {}, str, torch.float32, torch.device("cuda")), 0, self.settings.batch,
+        )  # fmt: skip
+        scheduler = self.sampler.scheduler(dict(SCHEDULER))
+        scheduler.set_timesteps(self.sampler.steps)
+        steps = len(scheduler.timesteps)
+        control = evaluations({name: _controlnet() for name in method.branches}, method, steps, self.sampler.halves)
+        keys = sampling.keys(method, [(sample, 0) for sample in samples])
+        work = Work({key: (method.entry or method.name, steps * self.sampler.halves, control) for key in keys})
+        for key, sample in zip(keys, samples, strict=True):
+            work.looks |= set(self._looks(key, images, sample))
+        return work
+
+    def inputs(self, images: Squares, samples: Sequence[Sample], reference: Iterable[int]) -> Work:
+        """Source pictures, maps and masks, and what is looked at in real pictures and reconstructions."""
+        work = Work()
+        for sample, other in zip(samples, [*samples[1:], samples[0]], strict=True):
+            sources = sample.sources
+            work.sources |= {(images.name, image) for image in sources.values()}
+            work.maps |= {(name, images.name, image) for name, image in sources.items()}
+            for kind in (CONTROL, EVALUATION):
+                work.masks |= {(kind, images.name, str(region)) for region in getattr(sample, kind).values()}
+            same = len(set(sources.values())) == 1
+            following = dict(zip(sources, [*list(sources)[1:], next(iter(sources))], strict=True))
+            for row in ("real", "vae_reconstruction"):
+                for name, image in sources.items():
+                    picture = (row, images.name, image)
+                    work.looks |= set(self._looks(picture, images, sample, None if same else name))
+            for name in sources:  # shuffled and, where pictures differ, exchanged: by the scorers alone
+                shown = [("real", images.name, sources[name])]
+                shown += [] if same else [("real", images.name, sources[following[name]])]
+                for picture, target in zip(shown, (other, sample), strict=False):
+                    work.looks.add((f"scorer {name}", picture, self._target(name, images, target)))
+        work.looks |= {(kind, ("real", images.name, image), None) for image in reference for kind in FEATURES}
+        return work
+
+    def _looks(self, picture: Any, images: Squares, sample: Sample, only: str | None = None) -> Iterable[tuple]:
+        """Passes over a picture: for text and features, and for each condition by its scorer and its annotator."""
+        if only is None:
+            yield from ((kind, picture, None) for kind in FEATURES)
+        for name in sample.sources if only is None else [only]:
+            for kind in ("scorer", "annotator"):
+                yield f"{kind} {name}", picture, self._target(name, images, sample)
+
+    def _target(self, name: str, images: Squares, sample: Sample) -> tuple:
+        regions = (str(getattr(sample, kind).get(name)) for kind in (CONTROL, EVALUATION))
+        return (images.name, sample.sources[name], *regions)
+
+
+# --- what it costs ------------------------------------------------------------------------------------------
+
+FEATURES = ("clip", "inception")
+"""Networks that look at every picture whatever its conditions; CLIP's features also give the text score."""
+
+
+def _clip() -> torch.nn.Module:
+    return transformers.CLIPVisionModelWithProjection(
+        transformers.CLIPVisionConfig(
+            hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14,
+            projection_dim=768,
+        )
+    )  # fmt: skip
+
+
+def _dpt_hybrid() -> torch.nn.Module:
+    return transformers.DPTForDepthEstimation(
+        transformers.DPTConfig(
+            is_hybrid=True, neck_hidden_sizes=[256, 512, 768, 768], backbone_out_indices=[0, 1, 8, 11], image_size=384
+        )
+    )
+
+
+def _depth_anything() -> torch.nn.Module:
+    backbone = transformers.Dinov2Config(
+        hidden_size=384, num_attention_heads=6, num_hidden_layers=12, image_size=518, patch_size=14,
+        out_indices=[3, 6, 9, 12], reshape_hidden_states=False,
+    )  # fmt: skip
+    return transformers.DepthAnythingForDepthEstimation(
+        transformers.DepthAnythingConfig(
+            backbone_config=backbone, neck_hidden_sizes=[48, 96, 192, 384], fusion_hidden_size=64,
+            reassemble_hidden_size=384,
+        )
+    )  # fmt: skip
+
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+
+def _upernet() -> torch.nn.Module:
+    backbone = transformers.ConvNextConfig(depths=[3, 3, 27, 3], hidden_sizes=[96, 192, 384, 768], out_features=STAGES)
+    return transformers.UperNetForSemanticSegmentation(
+        transformers.UperNetConfig(backbone_config=backbone, num_labels=150, auxiliary_in_channels=384)
+    )
+
+
+def _mask2former() -> torch.nn.Module:
+    backbone = transformers.SwinConfig(
+        embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48], window_size=12, image_size=384,
+        out_features=STAGES,
+    )  # fmt: skip
+    return transformers.Mask2FormerForUniversalSegmentation(
+        transformers.Mask2FormerConfig(backbone_config=backbone, num_labels=150)
+    )
+
+
+def _vgg() -> torch.nn.Module:
+    """HED's trunk; its side outputs have one channel."""
+    return torchvision.models.vgg16(weights=None, init_weights=False).features[:30]
+
+
+class Looker(NamedTuple):
+    """A network that looks at pictures: its name, how it is made, and at how many pixels a side it looks.
+
+    mode: in which it is made and looks without weights; not every network can both ways.
+    """
+
+    name: str
+    make: Callable[[], torch.nn.Module]
+    side: int
+    mode: Callable[[], Any] = partial(torch.device, "meta")
+
+
+LOOKERS = {
+    "clip": Looker("CLIP ViT-L/14", _clip, 224),
+    "inception": Looker("Inception v3", lambda: torchvision.models.inception_v3(init_weights=False), 299),
+    "annotator depth": Looker("DPT hybrid", _dpt_hybrid, 384),
+    "scorer depth": Looker("Depth Anything V2 small", _depth_anything, 518),
+    "annotator seg": Looker("UperNet, ConvNeXt small", _upernet, 512),
+    "scorer seg": Looker("Mask2Former, Swin large", _mask2former, 512, FakeTensorMode),
+    "annotator hed": Looker("HED", _vgg, 512),
+    "scorer hed": Looker("HED, the other kind", _vgg, 512),
+}
+
+
+@cache
+def looker_flops(kind: str) -> int:
+    """FLOPs of one look; its weights are never made."""
+    looker = LOOKERS[kind]
+    transformers.logging.set_verbosity_error()
+    with looker.mode(), torch.inference_mode(looker.mode is not FakeTensorMode), torch.no_grad():
+        net, picture = looker.make().eval(), torch.empty(1, 3, looker.side, looker.side)
+        return counting(lambda: net(picture))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """FLOPs of evaluations, by part and by looker; bytes of one picture as PNG."""
+
+    parts: Mapping[str, int]
+    picture_bytes: int
+    looker: Callable[[str], int] = looker_flops
+
+    def pictures(self, work: Work) -> int:
+        """FLOPs of generating: text, all steps, decoding."""
+        part, once = self.parts, 2 * self.parts["text_encoder"] + self.parts["decode"]
+        tally: dict[tuple[int, int], int] = defaultdict(int)
+        for _, unet, control in work.pictures.values():
+            tally[unet, control] += 1
+        return sum(
+            count * (once + unet * part["unet"] + control * part["controlnet"])
+            for (unet, control), count in tally.items()
+        )
+
+    def looks(self, work: Work) -> int:
+        """FLOPs of drawing maps, of reconstructions and of all that is measured by a network."""
+        drawn = sum(self.looker(f"annotator {name}") for name, *_ in work.maps)
+        rebuilt = len(work.sources) * (self.parts["encode"] + self.parts["decode"])
+        return drawn + rebuilt + sum(self.looker(kind) for kind, *_ in work.looks)
+
+    def disk(self, work: Work, resolution: int) -> int:
+        """Bytes of the store: pictures, sources and reconstructions as PNG; maps and masks as large as they can be."""
+        plain = len(work.maps) + len(work.masks)
+        return (len(work.pictures) + 2 * len(work.sources)) * self.picture_bytes + plain * resolution**2
+
+
+def photograph_bytes(resolution: int) -> tuple[int, int]:
+    """The mean size of photographs as squares in PNG, as pictures are kept, and how many: those in scikit-image."""
+    from skimage import data
+
+    photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+    sizes = [len(im.encode_png(im.square(each, resolution))) for each in photographs]
+    return round(statistics.mean(sizes)), len(sizes)
+
+
+def makespan(jobs: Iterable[float], workers: int) -> float:
+    """How long `workers` take for jobs that cannot be cut, the longest first, each by whoever is free first."""
+    busy = [0.0] * workers
+    for job in sorted(jobs, reverse=True):
+        place = busy.index(min(busy))
+        busy[place] += job
+    return max(busy)
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def hours(flops: float, peak: float, shares: Sequence[float]) -> str:
+    """Hours of one card, from the highest share of its peak to the lowest."""
+    each = [flops / (share * peak * 1e12) / 3600 for share in sorted(shares, reverse=True)]
+    return " to ".join(dict.fromkeys(f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in each))
+
+
+def count_table(asked: Sequence[Asked], costs: Costs, shares: Sequence[float]) -> tuple[str, Work]:
+    """A row an experiment, in the order in which they are run with one store; and all of the work."""
+    known, rows = Work(), []
+    totals = [0] * 5
+    for each in asked:
+        whole = each.all()
+        new = whole.beyond(known)
+        known.add(whole)
+        unet, control = (sum(picture[place] for picture in new.pictures.values()) for place in (1, 2))
+        generating = costs.pictures(new)
+        numbers = [len(whole.pictures), len(new.pictures), unet, control, generating]
+        totals = [total + number for total, number in zip(totals, numbers, strict=True)]
+        rows.append([f"`{each.name}`", f"{each.samples:,}", str(each.rows), *_numbers(numbers, shares)])
+    rows.append(["all", "", "", *_numbers(totals, shares)])
+    headings = [
+        "experiment",
+        "samples",
+        "methods",
+        "pictures asked for",
+        "made",
+        "U-Net, million",
+        "ControlNets, million",
+    ]
+    return markdown_table([*headings, "EFLOP", *(f"{dtype}, hours" for dtype in PEAKS)], rows), known
+
+
+def _numbers(numbers: Sequence[int], shares: Sequence[float]) -> list[str]:
+    asked, made, unet, control, flops = numbers
+    times = [hours(flops, peak, shares) for peak in PEAKS.values()]
+    return [f"{asked:,}", f"{made:,}", f"{unet / 1e6:.1f}", f"{control / 1e6:.1f}", f"{flops / 1e18:.1f}", *times]
+
+
+def sharing_table(asked: Sequence[Asked], costs: Costs) -> str:
+    """What several experiments ask for and the store has once, by what it is."""
+    by_entry: dict[str, list[Work]] = defaultdict(list)
+    for each in asked:
+        for name, work in each.methods.items():
+            by_entry[name.partition("/")[0]].append(work)
+    rows, known = [], Work()
+    for entry, works in by_entry.items():
+        own = sum(len(work.pictures) for work in works)
+        flops = sum(costs.pictures(work) for work in works)
+        whole = Work()
+        for work in works:
+            whole.add(work)
+        new = whole.beyond(known)
+        known.add(whole)
+        if own > len(new.pictures):
+            rows.append(
+                [f"pictures of `{entry}`", f"{own:,}", f"{len(new.pictures):,}", _saved(flops, costs.pictures(new))]
+            )
+    for what, kind in (("source pictures", "sources"), ("maps", "maps"), ("looks at pictures", "looks")):
+        own = sum(len(getattr(each.all(), kind)) for each in asked)
+        distinct = len(set().union(*(getattr(each.all(), kind) for each in asked)))
+        rows.append([what, f"{own:,}", f"{distinct:,}", f"{1 - distinct / own:.0%}"])
+    return markdown_table(["what", "asked for", "made", "saved"], rows)
+
+
+def _saved(before: float, after: float) -> str:
+    return f"{1 - after / before:.0%}"
+
+
+def gpu_table(asked: Sequence[Asked], costs: Costs, shares: Sequence[float], cards: Sequence[int]) -> str:
+    """How long several cards take: whole experiments, single methods, and were it cut without loss."""
+    known, whole, single = Work(), [], []
+    for each in asked:
+        total = 0
+        for work in each.methods.values():
+            new = work.beyond(known)
+            known.add(work)
+            single.append(costs.pictures(new))
+            total += single[-1]
+        whole.append(total)
+    apart = [costs.pictures(each.all()) for each in asked]  # at once, nobody finds what another is making
+    rows = []
+    for count in cards:
+        spans = [makespan(whole if count == 1 else apart, count), makespan(single, count), sum(single) / count]
+        rows.append([str(count), *(hours(span, PEAKS["bfloat16"], shares) for span in spans)])
+    headings = ["H100", "an experiment each, hours", "a method each, hours", "without loss, hours"]
+    return markdown_table(headings, rows)
+
+
+def looks_table(work: Work, costs: Costs) -> str:
+    tally: dict[str, int] = defaultdict(int)
+    for kind, *_ in work.looks:
+        tally[kind] += 1
+    rows = [
+        [kind, LOOKERS[kind].name, str(LOOKERS[kind].side), f"{costs.looker(kind) / 1e12:.2f}", f"{tally[kind]:,}"]
+        for kind in LOOKERS
+        if tally[kind]
+    ]
+    return markdown_table(["look", "network", "pixels a side", "TFLOP", "looks"], rows)
+
+
+def page(settings: Settings, experiments: Sequence[str], shapes: Shapes, shares: Sequence[float], cards: Sequence[int],
+         picture_bytes: int | None = None) -> str:  # fmt: skip
+    """The whole report, Markdown."""
+    asked = [ask(each, settings) for each in experiments]
+    measured, photographs = (picture_bytes, 0) if picture_bytes else photograph_bytes(shapes.resolution)
+    costs = Costs(flops_of(shapes), measured)
+    counted, work = count_table(asked, costs, shares)
+    alone = sum(costs.pictures(each.all()) for each in asked)
+    generating, looking = costs.pictures(work), costs.looks(work)
+    single = next(iter(work.pictures.values()))
+    disk, files = (
+        costs.disk(work, shapes.resolution),
+        sum(map(len, (work.pictures, work.sources, work.sources, work.maps, work.masks))),
+    )
+    parts = markdown_table(
+        ["part", "parameters, million", "TFLOP"],
+        [[f"`{part}`", _million(shapes, part), f"{count / 1e12:.3f}"] for part, count in costs.parts.items()],
+    )
+    size = f"{measured / 1e3:,.0f} kB" + (f", the mean of {photographs} photographs" if photographs else "")
+    return f"""## {settings.pictures:,} pictures, at most {settings.samples:,} samples an experiment
+
+{settings.steps} steps, guidance {settings.guidance:g}, {shapes.resolution} pixels; {settings.reference} pictures are the reference.
+Experiments in this order with one store; hours are of one H100 at {_range(shares)} of its peak, generating alone.
+
+{counted}
+
+Without the store, every experiment by itself, all would be {alone / 1e18:.1f} EFLOP instead of {generating / 1e18:.1f}.
+
+{sharing_table(asked, costs)}
+
+Disk: {disk / 1e9:,.0f} GB in {files:,} files and as many records, at {size} a picture; maps and masks as if PNG did not
+make them smaller.
+
+Networks that look (maps, reconstructions, metrics): {looking / 1e18:.2f} EFLOP, {looking / generating:.1%} of generating;
+in float32, as scorers run, {hours(looking, PEAKS["float32"], shares)} hours.
+
+{looks_table(work, costs)}
+
+### More than one card
+
+bfloat16, generating alone.
+
+{gpu_table(asked, costs, shares, cards)}
+
+### One evaluation
+
+One picture, one guidance half; a picture without control takes {single[1]} U-Net evaluations.
+
+{parts}
+"""
+
+
+def _million(shapes: Shapes, part: str) -> str:
+    if part not in shapes.configs:
+        return "-"
+    return f"{sum(each.numel() for each in network(shapes, part, device='meta').parameters()) / 1e6:.1f}"
+
+
+def _range(shares: Sequence[float]) -> str:
+    return " to ".join(f"{share:.0%}" for share in sorted(shares, reverse=True))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiments", nargs="+", default=list(TABLES), metavar="NAME")
+    parser.add_argument("--samples", type=int, default=5000, help="of each experiment")
+    parser.add_argument(
+        "--pictures", type=int, nargs="+", help="sizes of image sets; as many as the samples need, if left out"
+    )
+    parser.add_argument("--reference", type=int, default=512, help="pictures that stand for real ones")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--control-scale", type=float, default=1.0)
+    parser.add_argument("--share", type=float, nargs="+", default=[0.35, 0.15], help="of the peak: an assumption")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument(
+        "--picture-bytes", type=int, help="of a PNG; measured on scikit-image's photographs if left out"
+    )
+    parser.add_argument("--tiny", action="store_true", help="FLOPs of narrow networks")
+    parser.add_argument("--output", type=Path)
+    chosen = parser.parse_args()
+    stamp = environment(torch.device("cpu"))
+    pages = [
+        page(
+            Settings(chosen.samples, pictures, chosen.reference, chosen.steps, chosen.guidance, chosen.control_scale),
+            chosen.experiments, TINY if chosen.tiny else SD15, chosen.share, chosen.gpus, chosen.picture_bytes,
+        )
+        for pictures in chosen.pictures or [2 * chosen.samples + chosen.reference]
+    ]  # fmt: skip
+    text = f"""# What the paper's tables cost, counted
+
+Made by `scripts/count_cost.py` ({code_version(stamp)}, PyTorch {torch.__version__}); nothing here was measured on a GPU.
+Peaks of an H100 SXM, TFLOP a second without sparsity: {", ".join(f"{dtype} {peak}" for dtype, peak in PEAKS.items())}.
+
+{"".join(f"{each}{chr(10)}" for each in pages).rstrip()}
+"""
+    if chosen.output:
+        chosen.output.parent.mkdir(parents=True, exist_ok=True)
+        chosen.output.write_text(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
