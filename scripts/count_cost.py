@@ -43,7 +43,6 @@ from maxbench.models.control import evaluations
 from maxbench.models.pipeline import Sampler
 from maxbench.report.tables import markdown_table
 from maxbench.seeds import derive
-from maxbench.store.artefacts import batches
 from maxbench.store.stamp import code_version, environment
 
 PAIRS = ("hed_depth", "seg_depth", "hed_seg")

@@ -23,7 +23,6 @@ from maxbench.store.stamp import made_by
 
 def make_generation(job: Run, folder: RunFolder) -> Generation:
     forbid_tf32()  # of annotators and scorers, also where nothing is generated
-    conditions = list(job.experiment.conditions)
     inputs = ControlInputs(
         conditions=job.experiment.conditions,
         samples=job.experiment.samples,

@@ -91,7 +91,9 @@ def _published(suite: FolderSuite) -> str:
     unpinned = [name for name, part in suite.published.items() if not part.is_pinned]
     size = megabytes(sum(suite.published[name].size for name in absent))
     many = f"all {len(absent)} parts" if len(absent) == len(suite.published) else ", ".join(absent)
-    said = f"missing: {many}, {size}: python -m maxbench data weights suite={suite.name}" if absent else "weights present"
+    said = (
+        f"missing: {many}, {size}: python -m maxbench data weights suite={suite.name}" if absent else "weights present"
+    )
     return f"{said}; not pinned: {', '.join(unpinned)}" if unpinned else said
 
 

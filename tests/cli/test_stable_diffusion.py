@@ -1,4 +1,4 @@
-"""`suite=sd15` end to end without a network: Stable Diffusion's suite in small, and real photographs in COCO's layout."""
+"""`suite=sd15` end to end without a network: its parts in small, and photographs in COCO's layout."""
 
 import json
 import subprocess
@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from photographs import write_photographs
 from replica import SIZE, write_replica
-from runs import LEFT_OUT, only_run
 
 from maxbench.__main__ import main
 from maxbench.cli.config import compose, hydra_on, plain
 from maxbench.suites.hub import HubPart
+from runs import LEFT_OUT, only_run
 
 COMPLEMENTARY = ["seg_depth", "hed_depth", "hed_seg"]
 CONTRADICTORY = [f"contradictory_{pair}" for pair in COMPLEMENTARY]
@@ -86,7 +86,14 @@ def test_every_table_of_the_paper_is_run_on_photographs(words, experiment):
 
 
 def test_methods_are_tuned_on_pictures_that_no_result_is_measured_on(words):
-    folder = run(words, "hed_depth", "~methods.maxfusion_tuned", "~methods.single_tuned", "~methods.scheduled_sum", "methods.tuned_sum.tune.branch_scale=[0.7,1]")
+    folder = run(
+        words,
+        "hed_depth",
+        "~methods.maxfusion_tuned",
+        "~methods.single_tuned",
+        "~methods.scheduled_sum",
+        "methods.tuned_sum.tune.branch_scale=[0.7,1]",
+    )
     tuning = pd.read_csv(folder / "tuning.csv")
     assert set(tuning.method) == {"tuned_sum"}
 
@@ -103,10 +110,24 @@ def test_it_needs_no_network(words, tmp_path):
     )
     rest = [each for each in words if not each.startswith("output_dir=")]
     done = subprocess.run(
-        [sys.executable, "-c", guard, "run", "experiment=hed_depth", *rest, *untuned("hed_depth"), f"output_dir={tmp_path / 'runs'}"],
+        [
+            sys.executable,
+            "-c",
+            guard,
+            "run",
+            "experiment=hed_depth",
+            *rest,
+            *untuned("hed_depth"),
+            f"output_dir={tmp_path / 'runs'}",
+        ],
         capture_output=True,
         text=True,
-        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HF_HUB_OFFLINE": "1",
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (only_run(tmp_path / "runs") / "table.md").is_file()

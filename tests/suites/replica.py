@@ -59,7 +59,7 @@ def write_replica(weights_dir: Path, parts: dict[str, HubPart]) -> Path:
         "clip": _clip,
         "image_encoder": _image_encoder,
         "ip_adapter": lambda file: _ip_adapter(unet, file),
-        "dinov2": lambda folder: Dinov2Model(Dinov2Config(**TOWER, image_size=28, patch_size=14)).save_pretrained(folder),
+        "dinov2": _dinov2,
         "cmmd": _pickled_clip,
     }  # fmt: skip
     order = sorted(parts, key=lambda name: name == "ip_adapter")  # last: it changes the U-Net
@@ -158,6 +158,10 @@ def _pickled_clip(folder: Path) -> None:
     )
     model.config.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def _dinov2(folder: Path) -> None:
+    Dinov2Model(Dinov2Config(**TOWER, image_size=28, patch_size=14)).save_pretrained(folder)
 
 
 def _image_encoder(folder: Path) -> None:

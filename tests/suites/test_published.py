@@ -1,4 +1,4 @@
-"""Stable Diffusion's suite in small: found where it is looked for, loaded by its published files, named where it lacks."""
+"""Stable Diffusion's suite in small: found where it is looked for, loaded by its published files, or named."""
 
 import shutil
 from functools import lru_cache
@@ -74,7 +74,7 @@ def test_adapters_are_found_by_their_published_names(replica):
     suite = suite_at(Path(replica.weights_dir), controls={**replica.controls, **replica.adapters})
     suite.require(["depth", "canny"])
     assert suite.control_kind("depth") == suite.control_kind("canny") == "T2IAdapter"
-    with pytest.raises(UserError, match="holds a T2IAdapter|has no control"):  # none for HED was published
+    with pytest.raises(UserError, match=r"holds a T2IAdapter|has no control"):  # none for HED was published
         suite_at(Path(replica.weights_dir), controls={"depth": "t2iadapter_depth"}).require(["hed"])
 
 
@@ -97,7 +97,11 @@ def test_what_is_missing_is_named_with_id_revision_size_and_place(replica, tmp_p
 def test_a_file_that_is_missing_beside_the_weights_is_named(replica, tmp_path):
     folder = shutil.copytree(replica.weights_dir, tmp_path / "weights")
     suite = suite_at(folder, replica.name)
-    for part, name in (("depth_annotator", "preprocessor_config.json"), ("tokenizer", "merges.txt"), ("unet", "config.json")):
+    for part, name in (
+        ("depth_annotator", "preprocessor_config.json"),
+        ("tokenizer", "merges.txt"),
+        ("unet", "config.json"),
+    ):
         file = suite.place(part) / name
         content = file.read_bytes()
         file.unlink()
@@ -128,7 +132,10 @@ def test_scorers_are_named_by_their_ids(replica):
     assert names["depth"] == f"{part.id}@{digest_of(replica.place('depth_scorer'), part.beside)[:8]}"
     assert replica.annotator_names(PAIR).keys() == {"depth"}  # HED is measured by its annotator
     origins = replica.origins(PAIR)
-    assert origins["unet"] == {"id": "stable-diffusion-v1-5/stable-diffusion-v1-5", "revision": None}  # put there by hand
+    assert origins["unet"] == {
+        "id": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "revision": None,
+    }  # put there by hand
 
 
 @pytest.mark.parametrize(
