@@ -42,6 +42,22 @@ options, anywhere between them:
 """
 
 
+def _coco(words: Sequence[str]) -> int:
+    from maxbench.cli.coco import coco
+
+    return coco(words)
+
+
+def _preview(words: Sequence[str]) -> int:
+    from maxbench.cli.preview import preview
+
+    return preview(words)
+
+
+DATA: dict[str, Callable[[Sequence[str]], int]] = {"coco": _coco, "preview": _preview}
+"""What follows `data` and takes settings: its name -> what is called with the words after it."""
+
+
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         prog="maxbench",
@@ -87,8 +103,8 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument(
         "name",
         nargs="?",
-        help="a data set to prepare; `store` says what lies in the store, `prune` removes from it "
-        "what no run refers to",
+        help=f"miniature, a data set to prepare; `store` says what lies in the store, `prune` removes what no run "
+        f"refers to; {' and '.join(DATA)} have a help of their own: data NAME --help",
     )
     data.add_argument("--split", default="val")
     data.add_argument("--count", type=int, default=768, help="scenes to render")
@@ -110,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(RUN_HELP, end="")
             return 0
         return _guarded(debug, lambda: _run(words[1:], debug))
+    if words[:1] == ["data"] and words[1:2] and words[1] in DATA:
+        return _guarded(debug, lambda: DATA[words[1]](words[2:]))
     if words[:1] == ["export"] and not {"--help", "-h"} & set(words):
         return _guarded(debug, lambda: _export(words[1:]))
     options = parser().parse_args(words)

@@ -19,26 +19,34 @@ def say(line: str) -> None:
 
 
 def track(
-    items: Iterable[T], what: str, total: int, unit: str, size=lambda item: 1, brief: bool = False
+    items: Iterable[T],
+    what: str,
+    total: float,
+    unit: str,
+    size=lambda item: 1,
+    brief: bool = False,
+    done: float = 0,
 ) -> Iterator[T]:
     """Pass items on, counting `size(item)` of `total` units for each: rate and time left go to stderr.
 
-    brief: of a part of longer work, leaves nothing behind when it is done.
+    brief: of a part of longer work, leaves nothing behind when it is done. done: units that were done before.
     """
     if sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit=f" {unit}", leave=not brief) as bar:
+        scaled = isinstance(total, float)  # as of megabytes, which are no whole numbers
+        with tqdm(total=total, desc=what, unit=f" {unit}", leave=not brief, initial=done, unit_scale=scaled) as bar:
             for item in items:
                 yield item
                 bar.update(size(item))
         return
     start = said = time.monotonic()
-    done = 0
+    before = done
     for item in items:
         yield item
         done += size(item)
         now = time.monotonic()
-        if (done >= total and not brief) or now - said >= EVERY:
-            rate = done / max(now - start, 1e-9)
-            left = f", {(total - done) / rate:.0f} s left" if done < total else ""
-            say(f"{what}: {done}/{total} {unit}, {rate:.1f} {unit}/s{left}")
+        ended = done >= total - 1e-9
+        if (ended and not brief) or now - said >= EVERY:
+            rate = (done - before) / max(now - start, 1e-9)
+            left = "" if ended else f", {(total - done) / rate:.0f} s left"
+            say(f"{what}: {done:.0f}/{total:.0f} {unit}, {rate:.1f} {unit}/s{left}")
             said = now

@@ -23,7 +23,7 @@ ALLOWED = {
     "store": {"maxbench", "errors", "progress"},
     "report": {"errors", "store"},
     "conditions": {"errors", "images", "metrics"},
-    "data": {"errors", "images", "names", "seeds"},
+    "data": {"errors", "images", "names", "progress", "seeds"},
     "models": {"conditions", "errors", "fusion", "names"},
     "miniature": {"conditions", "data", "errors", "images", "metrics", "models", "progress", "store"},
     "experiments": {"conditions", "data", "errors", "fusion", "store"},
