@@ -31,6 +31,8 @@ DEPTH = {"dpt": DPTForDepthEstimation, "depth_anything": DepthAnythingForDepthEs
 SEGMENTATION = {"upernet": UperNetForSemanticSegmentation, "mask2former": Mask2FormerForUniversalSegmentation}
 UNREAD = ("neck.fusion_stage.layers.0.residual_layer1.",)
 """Tensors of a DPT that its first fusion has no second input for; `Intel/dpt-large` comes without them."""
+ROUNDING = 1e-5
+"""Share of a depth by which interpolation in float32 may change what is the same everywhere."""
 MASK2FORMER_SIDE = 384
 """Pixels to which Mask2Former's masks are brought before they are weighed, whatever it read pictures at."""
 
@@ -67,7 +69,8 @@ class DepthEstimator:
         depth = self.model(pixel_values=_pixels(self, images)).predicted_depth[:, None]  # (B, 1, h, w)
         depth = F.interpolate(depth.float(), images.shape[-2:], mode="bicubic", align_corners=False)
         low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
-        return (depth - low) / torch.where(high > low, high - low, 1)
+        flat = high - low <= ROUNDING * torch.maximum(low.abs(), high.abs())
+        return ((depth - low) / (high - low)).masked_fill(flat, 0)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ Levels255 = Float[Tensor, "batch 3 height width"]  # RGB, 0 to 255
 
 
 class BSDS500(nn.Module):
-    """Xie & Tu's network, by the names of `network-bsds500.pth`. width: channels of the first block, 64 in that file."""
+    """Xie & Tu's network, by the names of `network-bsds500.pth`. width: channels of the first block, there 64."""
 
     first = "moduleVggOne.0.weight"
 
@@ -77,8 +77,7 @@ class Block(nn.Module):
 
 
 class Apache2(nn.Module):
-    """ControlNet 1.1's network, by the names of `ControlNetHED.pth`. width: channels of the first block, 64 in that
-    file."""
+    """ControlNet 1.1's network, by the names of `ControlNetHED.pth`. width: channels of the first block, there 64."""
 
     first = "block1.convs.0.weight"
 

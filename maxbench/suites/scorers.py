@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,9 @@ from maxbench.models.loading import load_network, load_tokenizer
 class ClipScorer:
     """A CLIP model as scorer: embeddings for the CLIP score, and image features for distances between sets.
 
+    Pictures are squares, resized to the model's size by a bicubic filter with antialiasing, to 8 bits again, as the
+    model's own processor does.
+
     mean, std: of the pixel normalisation the model was trained with.
     """
 
@@ -27,6 +31,8 @@ class ClipScorer:
     tokenizer: CLIPTokenizer
     mean: Sequence[float]
     std: Sequence[float]
+
+    version: ClassVar[int] = 2
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> ClipScorer:
@@ -37,11 +43,12 @@ class ClipScorer:
     @torch.inference_mode()
     def images(self, images: Images) -> Float[Tensor, "batch feature"]:
         """Projected image embeddings, float32, not normalised."""
-        size = self.model.config.vision_config.image_size
+        size, images = self.model.config.vision_config.image_size, images.to(self.model.device)
         if images.shape[-2:] != (size, size):
             images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
-        mean, std = (torch.tensor(list(values)).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        pixels = ((images - mean) / std).to(self.model.device)
+            images = (images.clamp(0, 1) * 255).round() / 255  # else a bicubic's overshoot is beyond white and black
+        mean, std = (images.new_tensor(list(values)).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        pixels = (images - mean) / std
         return self.model.get_image_features(pixel_values=pixels).pooler_output.float().cpu()
 
     def __call__(self, images: Images) -> Float[Tensor, "batch feature"]:

@@ -131,7 +131,9 @@ def write_tiny_mask2former(folder: Path, size: int = 64, seed: int = 0) -> Path:
         num_queries=6, num_labels=ADE20K_CLASSES,
     )  # fmt: skip
     model = _lively(Mask2FormerForUniversalSegmentation(config))
-    model.class_predictor.weight.data *= 6  # each query of its own opinion
+    queries = model.model.transformer_module.queries_features
+    for layer in (queries, model.class_predictor):  # else every query says the same
+        layer.weight.data *= 6
     block = "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.self"
     return _write(folder, model, more={f"{block}.relative_position_index": torch.zeros(4, 4).long()}, preprocessor={
         "do_normalize": True, "do_rescale": True, "do_resize": True, "ignore_index": 255, "image_mean": MEAN,
@@ -196,7 +198,7 @@ def write_tiny_clip(folder: Path, size: int = 28, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     vocabulary, merges = _byte_pairs(CLIP_WORDS)
     tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ends = {"bos_token_id": len(vocabulary) - 2, "eos_token_id": len(vocabulary) - 1, "pad_token_id": 1}
+    ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # as published, and not the tokenizer's own
     config = CLIPConfig(
         text_config={**tower, "vocab_size": len(vocabulary), "max_position_embeddings": 77, **ends},
         vision_config={**tower, "image_size": size, "patch_size": 14},
