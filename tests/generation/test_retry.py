@@ -74,7 +74,9 @@ def sound(half, overflowing, tmp_path_factory) -> Path:
 
 def details(folder: Path) -> dict[str, dict]:
     """File -> what its record says, of every picture of a method."""
-    records = [json.loads(path.read_text())["value"] for path in sorted((folder / "records" / "images").rglob("*.json"))]
+    records = [
+        json.loads(path.read_text())["value"] for path in sorted((folder / "records" / "images").rglob("*.json"))
+    ]
     return {each["file"]: each["details"] for record in records for each in record}
 
 
