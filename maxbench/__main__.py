@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 RUN_HELP = """\
-usage: maxbench run experiment=NAME [key=value ...] [-m] [--seeds 0,1,2] [--debug]
+usage: maxbench run experiment=NAME [key=value ...] [-m] [--seeds 0,1,2] [--dry-run] [--debug]
 
 Generate, score and report one experiment. Running the same command again resumes it, or shows its result.
 
@@ -27,7 +27,8 @@ keys:
   output_dir=   where run folders go                   data_dir=    where data sets lie
   store_dir=    where everything expensive lies that runs share
   sampler=      one of conf/sampler/; sampler.steps=, sampler.guidance_scale=
-  runtime.device= auto, cpu, cuda                      runtime.batch_size=, runtime.dtype=, runtime.threads=
+  runtime.device= auto, cpu, cuda                      runtime.batch_size=, runtime.threads=
+  runtime.dtype=  fp32, bf16, fp16                     runtime.tf32=, channels_last=, vae_slices=, vae_tiling=
   methods.NAME. rule, sites, branches, scale, branch_scale, layer_scale, control_start, control_end, fusion_start,
                 fusion_end, otherwise, match, vary of a method; +fusion@methods.NAME=FILE adds one of conf/fusion/,
                 ~methods.NAME removes one
@@ -36,6 +37,7 @@ keys:
 options, anywhere between them:
   -m            run every combination of comma-separated values, range(0,3), glob(*); one that fails stops no other
   --seeds 0,1   run each seed, then write one result of all of them; no seed= beside it
+  --dry-run     say what would be made and what is there already, how many evaluations and how much disk, and stop
   --config-dir  a folder with configuration of your own, laid out like conf/
   --cfg job     print the composed configuration and stop; with --resolve, --package methods
   --debug       show the traceback of an error

@@ -16,12 +16,14 @@ from maxbench.generation.sampling import Networks, Sampling
 from maxbench.generation.strength import ResidualNorms
 from maxbench.models.pipeline import Pipeline
 from maxbench.models.precision import Precision, forbid_tf32
+from maxbench.progress import Outlook
 from maxbench.report.tables import ABOUT
 from maxbench.store.runfolder import RunFolder
 from maxbench.store.stamp import made_by
 
 
-def make_generation(job: Run, folder: RunFolder) -> Generation:
+def make_generation(job: Run, folder: RunFolder, outlook: Outlook | None = None) -> Generation:
+    """What makes a run's pictures; outlook: on all of the run, of which this may be its training."""
     forbid_tf32()  # of annotators and scorers, also where nothing is generated
     inputs = ControlInputs(
         conditions=job.experiment.conditions,
@@ -58,6 +60,7 @@ def make_generation(job: Run, folder: RunFolder) -> Generation:
         norms=ResidualNorms(job.experiment.methods, folder, _training(job, sampling)),
         tracing=job.tracing,
         made_by=made_by(job.device),
+        outlook=outlook,
     )
 
 

@@ -20,7 +20,8 @@ from maxbench.experiments.method import VAE_RECONSTRUCTION, Experiment, Method
 from maxbench.generation.sampling import Sampling
 from maxbench.generation.strength import ResidualNorms
 from maxbench.generation.trace import Tracing
-from maxbench.progress import track
+from maxbench.models.pipeline import Evaluations
+from maxbench.progress import Outlook, Work, track
 from maxbench.store.artefacts import Artefact, batches, padded
 from maxbench.store.files import fingerprint
 from maxbench.store.runfolder import RunFolder, image_file, source_file
@@ -34,7 +35,10 @@ RETRIED = "retried"
 
 @dataclass(frozen=True)
 class Generation:
-    """Makes what a run folder lacks: control inputs, then pictures, then what the rules decided."""
+    """Makes what a run folder lacks: control inputs, then pictures, then what the rules decided.
+
+    outlook: how long it takes, of a run that this may be a part of.
+    """
 
     experiment: Experiment
     folder: RunFolder
@@ -42,6 +46,7 @@ class Generation:
     norms: ResidualNorms
     tracing: Tracing
     made_by: Mapping[str, Any]  # of this invocation, in the record of everything that it makes
+    outlook: Outlook | None = None
 
     def run(self, scored: Sequence[str] = ()) -> None:
         """Have every file. scored: digests of further pictures that the run scores, see :meth:`RunFolder.refer`."""
@@ -49,7 +54,7 @@ class Generation:
         self.sampling.inputs.place()
         methods = [self.norms.matched(method) for method in self.experiment.methods]
         keys = {method.name: self.sampling.keys(method, self.experiment.images) for method in methods}
-        reconstructions = self._reconstruction_keys()
+        reconstructions = self.reconstruction_keys()
         images = [("image", key) for own in keys.values() for key in own]
         needed = [*images, *(("reconstruction", key) for key in reconstructions.values())]
         self.folder.refer([*self.sampling.inputs.artefacts, *self.norms.artefacts, *needed], scored)
@@ -60,7 +65,8 @@ class Generation:
 
     # --- the ends of the scale --------------------------------------------------------------------------------
 
-    def _reconstruction_keys(self) -> dict[int, str]:
+    def reconstruction_keys(self) -> dict[int, str]:
+        """Image -> the key of its reconstruction; of the images whose square picture is there."""
         networks = self.sampling.networks
         parts = {
             "version": RECONSTRUCTING,
@@ -94,7 +100,7 @@ class Generation:
             missing = []
             for place, key in enumerate(keys[method.name]):
                 found = had.get(key) or self.folder.find("image", key)
-                if found is not None and self._is_settled(found):
+                if found is not None and self.is_settled(found):
                     had[key] = found
                     self.folder.put(self._file(method, place), found)
                 elif key not in planned:
@@ -103,12 +109,18 @@ class Generation:
             self.folder.count("image").found += len(keys[method.name]) - len(missing)
             work += [(method, batch) for batch in batches(missing, self.sampling.batch_size)]
         total = sum(len(batch) for _, batch in work)
+        costs = {method.name: cost_units(self.sampling.cost(method)) for method, _ in work}
+        if self.outlook is not None:
+            self.outlook.begin(self.experiment.name, Work(total, sum(len(b) * costs[m.name] for m, b in work)))
         for method, batch in track(work, "generating", total, "images", lambda item: len(item[1])):
-            first = self.folder.count("image").made == 0
+            first, begun = self.folder.count("image").made == 0, time.monotonic()
             for place, (content, details) in zip(batch, self._pictures(method, batch), strict=True):
                 key, details = keys[method.name][place], {**details, "warm_up": first}
                 had[key] = self.folder.keep("image", key, content, details)
                 self.folder.put(self._file(method, place), had[key])
+            if self.outlook is not None:
+                cost = len(batch) * costs[method.name]
+                self.outlook.batch(self.experiment.name, len(batch), cost, time.monotonic() - begun)
         for method in methods:
             files = {self._file(method, place): had[key] for place, key in enumerate(keys[method.name])}
             self.folder.place(f"images/{method.name}", files, "image")
@@ -117,7 +129,7 @@ class Generation:
         sample, replicate = self.experiment.images[place]
         return image_file(method.name, sample.id, replicate)
 
-    def _is_settled(self, picture: Artefact) -> bool:
+    def is_settled(self, picture: Artefact) -> bool:
         """Whether nothing more can be done for a picture that was found: older versions kept defects of any dtype."""
         return not self._can_overflow or picture.details.get("defect") is None or RETRIED in picture.details
 
@@ -173,6 +185,11 @@ class Generation:
         except UserError as error:
             raise UserError(f"methods.{method.name}, made again in float32: {error}") from error
         return {place: (picture, defects[place]) for place, picture in zip(places, pictures, strict=False)}
+
+
+def cost_units(evaluations: Evaluations) -> float:
+    """What a picture costs, in evaluations of the U-Net: a control is its encoder, about two fifths of its work."""
+    return evaluations.unet + 0.4 * evaluations.control
 
 
 def _encoded(pictures: torch.Tensor, details: Mapping[str, Any]) -> list[tuple[bytes, dict]]:

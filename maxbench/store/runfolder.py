@@ -121,9 +121,19 @@ class RunFolder:
                 f"Cannot write to {path}: {reason}; set output_dir= to a folder you can write to."
             ) from error
         sweep(path)
-        folder = cls(path, store)
-        folder.known.update({(each.kind, each.key): each for each in folder._all_entries()})
-        return folder
+        return cls(path, store)._remembering()
+
+    @classmethod
+    def look(cls, output_dir: Path, name: str, identity: Any, store: Store) -> RunFolder:
+        """The same folder to be looked at only: nothing is written, and it need not be there."""
+        path = output_dir / name
+        if (path / MARK).exists():
+            _is_marked(path / MARK, identity)  # another run's is refused now and not later
+        return cls(path, store)._remembering()
+
+    def _remembering(self) -> RunFolder:
+        self.known.update({(each.kind, each.key): each for each in self._all_entries()})
+        return self
 
     def write(self, file: str, content: bytes | str) -> Path:
         """Write one of the run's own files, whole or not at all."""
@@ -143,6 +153,14 @@ class RunFolder:
         except OSError:
             return None
         return self.store.keep(kind, key, content, entry.details, suffix) if digest(content) == entry.sha256 else None
+
+    def peek(self, kind: str, key: str) -> Artefact | None:
+        """The same, believing the records: no file is read whole, and nothing is written."""
+        artefact, entry = self.store.peek(kind, key), self.known.get((kind, key))
+        if artefact is not None or entry is None:
+            return artefact
+        path = self.path / entry.file
+        return Artefact(key, entry.sha256, path, entry.details) if path.is_file() else None
 
     def keep(
         self, kind: str, key: str, content: bytes, details: Mapping[str, Any] | None = None, suffix: str = ".png"
