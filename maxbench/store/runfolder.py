@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from maxbench.errors import UserError
 from maxbench.progress import track
@@ -135,8 +135,8 @@ class RunFolder:
         self.known.update({(each.kind, each.key): each for each in self._all_entries()})
         return self
 
-    def write(self, file: str, content: bytes | str) -> Path:
-        """Write one of the run's own files, whole or not at all."""
+    def write(self, file: str, content: bytes | str | Callable[[BinaryIO], None]) -> Path:
+        """Write one of the run's own files, whole or not at all; see :func:`write_atomically`."""
         write_atomically(self.path / file, content)
         return self.path / file
 
