@@ -56,7 +56,13 @@ def _preview(words: Sequence[str]) -> int:
     return preview(words)
 
 
-DATA: dict[str, Callable[[Sequence[str]], int]] = {"coco": _coco, "preview": _preview}
+def _weights(words: Sequence[str]) -> int:
+    from maxbench.cli.weights import weights
+
+    return weights(words)
+
+
+DATA: dict[str, Callable[[Sequence[str]], int]] = {"coco": _coco, "preview": _preview, "weights": _weights}
 """What follows `data` and takes settings: its name -> what is called with the words after it."""
 
 

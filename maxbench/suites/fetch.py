@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
-import httpx
 import torch
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
@@ -155,7 +155,7 @@ def _sentences(part: HubPart) -> Iterator[None]:
         ) from error
     except RemoteEntryNotFoundError as error:
         raise UserError(f"{part.id} lacks a file ({_line(error)}); correct suite.hub.") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError) as error:
+    except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError) as error:
         raise UserError(
             f"{part.id} cannot be fetched ({_line(error)}); what has come is kept: run the same command again."
         ) from error
