@@ -198,7 +198,7 @@ class ObjectOnScene:
 
     @property
     def _kinds(self) -> str:
-        return f" of {len(self.categories)} categories" if self.categories else ""
+        return f" of the {len(self.categories)} categories in pairing.categories" if self.categories else ""
 
     def _object(self, images: ImageSet, image: int) -> Object | None:
         """The first object of an image that is of these categories, neither too small nor too large in the square that

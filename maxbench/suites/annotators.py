@@ -1,7 +1,8 @@
 """Annotators and scorers from transformers: relative depth, and the 150 classes of ADE20K.
 
-Each reads pictures as its own `preprocessor_config.json` says, through the library's processor, a batch at a time on
-the network's device: 8-bit pictures, squeezed to the network's size and back. Pictures are not cropped.
+Each reads pictures as its own `preprocessor_config.json` says, through the library's processor: 8-bit pictures,
+squeezed to the network's size, and the maps back. Pictures are not cropped. They are prepared on the CPU, where
+torchvision resizes 8 bits as Pillow does, to a level; elsewhere it does not. Networks see a batch on their device.
 """
 
 from __future__ import annotations
@@ -137,6 +138,6 @@ def _processor(folder: Path) -> Any:
 
 def _pixels(network: DepthEstimator | SegmentationModel, images: Images) -> Float[Tensor, "batch 3 height width"]:
     """What a network is given of pictures, on its device."""
-    levels = (images.to(network.model.device) * 255).round().to(torch.uint8)
+    levels = (images.cpu() * 255).round().to(torch.uint8)
     read = network.processor(images=list(levels), input_data_format="channels_first", return_tensors="pt")
     return read["pixel_values"].to(network.model.device)

@@ -21,8 +21,9 @@ from maxbench.models.loading import load_network, load_tokenizer
 class ClipScorer:
     """A CLIP model as scorer: embeddings for the CLIP score, and image features for distances between sets.
 
-    Pictures are squares, resized to the model's size by a bicubic filter with antialiasing, to 8 bits again, as the
-    model's own processor does.
+    Pictures are squares, of 8 bits; they are resized to the model's size on the CPU, by the bicubic filter that Pillow
+    has, to 8 bits again, as the model's own processor does. In floating point a bicubic would shoot over white and
+    black.
 
     mean, std: of the pixel normalisation the model was trained with.
     """
@@ -43,12 +44,11 @@ class ClipScorer:
     @torch.inference_mode()
     def images(self, images: Images) -> Float[Tensor, "batch feature"]:
         """Projected image embeddings, float32, not normalised."""
-        size, images = self.model.config.vision_config.image_size, images.to(self.model.device)
+        size, levels = self.model.config.vision_config.image_size, (images.cpu() * 255).round().to(torch.uint8)
         if images.shape[-2:] != (size, size):
-            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
-            images = (images.clamp(0, 1) * 255).round() / 255  # else a bicubic's overshoot is beyond white and black
-        mean, std = (images.new_tensor(list(values)).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        pixels = (images - mean) / std
+            levels = F.interpolate(levels, (size, size), mode="bicubic", antialias=True)
+        mean, std = (torch.tensor(list(values)).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        pixels = ((levels / 255 - mean) / std).to(self.model.device)
         return self.model.get_image_features(pixel_values=pixels).pooler_output.float().cpu()
 
     def __call__(self, images: Images) -> Float[Tensor, "batch feature"]:
