@@ -22,6 +22,7 @@ Generate, score and report one experiment. Running the same command again resume
 keys:
   experiment=   one of conf/experiment/
   suite=        what has weights; one of conf/suite/
+  data=         pictures; one of conf/data/: data=coco data.root=DIR, data=folder data.root=DIR
   samples=      things to generate, per method         replicates=  images of each, with different noise
   seed=         of noise and choice of samples         baseline=    method that differences are to
   output_dir=   where run folders go                   data_dir=    where data sets lie

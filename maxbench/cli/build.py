@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from maxbench.cli.component import CONDITION, PAIRING, RULE, SAMPLER, component
 from maxbench.cli.config import plain
 from maxbench.cli.schema import baselines_of, check
-from maxbench.data.pairing import ImageSet, Plan
+from maxbench.data.pairing import ImageSet, Plan, Sample
 from maxbench.errors import UserError
 from maxbench.experiments.method import NONE, Experiment, Method
 from maxbench.experiments.tuning import candidates
@@ -79,7 +79,7 @@ def build(cfg: DictConfig) -> Run:
         replicates=config["replicates"],
         baselines=tuple(baselines_of(config["baseline"], [method.name for method in methods])),
     )
-    _check_regions(experiment)
+    check_regions(conditions, plan.samples)
     runtime, metrics = config["runtime"], config["metrics"]
     return Run(
         config=config,
@@ -126,11 +126,11 @@ def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration 
     return Calibration(image_set, plan.samples)
 
 
-def _check_regions(experiment: Experiment) -> None:
+def check_regions(conditions: Mapping[str, Any], samples: Sequence[Sample]) -> None:
     """A condition without places cannot speak in a part of a picture."""
-    for name, condition in experiment.conditions.items():
+    for name, condition in conditions.items():
         if not condition.is_spatial and any(
-            name in {**each.control_masks, **each.evaluation_masks} for each in experiment.samples
+            name in {**each.control_masks, **each.evaluation_masks} for each in samples
         ):
             raise UserError(f"'{name}' is not spatial and this pairing gives it a mask; take pairing=styled.")
 

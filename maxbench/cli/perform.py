@@ -122,7 +122,7 @@ def open_folder(job: Run, said: Any = None) -> RunFolder:
 def write_manifest(job: Run, folder: RunFolder) -> None:
     """Leave what the run is made of: its samples, its methods with what was tuned in them, and what was not."""
     manifest = {
-        "samples": [_row(sample) for sample in job.experiment.samples],
+        "samples": [row(sample) for sample in job.experiment.samples],
         "reference": list(job.experiment.reference),
         "methods": [_method(method) for method in job.experiment.methods],
         "notes": list(job.notes),
@@ -155,7 +155,7 @@ def run_identity(job: Run) -> Any:
         "weights": job.weights,
         "rules": rules,
         "conditions": {name: identity(condition) for name, condition in job.experiment.conditions.items()},
-        "samples": [_row(sample) for sample in job.experiment.samples],
+        "samples": [row(sample) for sample in job.experiment.samples],
         "regions": [_regions(job, sample) for sample in job.experiment.samples],
         "pictures": {str(image): source_key(images, image, resolution) for image, images in pictures.items()},
     }
@@ -166,7 +166,7 @@ def run_identity(job: Run) -> Any:
     return json.loads(json.dumps(said))
 
 
-def _row(sample: Sample) -> dict:
+def row(sample: Sample) -> dict:
     masks = {
         kind: {name: str(region) for name, region in getattr(sample, kind).items()}
         for kind in (CONTROL, EVALUATION)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -60,11 +60,11 @@ class ControlInputs:
     maps: dict[tuple[str, int], Artefact] = field(default_factory=dict, repr=False)  # by condition and image id
     masks: dict[tuple[str, str, str], Artefact] = field(default_factory=dict, repr=False)  # by kind, condition, sample
 
-    def make(self) -> None:
-        """Have everything: from the store, else made now."""
+    def make(self, drawn: Collection[str] | None = None) -> None:
+        """Have everything: from the store, else made now. drawn: conditions of which maps are had; None for all."""
         keys = self.source_keys()
         self.sources.update(self.folder.ensure("source", keys, self._read, self.batch_size, "source images"))
-        for name in self.conditions:
+        for name in self.conditions if drawn is None else drawn:
             self._make_maps(name)
         for kind in (CONTROL, EVALUATION):
             self._make_masks(kind)

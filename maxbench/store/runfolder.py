@@ -272,9 +272,17 @@ class RunFolder:
         if needed != known or not (self.path / REFERENCES).exists():
             self.write(REFERENCES, seal({"artefacts": sorted(map(list, needed[0])), "scores": sorted(needed[1])}))
         here = str(self.path.resolve())
-        mark = self.store.path / "runs" / f"{digest(here)}.json"
-        if read_sealed(mark) != here:
-            write_atomically(mark, seal(here))
+        if read_sealed(self._mark_in_store) != here:
+            write_atomically(self._mark_in_store, seal(here))
+
+    def forget(self) -> None:
+        """Let the store not know this folder any more: of one that is about to be removed."""
+        self._mark_in_store.unlink(missing_ok=True)
+
+    @property
+    def _mark_in_store(self) -> Path:
+        """The file by which the store knows this folder."""
+        return self.store.path / "runs" / f"{digest(str(self.path.resolve()))}.json"
 
     def summarise(self, **more: Any) -> None:
         """Write `run.json`: what the last invocation made, and what it found."""

@@ -271,7 +271,7 @@ def test_archives_of_another_program_are_used_and_kept(archives, published, tmp_
     assert (tmp_path / "val2017.zip").read_bytes() == archives[0] and len(list((tmp_path / "val2017").iterdir())) == 18
     shutil.rmtree(tmp_path / "val2017")
     (tmp_path / "val2017.zip").write_bytes(archives[0][:-1])
-    with pytest.raises(UserError, match="val2017.zip has .* bytes and COCO's has .*; move it away, or fetch it again"):
+    with pytest.raises(UserError, match=r"val2017\.zip has .* bytes and COCO's .*; move it away, or fetch it"):
         fetch(published, tmp_path)
 
 
