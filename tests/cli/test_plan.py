@@ -82,6 +82,23 @@ def test_what_is_said_is_what_is_made(finished_run, small_run, tmp_path, more):
     assert per == costs.set_index("method").value.to_dict()
 
 
+def test_two_arrangements_of_a_picture_share_what_they_share(small_run, tmp_path):
+    """Without control they are one image; each has masks of its own."""
+    left = [f"~methods.{name}" for name in ("sum", "outputs_only", "maxfusion", "maxfusion_published", "single")]
+    more = ["pairing=half_split", "samples=2", "pairing.reference=4", *left]
+    missing, _ = counts(plan_of(small_run, tmp_path, *more))
+    assert (missing["source"], missing["map"], missing["image"]) == (2, 4, 4 + 2) and missing["mask"] > 0
+    assert main(["run", *small_run, f"output_dir={tmp_path}", *more]) == 0
+    plan = plan_of(small_run, tmp_path, *more)
+    made = counted(plan.folder.path)
+    assert {kind: made[f"{kind}s"]["made"] for kind in ("source", "map", "image")} == {
+        "source": 2,
+        "map": 4,
+        "image": 6,
+    }
+    assert set(counts(plan)[0].values()) == {0}
+
+
 def test_where_the_store_has_lost_all_the_run_folder_is_looked_at(finished_run, small_run, tmp_path):
     shutil.copytree(finished_run, tmp_path / finished_run.name)  # without the store
     before = everything(tmp_path)
