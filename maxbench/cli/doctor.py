@@ -51,25 +51,29 @@ def report(output_dir: str, data_dir: str) -> int:
     return 1
 
 
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}  # as Linux names them, on x86 and on Arm
+FLAGS = {
+    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16", "svebf16"},
+    "float16": {"avx512_fp16", "amx_fp16", "fphp", "asimdhp"},
+}
+"""What processors with instructions for a dtype have, as Linux names it, on x86 and on Arm."""
 
 
 def slow_dtype(dtype: str, device: str) -> str | None:
     """A sentence where a run's dtype is slow on its device; None where it is not, or where that cannot be known.
 
-    bfloat16 on a processor without instructions for it is converted number by number: about fifty times slower than
-    float32 here.
+    Numbers of 16 bits are converted one by one on a processor without instructions for them: about fifty times slower
+    than float32 here.
     """
-    if dtype != "bfloat16" or not device.startswith("cpu"):
+    if dtype not in FLAGS or not device.startswith("cpu"):
         return None
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return None
-    if flags & BFLOAT16_FLAGS:
+    if flags & FLAGS[dtype]:
         return None
     return (
-        "this processor has no instructions for bfloat16, which is about fifty times slower on it than float32; "
+        f"this processor has no instructions for {dtype}, which is about fifty times slower on it than float32; "
         "set runtime.dtype=float32"
     )
 

@@ -22,9 +22,9 @@ ANY = "hed_depth"
 HELP = """\
 usage: maxbench data weights suite=NAME [experiment=NAME] [key=value ...] [--list]
 
-Fetch the weights that an experiment reads and that are not there yet, from the Hugging Face Hub; without an experiment,
-all of the suite's. What is there, what is missing, sizes and free disk are printed first. Stopped, the same command goes
-on where it was.
+Fetch the weights that an experiment reads and that are not there yet, from the Hugging Face Hub; without an
+experiment, all of the suite's. What is there, what is missing, sizes and free disk are printed first. Stopped, the same
+command goes on where it was.
 
   suite=sd15                 Stable Diffusion 1.5 with ControlNets 1.0; sd15_v11 has 1.1
   suite.weights_dir=DIR      put them into DIR/<organisation>/<name>; without it into the Hub's cache (HF_HOME)

@@ -12,6 +12,7 @@ from maxbench.cli.build import build
 from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_generation, planned, run_identity
 from maxbench.errors import UserError
+from maxbench.generation.plan import disk
 from maxbench.store.artefacts import Store
 from maxbench.store.runfolder import RunFolder
 from runs import counted
@@ -46,7 +47,8 @@ def test_of_nothing_everything_is_to_be_made_and_nothing_is_written(small_run, t
     assert main(["run", *small_run, f"output_dir={tmp_path / 'runs'}", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "which is not there yet" in said and "to make: 48 images (0 found)" in said
-    assert "192 evaluations of the U-Net and 224 of controls" in said  # 48 x 2 steps x 2 halves; 2 singles, 6 - 1 pairs
+    # two steps of two halves; of controls for 6 images of two singles, and twice that for five methods with both
+    assert "192 evaluations of the U-Net and 288 of controls" in said
     assert "control inputs are still to be made" in said and "nothing was made" in said
     assert list(tmp_path.iterdir()) == []
     assert counts(plan_of(small_run, tmp_path / "runs")) == (EMPTY, dict.fromkeys(EMPTY, 0))
@@ -80,6 +82,23 @@ def test_what_is_said_is_what_is_made(finished_run, small_run, tmp_path, more):
     assert per == costs.set_index("method").value.to_dict()
 
 
+def test_two_arrangements_of_a_picture_share_what_they_share(small_run, tmp_path):
+    """Without control they are one image; each has masks of its own."""
+    left = [f"~methods.{name}" for name in ("sum", "outputs_only", "maxfusion", "maxfusion_published", "single")]
+    more = ["pairing=half_split", "samples=2", "pairing.reference=4", *left]
+    missing, _ = counts(plan_of(small_run, tmp_path, *more))
+    assert (missing["source"], missing["map"], missing["image"]) == (2, 4, 4 + 2) and missing["mask"] > 0
+    assert main(["run", *small_run, f"output_dir={tmp_path}", *more]) == 0
+    plan = plan_of(small_run, tmp_path, *more)
+    made = counted(plan.folder.path)
+    assert {kind: made[f"{kind}s"]["made"] for kind in ("source", "map", "image")} == {
+        "source": 2,
+        "map": 4,
+        "image": 6,
+    }
+    assert set(counts(plan)[0].values()) == {0}
+
+
 def test_where_the_store_has_lost_all_the_run_folder_is_looked_at(finished_run, small_run, tmp_path):
     shutil.copytree(finished_run, tmp_path / finished_run.name)  # without the store
     before = everything(tmp_path)
@@ -109,7 +128,9 @@ def test_another_s_folder_is_refused_now_and_not_later(finished_run, small_run, 
     assert "holds another run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [[], ["suite.controls.hed=t2iadapter_hed"], ["sampler.guidance_scale=1"]])
+@pytest.mark.parametrize(
+    "more", [[], ["suite.controls.hed=t2iadapter_hed"], ["sampler.guidance_scale=1", "~methods.maxfusion_published"]]
+)
 def test_evaluations_are_counted_without_networks_as_with_them(small_run, tmp_path, more):
     windowed = ["+fusion@methods.windowed=maxfusion", "+methods.windowed.control_end={hed: 0.5}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -210,11 +231,13 @@ def test_a_mistake_is_a_mistake_here_too(small_run, tmp_path, capsys):
 def test_disk_is_measured_where_something_is_there_and_else_assumed(finished_run, small_run, tmp_path):
     shutil.copytree(finished_run.parent, tmp_path, dirs_exist_ok=True)
     before = sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file())
-    plan = plan_of(small_run, tmp_path, "seed=3")
-    assert main(["run", *small_run, f"output_dir={tmp_path}", "seed=3"]) == 0
+    plan = plan_of(small_run, tmp_path, "samples=9")
+    assert main(["run", *small_run, f"output_dir={tmp_path}", "samples=9"]) == 0
     after = sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file())
     written = after - before + (plan.folder.path / "state.npz").stat().st_size
     assert plan.bytes == pytest.approx(written, rel=0.25)
+    assert not any("assumed" in each for each in plan.sentences)
+    assert any("images (7.4 kB each)" in each for each in plan_of(small_run, tmp_path / "empty").sentences)
 
 
 def test_a_disk_that_is_too_small_is_a_warning_and_one_far_too_small_an_error(small_run, tmp_path, monkeypatch, capsys):
@@ -236,7 +259,9 @@ def test_a_run_folder_on_another_disk_holds_copies(finished_run, small_run, tmp_
     linked = plan_of(small_run, tmp_path)
     monkeypatch.setattr(planning, "_device", lambda path: str(path))
     copied = plan_of(small_run, tmp_path)
-    assert not linked.copied and copied.copied and 1.2 * linked.bytes < copied.bytes < 2 * linked.bytes
+    assert not linked.copied and copied.copied
+    files = [need for need in linked.needs if need.kind != "score"]  # which lie in the store alone
+    assert copied.bytes - linked.bytes == pytest.approx(disk(files, 64), abs=1) != 0
 
 
 def test_a_run_says_what_it_will_cost_before_it_begins(finished_run, small_run, capsys):
