@@ -36,8 +36,8 @@ ALLOWED = {
         "store",
     },
     "cli": {
-        "maxbench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature", "models", "names",
-        "progress", "report", "store", "suites",
+        "maxbench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature", "models",
+        "names", "progress", "report", "store", "suites",
     },
     "__main__": {"maxbench", "cli", "errors"},
 }  # fmt: skip

@@ -105,7 +105,7 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
         scorer_names=suite.scorer_names(conditions),
         annotator_names=annotator_names,
         suite=suite.name,
-        notes=(f"{ABOUT}{job.image_set.about}.", *suite.feature_notes, *job.notes),
+        notes=(f"{ABOUT}{job.image_set.about}.", *suite.notes(conditions), *job.notes),
         resamples=job.resamples,
         level=job.level,
     )

@@ -39,8 +39,8 @@ MANIFEST = "manifest.json"
 # run's identity by their digests. Of how networks compute, only what is unusual is there.
 INDIFFERENT = {
     "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.channels_last", "runtime.device",
-    "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling", "scenes", "store_dir", "suite.hub",
-    "suite.megabytes", "suite.root", "suite.weights_dir",
+    "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling", "scenes", "store_dir",
+    "suite.conventions", "suite.hub", "suite.megabytes", "suite.root", "suite.weights_dir",
 }  # fmt: skip
 
 

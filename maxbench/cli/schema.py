@@ -408,7 +408,8 @@ class Suite(Component):
     megabytes: Any = None
     palette: Any = None
     classes: Any = None
-    categories: Any = None
+    conventions: dict[str, Text] = {}
+    categories: dict[Text, Text] = {}
 
 
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

@@ -69,6 +69,7 @@ class FolderSuite:
     steps, guidance_scale, negative_prompt, control_scale: what experiments use unless they say otherwise.
     megabytes: what the subfolders weigh in all, for the message that says what is missing.
     palette, classes: colour and name of every segmentation class.
+    conventions: condition -> what kind of map its control is given, a sentence that tables of it carry.
     categories: category of a data set -> the class that its objects have, where that is another name.
     """
 
@@ -91,6 +92,7 @@ class FolderSuite:
     features: dict[str, Weights] = field(default_factory=dict)
     palette: Sequence[Sequence[int]] = ()
     classes: Sequence[str] = ()
+    conventions: Mapping[str, str] = field(default_factory=dict)
     categories: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -396,11 +398,11 @@ class FolderSuite:
         """The networks of features whose weights are there; without any, the text scorer's own."""
         return tuple(name for name, each in self.features.items() if self.weight_files(each.folder)) or (CLIP,)
 
-    @property
-    def feature_notes(self) -> tuple[str, ...]:
-        """What tables say of networks of features that are not there."""
+    def notes(self, conditions: Sequence[str]) -> tuple[str, ...]:
+        """What tables say of the maps of `conditions`, and of networks of features that are not there."""
         absent = [name for name in self.features if name not in self.feature_names]
-        return (f"Not measured, for want of weights: distances on {', '.join(absent)}.",) if absent else ()
+        unmeasured = (f"Not measured, for want of weights: distances on {', '.join(absent)}.",) if absent else ()
+        return (*(self.conventions[name] for name in conditions if name in self.conventions), *unmeasured)
 
     def feature_network(self, name: str, device: torch.device) -> Any:
         """What looks at pictures for distances between sets."""

@@ -60,7 +60,7 @@ def test_networks_are_loaded_from_their_published_files(replica):
             assert network(images).shape == (2, channels, SIZE, SIZE)
     assert replica.clip_scorer(CPU).texts(["a cat"]).shape == (1, 8)
     assert replica.feature_names == ("dinov2", "cmmd")  # Inception has one size alone and is not written
-    assert "inception" in replica.feature_notes[0]
+    assert "inception" in replica.notes([])[0]
     for name in replica.feature_names:
         assert len(replica.feature_network(name, CPU).images(images)) == 2
 
