@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import resource
 import shutil
 import sys
@@ -36,11 +35,15 @@ from maxbench.conditions.canny import Canny
 from maxbench.conditions.depth import Depth
 from maxbench.conditions.hed import HED
 from maxbench.conditions.seg import Segmentation
-from maxbench.evaluation.aggregate import DISTANCES, Tables
-from maxbench.evaluation.scoring import CLIP, Measuring, Scorers, Subject, Target
+from maxbench.data.pairing import Sample
+from maxbench.evaluation.aggregate import DISTANCES, LARGE, SPLITS, Tables
+from maxbench.evaluation.scoring import CLIP, Asked, Measuring, Scorers, Scoring, Target
 from maxbench.evaluation.state import Image, Row, State, features_label, fidelity_label
-from maxbench.store.files import file_digest
+from maxbench.report.tables import markdown_table
+from maxbench.store.artefacts import Artefact
+from maxbench.store.files import file_digest, write_atomically
 from maxbench.store.scores import Scores
+from maxbench.store.stamp import code_version, environment
 
 BATCH = 8
 CLIP_WIDTH = 768
@@ -50,7 +53,10 @@ METRICS = {
 }  # fmt: skip
 """What is scored, and the condition whose maps it needs."""
 OF_NETWORK = {"fid": "inception", "kid": "inception", "fid_infinity": "inception", "cmmd": "cmmd"}
+COMPARED = 3
+"""Methods whose distances are measured at every number of images; the costs of a method are those of any other."""
 PARTS = (*(f"score {name}" for name in METRICS), "tables", *(f"distance {name}" for name in OF_NETWORK), "state")
+ALL = "distance fid of all methods"
 OF_PICTURES = ("decode", "decode a map", "digest", *(f"score {name}" for name in METRICS))
 """Parts whose cost grows with the number of pixels."""
 OF_FILES = ("score", "decode", "digest")
@@ -91,11 +97,12 @@ def edges(images: torch.Tensor) -> torch.Tensor:
 
 
 def labels(classes: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Logits of the class that a pixel's level stands for, about a dozen to a picture."""
+    """Logits of the class that a level stands for, about a dozen to a picture; a quarter of the picture a side."""
 
     def network(images: torch.Tensor) -> torch.Tensor:
-        steps = (12 * levels(images)).long() * 11 + (100 * images.mean((1, 2, 3), keepdim=True)).long()
-        return torch.zeros(len(images), classes, *images.shape[2:]).scatter_(1, steps % classes, 1.0)
+        small = F.avg_pool2d(levels(images), 4)
+        steps = (12 * small).long() * 11 + (100 * images.mean((1, 2, 3), keepdim=True)).long()
+        return torch.zeros(len(images), classes, *small.shape[2:]).scatter_(1, steps % classes, 1.0)
 
     return network
 
@@ -144,8 +151,9 @@ def drawn(folder: Path, size: Size, condition: Condition) -> list[Path]:
     for source, path in zip(written(folder, size, 0), paths, strict=True):
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            (own,) = condition.draw(im.read_images([source], size.resolution), network)
-            path.write_bytes(im.encode_png(own.numpy()))
+            own = condition.draw(im.read_images([source], size.resolution), network)[0].numpy()
+            times = size.resolution // len(own)  # labels lie on disk at the picture's size
+            path.write_bytes(im.encode_png(own.repeat(times, 0).repeat(times, 1)))
     return paths
 
 
@@ -158,12 +166,18 @@ def prepared(folder: Path, size: Size, part: str) -> Callable[[], object]:
         tables = Tables(state(size, {}), conditions(size), size.resamples, 0.95)
         return lambda: [len(each()) for each in (tables.metrics, tables.differences, tables.samples)]
     if kind == "distance":
-        return distance(size, name)
+        return distance(size, name.split()[0], every=part == ALL)
     if kind == "state":
         return packing(folder, state(size, {"inception": size.width, "cmmd": CLIP_WIDTH}))
     paths = drawn(folder, size, Depth()) if name else written(folder, size, 10**6)
-    read = {"decode": lambda path: im.read_images([path], size.resolution), "digest": file_digest}[kind]
-    return lambda: [(im.read_maps([path]) if name else read(path)) and None for path in paths]
+    readers = {"decode": lambda path: im.read_images([path], size.resolution), "digest": file_digest}
+    read = (lambda path: im.read_maps([path])) if name else readers[kind]
+
+    def look() -> None:
+        for path in paths:
+            read(path)
+
+    return look
 
 
 def scoring(folder: Path, size: Size, metric: str) -> Callable[[], object]:
@@ -192,15 +206,11 @@ def scoring(folder: Path, size: Size, metric: str) -> Callable[[], object]:
         ]
         for name, each in used.items()
     }  # fmt: skip
-    subjects = [
-        Subject(
-            file_digest(path), lambda path=path: im.read_images([path], size.resolution),
-            {name: own[number] for name, own in targets.items()},
-            prompt=f"picture {number}" if metric == "clip_score" else None, features=metric == "features",
-        )
-        for number, path in enumerate(written(folder, size, 10**6))
-    ]  # fmt: skip
-    return lambda: len(measuring.measure(subjects, "a method"))
+    samples = [Sample(f"s{number:05d}", f"picture {number}", {}) for number in range(size.samples)]
+    files = [Artefact(path.name, file_digest(path), path) for path in written(folder, size, 10**6)]
+    score = Scoring(measuring, [(sample, 0) for sample in samples], targets, size.resolution)
+    asked = {"a method": [Asked(list(used), files, whole=not used)]}
+    return lambda: len(score.measure(asked))
 
 
 def conditions(size: Size) -> dict[str, Condition]:
@@ -258,12 +268,12 @@ def _counts(generator: np.random.Generator, size: Size, follows: float) -> np.nd
     return counts
 
 
-def distance(size: Size, name: str) -> Callable[[], object]:
-    """Of every method and its paired difference to two baselines, as tables have it; of FD-infinity one method."""
+def distance(size: Size, name: str, every: bool) -> Callable[[], object]:
+    """Of some methods, with their intervals and their paired differences to two baselines, as tables have them."""
     width = CLIP_WIDTH if OF_NETWORK[name] == "cmmd" else size.width
     generator = np.random.default_rng(0)
     reference = generator.standard_normal((size.samples, width), np.float32)
-    methods = 1 if name == "fid_infinity" else size.methods
+    methods = size.methods if every else {"fid_infinity": 1}.get(name, COMPARED)
     noise = generator.standard_normal((size.samples, width), np.float32)
     made = State(
         "made", "stubs", ("m0", "m1")[:methods], tuple(Image(0, f"s{n}", f"s{n}", 0) for n in range(size.samples)),
@@ -288,11 +298,12 @@ def distance(size: Size, name: str) -> Callable[[], object]:
 
 
 def packing(folder: Path, made: State) -> Callable[[], object]:
+    """A state as it is written, and read again."""
     path = folder / "state.npz"
 
     def write_and_read() -> int:
-        path.write_bytes(made.pack())
-        return len(State.unpack(path.read_bytes()).measured)
+        write_atomically(path, made.write)
+        return len(State.read(path).measured)
 
     return write_and_read
 
@@ -356,6 +367,8 @@ def main() -> int:
     ]
     with tempfile.TemporaryDirectory() as folder:
         found = {(part, size): measure(part, size, Path(folder)) for part in chosen.parts for size in sizes}
+        if "distance fid" in chosen.parts:
+            found[ALL, sizes[-1]] = measure(ALL, sizes[-1], Path(folder))
         large = {}
         if chosen.large:
             size = Size(chosen.large_samples, 1, chosen.large, chosen.width, chosen.classes, chosen.resamples)
@@ -369,8 +382,65 @@ def main() -> int:
     return 0
 
 
-def report(chosen: argparse.Namespace, sizes: list[Size], found: dict, large: dict) -> str:
-    return json.dumps({f"{part} {size.samples}": each for (part, size), each in found.items()} | large, indent=1)
+def report(
+    chosen: argparse.Namespace,
+    sizes: list[Size],
+    found: dict[tuple[str, Size], dict[str, float]],
+    large: dict[str, dict[str, float]],
+) -> str:
+    now = environment(torch.device("cpu"))
+    packages = ", ".join(f"{name} {now['packages'][name]}" for name in ("torch", "numpy", "scipy", "pandas", "pillow"))
+    last, before = sizes[-1], min(each["before"] for each in found.values())
+    rows = []
+    for part in dict.fromkeys(part for part, _ in found):
+        cells = [found.get((part, size)) for size in sizes]
+        seconds = [_seconds(each["processor"]) if each else "-" for each in cells]
+        memory = [f"{each['peak']:.0f}" if each else "-" for each in cells]
+        rows.append([_name(part, chosen), *seconds, *memory])
+    headings = ["part", *(f"{unit} at {size.samples:,}" for unit in ("s", "MiB") for size in sizes)]
+    kept, side = 4 * (last.width + CLIP_WIDTH) / 1024, last.resolution
+    parts = [
+        f"""# What evaluation costs
+
+One thread; every number of a process of its own. Seconds are of the processor, since other work shared it; MiB is the
+most that the process held (`ru_maxrss`), {before:.0f} of them the imports. Pictures are smooth noise of {side} x {side}
+pixels, features {last.width} wide (CMMD's {CLIP_WIDTH}), {last.classes} classes, {last.resamples} bootstrap draws. The
+networks that look at pictures are stubs of a few lines: this is what the harness takes, and the time of real networks
+comes on top.
+
+- score: one method's pictures by one metric, decoding and the store's files included.
+- tables: {last.methods} methods and 3 reference rows, depth and segmentation: intervals, q and the joint score, the
+  differences of {last.methods - 1} methods to two baselines with sign-flip tests and Holm's correction, the table of
+  samples. What was measured is in memory before.
+- distance: {COMPARED} methods (FD-infinity: one) with intervals and their paired differences to two baselines, what
+  the reference needs included. Below {LARGE:,} images {SPLITS} random halves sharpen every interval.
+- state: `state.npz` of {last.methods} methods and 3 reference rows with features of {last.width} and {CLIP_WIDTH},
+  written and read again. Features are kept for every image, so that runs can be pooled: {kept:.0f} KiB an image and
+  method, which is what grows.""",
+        markdown_table(headings, rows),
+    ]
+    if large:
+        each = [
+            [_name(part, chosen), f"{1000 * own['processor'] / chosen.large_samples:.1f}"]
+            for part, own in large.items()
+        ]
+        parts += [
+            f"Of a picture of {chosen.large} x {chosen.large} pixels, on {chosen.large_samples}:",
+            markdown_table(["part", "ms an image"], each),
+        ]
+    parts.append(
+        f"Made by `python scripts/measure_evaluation.py` ({code_version(now)}), {now['processor']}, "
+        f"Python {now['python']}, {packages}."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _name(part: str, chosen: argparse.Namespace) -> str:
+    return part.replace("all methods", f"{chosen.methods} methods")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
 if __name__ == "__main__":

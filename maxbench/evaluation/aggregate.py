@@ -187,7 +187,7 @@ class Tables:
             return pd.DataFrame()
         signed = [row for row in out if row["p"] is None]
         if signed:  # all at once, under the same signs
-            found = sign_flip([row["change"] for row in signed], self.state.groups, seed=self.state.seeds[0])
+            found = sign_flip([row["change"] for row in signed], self._groups, seed=self.state.seeds[0])
             for row, p in zip(signed, found, strict=True):
                 row["p"] = float(p)
         adjusted = holm(np.array([row["p"] for row in out]))
@@ -201,7 +201,7 @@ class Tables:
                 "comparisons": comparisons,
                 "needed": needed(
                     row.pop("change"),
-                    self.state.groups,
+                    self._groups,
                     level=self.level,
                     comparisons=comparisons,
                     by_signs=bool(np.isfinite(row["win_rate"])),  # as no distance is tested
@@ -224,7 +224,7 @@ class Tables:
             none=self._oriented(none),
             singles={name: self._oriented(singles[name])[name] for name in self.conditions},
             ceiling=self._oriented(VAE_RECONSTRUCTION),
-            groups=self.state.groups,
+            groups=self._groups,
             **self._settings,
         )
 
@@ -267,7 +267,7 @@ class Tables:
         None where conditions come from one picture, or where there are too few clusters for bins.
         """
         conflict = self.conflict()
-        if conflict is None or len(np.unique(self.state.groups)) < 4 * bins:
+        if conflict is None or len(np.unique(self._groups)) < 4 * bins:
             return None
         edges = np.quantile(conflict, np.linspace(0, 1, bins + 1))
         place = np.clip(np.searchsorted(edges, conflict, side="right") - 1, 0, bins - 1)
@@ -282,7 +282,7 @@ class Tables:
                     continue
                 (interval,) = intervals(
                     lambda weights, values=joint[own]: (weights @ values / weights.sum(-1))[None],
-                    self.state.groups[own], int(own.sum()), **self._settings,
+                    self._groups[own], int(own.sum()), **self._settings,
                 )  # fmt: skip
                 out.append(
                     {
@@ -410,9 +410,9 @@ class Tables:
         for network, features in self.state.reference.items():
             label, scorer, reference = features_label(network), self.state.scorers[network], Reference.of(features)
             rows = [row for row, own in self.state.measured.items() if label in own]
-            small = len(self.state.images) < LARGE and len(np.unique(self.state.groups)) >= SMALLEST_TO_SPLIT
+            small = len(self.state.images) < LARGE and len(np.unique(self._groups)) >= SMALLEST_TO_SPLIT
             splitting = {
-                "splits": SPLITS if small else 0, "seed": self.state.seeds[0], "clusters": self.state.groups
+                "splits": SPLITS if small else 0, "seed": self.state.seeds[0], "clusters": self._groups
             }  # fmt: skip
             for metric, distance in DISTANCES.get(network, {f"fd_{network}": frechet}).items():
                 columns.append(
@@ -437,7 +437,7 @@ class Tables:
         yield from self._cost_entries()
 
     def _of_distance(self, distance: Distance) -> Interval:
-        margin = ndtri((1 + self.level) / 2) * distance.error(self.state.groups)
+        margin = ndtri((1 + self.level) / 2) * distance.error(self._groups)
         return Interval(distance.value, distance.value - margin, distance.value + margin, len(self.state.images))
 
     def _numbers(self, row: str) -> Iterator[tuple[str, str, str, str, str, Callable[[Weights], NDArray[np.float64]]]]:
@@ -454,7 +454,7 @@ class Tables:
                 yield row, column.sample_metric, column.condition, column.sample_protocol, column.scorer, mean
 
     def _intervals(self, statistic: Callable[[Weights], NDArray[np.float64]], method: str = "auto") -> list[Interval]:
-        return intervals(statistic, self.state.groups, len(self.state.images), method=method, **self._settings)
+        return intervals(statistic, self._groups, len(self.state.images), method=method, **self._settings)
 
     def _cost_entries(self) -> Iterator[tuple[str, str, str, str, str, Interval]]:
         """Defects of every row; time, evaluations and memory of what was generated."""
@@ -522,7 +522,7 @@ class Tables:
                     method, baseline, column.condition, column.sample_metric, column.sample_protocol, interval
                 ),
                 "p": None,  # of all differences at once
-                "win_rate": win_rate(change if column.higher_is_better else -change, self.state.groups).value,
+                "win_rate": win_rate(change if column.higher_is_better else -change, self._groups).value,
                 "change": change,
                 "higher_is_better": column.higher_is_better,
             }
@@ -535,7 +535,7 @@ class Tables:
                 interval = self._of_distance(change)
                 yield {
                     **self._said(method, baseline, "", column.metric, column.protocol, interval),
-                    "p": z_test(change.value, change.error(self.state.groups)),
+                    "p": z_test(change.value, change.error(self._groups)),
                     "win_rate": np.nan,
                     "change": change.value + change.influence - change.influence.mean(),
                     "higher_is_better": False,
@@ -561,6 +561,10 @@ class Tables:
     @cached_property
     def _roles(self) -> dict[str, str]:
         return {row.name: row.role for row in self.state.rows}
+
+    @cached_property
+    def _groups(self) -> NDArray[np.int64]:
+        return self.state.groups
 
     @property
     def _stamp(self) -> dict[str, Any]:
