@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import MultiControlNetModel, UniPCMultistepScheduler
-from shapes import SD15, TINY, TOKENS, Shapes, flops_of, network, pipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +30,7 @@ from maxbench.models.lockstep import lockstep_controlnets
 from maxbench.models.pipeline import Pipeline, Sampler
 from maxbench.report.tables import markdown_table
 from maxbench.store.stamp import code_version, environment
+from shapes import SD15, TINY, TOKENS, Shapes, flops_of, network, pipeline
 
 DELTA = 0.7
 CLOSE = 1e-3
