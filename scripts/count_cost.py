@@ -5,9 +5,10 @@
 
 The experiments of conf/experiment/ are composed as a run composes them, with the settings of Stable Diffusion (steps,
 guidance, resolution, control scale, from the command). Pairings choose samples from an image set of plain squares, and
-every picture gets the key that a run would give it, so that what experiments share is what the store shares. FLOPs of a
-picture are those of its evaluations on networks of the true shapes without weights. Hours are FLOPs over a share of the
-card's published peak: counted, not measured; scripts/measure_gpu.py measures.
+every picture gets a key of what a run's own is made of, so that what experiments share is what the store shares. FLOPs
+of a picture are those of its evaluations on networks of the true shapes without weights. Hours are FLOPs over a share
+of the card's published peak: counted, not measured; scripts/measure_gpu.py measures. 5,000 samples take two minutes and
+3 GB.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,6 @@ import numpy as np
 import torch
 import torchvision
 import transformers
-from shapes import SCHEDULER, SD15, TINY, Shapes, counting, flops_of, network
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maxbench import images as im
@@ -38,12 +38,12 @@ from maxbench.data.pairing import CrossImage, ObjectOnScene, Sample, Styled
 from maxbench.experiments.method import NONE, SINGLE, Method
 from maxbench.experiments.tuning import candidates
 from maxbench.generation.inputs import CONTROL, EVALUATION
-from maxbench.generation.sampling import Networks, Sampling
-from maxbench.models.control import evaluations
 from maxbench.models.pipeline import Sampler
 from maxbench.report.tables import markdown_table
 from maxbench.seeds import derive
+from maxbench.store.files import fingerprint
 from maxbench.store.stamp import code_version, environment
+from shapes import SCHEDULER, SD15, Shapes, counting, flops_of, network
 
 PAIRS = ("hed_depth", "seg_depth", "hed_seg")
 TABLES = (*(f"contradictory_{pair}" for pair in PAIRS), *PAIRS, "three_conditions")
@@ -65,13 +65,16 @@ class Squares:
 
     name: str
     count: int
+    category: str
+    about: str = "squares"
+    has_objects: bool = True
 
     @property
     def ids(self) -> list[int]:
         return list(range(self.count))
 
     def picture(self, image: int) -> Picture:
-        return Picture(image, Path(f"{image}.png"), (f"picture {image} of {self.name}",), (Instance("square", 16, {}),))
+        return Picture(image, Path(f"{image}.png"), (f"picture {image}",), (Instance(self.category, 16, {}),))
 
     def mask(self, instance: Instance) -> np.ndarray:
         covered = np.zeros((8, 8), bool)
@@ -80,18 +83,6 @@ class Squares:
 
     def fingerprint(self) -> str:
         return self.name
-
-
-@dataclass(frozen=True)
-class Given:
-    """What control inputs are known by, without files; in the place of a run's control inputs."""
-
-    images: str
-    resolution: int
-
-    def identity(self, condition: str, sample: Sample) -> dict[str, Any]:
-        region = sample.control_masks.get(condition)
-        return {"condition": condition, "map": [self.images, sample.sources[condition]], "mask": region and str(region)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,6 @@ class Settings:
     steps: int
     guidance: float
     control_scale: float
-    batch: int = 8
 
     def overrides(self, experiment: str) -> list[str]:
         return [
@@ -121,11 +111,11 @@ class Settings:
 class Work:
     """What is asked for, by key; whatever has a key twice is made once.
 
-    pictures: the entry of the method, U-Net evaluations and ControlNet evaluations. The other keys say what they are.
-    looks: passes of a network over a picture: (network, picture, what it is held against).
+    pictures: the entry of the method, U-Net evaluations and ControlNet evaluations, by key. looks: passes of a network
+    over a picture: (network, picture, what it is held against). The others are keys that say what they are.
     """
 
-    pictures: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    pictures: dict[tuple, tuple[str, int, int]] = field(default_factory=dict)
     sources: set = field(default_factory=set)
     maps: set = field(default_factory=set)
     masks: set = field(default_factory=set)
@@ -160,15 +150,10 @@ class Asked:
         return whole
 
 
-@cache
-def _controlnet() -> torch.nn.Module:
-    return network(SD15, "controlnet", device="meta")
-
-
-def ask(experiment: str, settings: Settings) -> Asked:
-    """What a run of an experiment would make."""
+def ask(experiment: str, settings: Settings, overrides: Sequence[str] = ()) -> Asked:
+    """What a run of an experiment would make; overrides: of its configuration, besides the settings."""
     with hydra_on() as hydra:
-        config = plain(compose(hydra, settings.overrides(experiment)))
+        config = plain(compose(hydra, [*settings.overrides(experiment), *overrides]))
     names = list(config["conditions"])
     conditions = {name: component(entry, name, CONDITION) for name, entry in config["conditions"].items()}
     entries = [make_method(entry, name).expand(name, names) for name, entry in config["methods"].items()]
@@ -176,7 +161,8 @@ def ask(experiment: str, settings: Settings) -> Asked:
     pairing = component(config["pairing"], "pairing", PAIRING)
     each = 2 if isinstance(pairing, ObjectOnScene | CrossImage | Styled) else 1  # pictures that a sample takes
     samples = min(settings.samples, (settings.pictures - settings.reference) // each)
-    images, training = Squares("val", settings.pictures), Squares("train", CALIBRATION)
+    category = next(iter(config["pairing"].get("categories") or ["square"]))  # of those that objects are drawn from
+    images, training = Squares("val", settings.pictures, category), Squares("train", CALIBRATION, category)
     plan = pairing.plan(images, names, samples, config["seed"])
     trained = component({**config["pairing"], "reference": 2}, "pairing", PAIRING).plan(
         training, names, config["calibration"]["samples"], config["calibration"]["seed"]
@@ -209,19 +195,22 @@ class _Counting:
     settings: Settings
     conditions: Mapping[str, Any]
 
-    def method(self, method: Method, images: Squares, samples: Sequence[Sample]) -> Work:
-        """The pictures of a method, and what is looked at in them."""
-        sampling = Sampling(
-            Given(images.name, SD15.resolution), self.sampler,
-            Networks(lambda: None, {}, str, torch.float32, torch.device("cuda")), 0, self.settings.batch,
-        )  # fmt: skip
+    @cached_property
+    def steps(self) -> int:
+        """Of the sampler: some evaluate a step twice."""
         scheduler = self.sampler.scheduler(dict(SCHEDULER))
         scheduler.set_timesteps(self.sampler.steps)
-        steps = len(scheduler.timesteps)
-        control = evaluations({name: _controlnet() for name in method.branches}, method, steps, self.sampler.halves)
-        keys = sampling.keys(method, [(sample, 0) for sample in samples])
-        work = Work({key: (method.entry or method.name, steps * self.sampler.halves, control) for key in keys})
-        for key, sample in zip(keys, samples, strict=True):
+        return len(scheduler.timesteps)
+
+    def method(self, method: Method, images: Squares, samples: Sequence[Sample]) -> Work:
+        """The pictures of a method, and what is looked at in them."""
+        acting = sum(method.acts(name, step, self.steps) for name in method.branches for step in range(self.steps))
+        evaluations = (self.steps * self.sampler.halves, acting * self.sampler.halves)
+        what, work = fingerprint(method.identity()), Work()
+        for sample in samples:
+            inputs = [(name, *self._given(name, images, sample)) for name in method.branches]
+            key = (what, sample.prompt, images.name, sample.group, *inputs)
+            work.pictures[key] = (method.entry, *evaluations)
             work.looks |= set(self._looks(key, images, sample))
         return work
 
@@ -256,9 +245,13 @@ class _Counting:
             for kind in ("scorer", "annotator"):
                 yield f"{kind} {name}", picture, self._target(name, images, sample)
 
+    def _given(self, name: str, images: Squares, sample: Sample) -> tuple:
+        """The map that is a control, and where it is one."""
+        return images.name, sample.sources[name], str(sample.control_masks.get(name))
+
     def _target(self, name: str, images: Squares, sample: Sample) -> tuple:
-        regions = (str(getattr(sample, kind).get(name)) for kind in (CONTROL, EVALUATION))
-        return (images.name, sample.sources[name], *regions)
+        """What pictures are held against, and where."""
+        return *self._given(name, images, sample), str(sample.evaluation_masks.get(name))
 
 
 # --- what it costs ------------------------------------------------------------------------------------------
@@ -365,7 +358,7 @@ class Costs:
     looker: Callable[[str], int] = looker_flops
 
     def pictures(self, work: Work) -> int:
-        """FLOPs of generating: text, all steps, decoding."""
+        """FLOPs of generating: text, all steps, decoding. A map's embedding, once per picture, is too small to show."""
         part, once = self.parts, 2 * self.parts["text_encoder"] + self.parts["decode"]
         tally: dict[tuple[int, int], int] = defaultdict(int)
         for _, unet, control in work.pictures.values():
@@ -492,7 +485,7 @@ def gpu_table(asked: Sequence[Asked], costs: Costs, shares: Sequence[float], car
     for count in cards:
         spans = [makespan(whole if count == 1 else apart, count), makespan(single, count), sum(single) / count]
         rows.append([str(count), *(hours(span, PEAKS["bfloat16"], shares) for span in spans)])
-    headings = ["H100", "an experiment each, hours", "a method each, hours", "without loss, hours"]
+    headings = ["H100", "an experiment each", "a method each", "cut without loss"]
     return markdown_table(headings, rows)
 
 
@@ -508,72 +501,58 @@ def looks_table(work: Work, costs: Costs) -> str:
     return markdown_table(["look", "network", "pixels a side", "TFLOP", "looks"], rows)
 
 
-def page(settings: Settings, experiments: Sequence[str], shapes: Shapes, shares: Sequence[float], cards: Sequence[int],
-         picture_bytes: int | None = None) -> str:  # fmt: skip
-    """The whole report, Markdown."""
-    asked = [ask(each, settings) for each in experiments]
-    measured, photographs = (picture_bytes, 0) if picture_bytes else photograph_bytes(shapes.resolution)
-    costs = Costs(flops_of(shapes), measured)
+def page(asked: Sequence[Asked], costs: Costs, resolution: int, shares: Sequence[float], cards: Sequence[int]) -> str:
+    """Everything that is counted for one image set, Markdown."""
     counted, work = count_table(asked, costs, shares)
-    alone = sum(costs.pictures(each.all()) for each in asked)
-    generating, looking = costs.pictures(work), costs.looks(work)
-    single = next(iter(work.pictures.values()))
-    disk, files = (
-        costs.disk(work, shapes.resolution),
-        sum(map(len, (work.pictures, work.sources, work.sources, work.maps, work.masks))),
+    alone, generating, looking = (
+        sum(costs.pictures(each.all()) for each in asked),
+        costs.pictures(work),
+        costs.looks(work),
     )
-    parts = markdown_table(
-        ["part", "parameters, million", "TFLOP"],
-        [[f"`{part}`", _million(shapes, part), f"{count / 1e12:.3f}"] for part, count in costs.parts.items()],
-    )
-    size = f"{measured / 1e3:,.0f} kB" + (f", the mean of {photographs} photographs" if photographs else "")
-    return f"""## {settings.pictures:,} pictures, at most {settings.samples:,} samples an experiment
+    files = len(work.pictures) + 2 * len(work.sources) + len(work.maps) + len(work.masks)
+    return f"""{counted}
 
-{settings.steps} steps, guidance {settings.guidance:g}, {shapes.resolution} pixels; {settings.reference} pictures are the reference.
-Experiments in this order with one store; hours are of one H100 at {_range(shares)} of its peak, generating alone.
+Without the store, every experiment by itself, generating would be {alone / 1e18:.1f} EFLOP instead of
+{generating / 1e18:.1f}.
 
-{counted}
-
-Without the store, every experiment by itself, all would be {alone / 1e18:.1f} EFLOP instead of {generating / 1e18:.1f}.
+### What the store shares
 
 {sharing_table(asked, costs)}
 
-Disk: {disk / 1e9:,.0f} GB in {files:,} files and as many records, at {size} a picture; maps and masks as if PNG did not
-make them smaller.
+### Disk and metrics
 
-Networks that look (maps, reconstructions, metrics): {looking / 1e18:.2f} EFLOP, {looking / generating:.1%} of generating;
-in float32, as scorers run, {hours(looking, PEAKS["float32"], shares)} hours.
+Disk: {costs.disk(work, resolution) / 1e9:,.0f} GB in {files:,} files and as many records, at {costs.picture_bytes:,}
+bytes a picture; maps and masks as if PNG did not make them smaller.
+
+Networks that look at pictures (maps, reconstructions, metrics): {looking / 1e18:.2f} EFLOP, {looking / generating:.1%}
+of generating; in float32, as scorers run, {hours(looking, PEAKS["float32"], shares)} hours.
 
 {looks_table(work, costs)}
 
 ### More than one card
 
-bfloat16, generating alone.
+bfloat16, generating alone, in hours.
 
 {gpu_table(asked, costs, shares, cards)}
-
-### One evaluation
-
-One picture, one guidance half; a picture without control takes {single[1]} U-Net evaluations.
-
-{parts}
 """
 
 
-def _million(shapes: Shapes, part: str) -> str:
-    if part not in shapes.configs:
-        return "-"
-    return f"{sum(each.numel() for each in network(shapes, part, device='meta').parameters()) / 1e6:.1f}"
+def parts_table(shapes: Shapes, parts: Mapping[str, int]) -> str:
+    """What one evaluation of each network takes."""
 
+    def millions(part: str) -> str:
+        if part not in shapes.configs:
+            return "-"
+        return f"{sum(each.numel() for each in network(shapes, part, device='meta').parameters()) / 1e6:.1f}"
 
-def _range(shares: Sequence[float]) -> str:
-    return " to ".join(f"{share:.0%}" for share in sorted(shares, reverse=True))
+    rows = [[f"`{part}`", millions(part), f"{count / 1e12:.3f}"] for part, count in parts.items()]
+    return markdown_table(["part", "parameters, million", "TFLOP"], rows)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", nargs="+", default=list(TABLES), metavar="NAME")
-    parser.add_argument("--samples", type=int, default=5000, help="of each experiment")
+    parser.add_argument("--samples", type=int, default=5000, help="of each experiment, if there are pictures for them")
     parser.add_argument(
         "--pictures", type=int, nargs="+", help="sizes of image sets; as many as the samples need, if left out"
     )
@@ -581,29 +560,40 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=7.5)
     parser.add_argument("--control-scale", type=float, default=1.0)
-    parser.add_argument("--share", type=float, nargs="+", default=[0.35, 0.15], help="of the peak: an assumption")
+    parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.35, 0.15], help="of the peak: assumptions")
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument(
-        "--picture-bytes", type=int, help="of a PNG; measured on scikit-image's photographs if left out"
-    )
-    parser.add_argument("--tiny", action="store_true", help="FLOPs of narrow networks")
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()
-    stamp = environment(torch.device("cpu"))
-    pages = [
-        page(
-            Settings(chosen.samples, pictures, chosen.reference, chosen.steps, chosen.guidance, chosen.control_scale),
-            chosen.experiments, TINY if chosen.tiny else SD15, chosen.share, chosen.gpus, chosen.picture_bytes,
-        )
-        for pictures in chosen.pictures or [2 * chosen.samples + chosen.reference]
-    ]  # fmt: skip
-    text = f"""# What the paper's tables cost, counted
+    shapes, stamp = replace(SD15, resolution=chosen.resolution), environment(torch.device("cpu"))
+    size, photographs = photograph_bytes(shapes.resolution)
+    costs = Costs(flops_of(shapes), size)
+    peaks = ", ".join(f"{dtype} {peak}" for dtype, peak in PEAKS.items())
+    shares = " to ".join(f"{share:.0%}" for share in sorted(chosen.shares, reverse=True))
+    first = f"""# What the paper's tables cost, counted
 
-Made by `scripts/count_cost.py` ({code_version(stamp)}, PyTorch {torch.__version__}); nothing here was measured on a GPU.
-Peaks of an H100 SXM, TFLOP a second without sparsity: {", ".join(f"{dtype} {peak}" for dtype, peak in PEAKS.items())}.
+Made by `scripts/count_cost.py` ({code_version(stamp)}, PyTorch {torch.__version__}); nothing here was measured on a
+GPU. {chosen.steps} steps, guidance {chosen.guidance:g}, {shapes.resolution} pixels, control scale
+{chosen.control_scale:g}; {chosen.reference} pictures are the reference. Experiments in the tables' order, with one
+store. Hours are of one H100 (SXM) at {shares} of its published peak; that share is an assumption. Peaks, TFLOP a second
+without sparsity: {peaks}. A picture takes as many bytes as {photographs} photographs do on average.
 
-{"".join(f"{each}{chr(10)}" for each in pages).rstrip()}
+## One evaluation
+
+One picture, one guidance half; a multiplication and an addition are two FLOPs.
+
+{parts_table(shapes, costs.parts)}
 """
+    pages = [first]
+    for pictures in chosen.pictures or [2 * chosen.samples + chosen.reference]:
+        settings = Settings(
+            chosen.samples, pictures, chosen.reference, chosen.steps, chosen.guidance, chosen.control_scale
+        )
+        asked = [ask(each, settings) for each in chosen.experiments]
+        heading = f"## {pictures:,} pictures, at most {chosen.samples:,} samples an experiment"
+        pages.append(f"{heading}\n\n{page(asked, costs, shapes.resolution, chosen.shares, chosen.gpus)}")
+        del asked
+    text = "\n".join(pages)
     if chosen.output:
         chosen.output.parent.mkdir(parents=True, exist_ok=True)
         chosen.output.write_text(text)

@@ -5,8 +5,8 @@
 
 Networks of Stable Diffusion 1.5's own shapes with random weights, so nothing is fetched: how far the first step's
 prediction in each precision is from float32, the tests marked `gpu`, then seconds a picture, peak memory and defective
-pictures by method, precision and batch. Every answer is kept in <output>/<card>/measured.json as soon as it is there, and
-table.md beside it is made of that. What would not end in time is not begun.
+pictures by method, precision and batch. Every answer is kept in <output>/<card>/measured.json as soon as it is there,
+and table.md beside it is made of that. What would not end in time is not begun.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import UniPCMultistepScheduler
-from shapes import SD15, TINY, Shapes, pipeline
 from torch import Tensor
 
 from maxbench import images as im
@@ -36,6 +35,7 @@ from maxbench.models.pipeline import Pipeline, Sampler
 from maxbench.report.tables import markdown_table
 from maxbench.store.files import write_atomically
 from maxbench.store.stamp import code_version, environment
+from shapes import SD15, TINY, Shapes, pipeline
 
 ROOT = Path(__file__).parents[1]
 GUIDANCE = 7.5
@@ -64,17 +64,22 @@ FAMILIES = ("controlnet", "adapter")
 
 
 class Precision(NamedTuple):
-    """dtype: of the networks but the autoencoder, which is float32. tf32: whether tensor cores may round float32."""
+    """dtype: of the networks but the autoencoder, which is float32. tf32: whether tensor cores may round float32.
+
+    channels_last: whether weights lie with their channels last in memory.
+    """
 
     dtype: torch.dtype
-    tf32: bool
+    tf32: bool = False
+    channels_last: bool = False
 
 
 PRECISIONS = {
-    "bfloat16": Precision(torch.bfloat16, False),
-    "float16": Precision(torch.float16, False),
-    "TF32": Precision(torch.float32, True),
-    "float32": Precision(torch.float32, False),
+    "bfloat16": Precision(torch.bfloat16),
+    "float16": Precision(torch.float16),
+    "TF32": Precision(torch.float32, tf32=True),
+    "float32": Precision(torch.float32),
+    "bfloat16, channels last": Precision(torch.bfloat16, channels_last=True),
 }
 TESTS = "tests"
 
@@ -192,6 +197,9 @@ class Bench:
             self.drop()
             controls = dict.fromkeys(BRANCHES, family)
             self._pipe, self._made = pipeline(self.shapes, controls, self.device, asked.dtype), (family, precision)
+            if asked.channels_last:
+                for net in (self._pipe.unet, *self._pipe.controls.values()):
+                    net.to(memory_format=torch.channels_last)
         return self._pipe
 
     def prediction(self, family: str, method: str, precision: str) -> Tensor:
@@ -317,8 +325,9 @@ def report(book: Book, card: str) -> str:
     return f"""# {card}
 
 Made by `scripts/measure_gpu.py` ({stamps}): {settings["shapes"]} with random weights, {settings["resolution"]} pixels,
-{settings["steps"]} steps of UniPC, guidance {GUIDANCE:g}, two controls. Trained weights take the same time and memory; which
-of their pictures are defective in half precision, random weights cannot say. The autoencoder is float32 throughout.
+{settings["steps"]} steps of UniPC, guidance {GUIDANCE:g}, two controls. Trained weights take the same time and memory;
+which of their pictures are defective in half precision, random weights cannot say. The autoencoder is float32
+throughout.
 
 Tests marked `gpu`: {tests["said"]}.
 

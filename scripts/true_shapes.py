@@ -12,6 +12,7 @@ it.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,6 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import MultiControlNetModel, UniPCMultistepScheduler
-from shapes import SD15, TINY, TOKENS, Shapes, flops_of, network, pipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +31,7 @@ from maxbench.models.lockstep import lockstep_controlnets
 from maxbench.models.pipeline import Pipeline, Sampler
 from maxbench.report.tables import markdown_table
 from maxbench.store.stamp import code_version, environment
+from shapes import SD15, TINY, TOKENS, Shapes, flops_of, network, pipeline
 
 DELTA = 0.7
 CLOSE = 1e-3
@@ -173,11 +174,13 @@ class Cost:
 
 @contextmanager
 def measured() -> Iterator[Cost]:
-    cost, before = Cost(), _resident("VmRSS")
+    cost, before = Cost(), math.nan
     try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what was freed before is used again and not seen
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    except OSError:
-        before = math.nan
+        before = _resident("VmRSS")
+    except (OSError, AttributeError):  # no Linux
+        pass
     begun = time.process_time()
     yield cost
     cost.seconds = time.process_time() - begun

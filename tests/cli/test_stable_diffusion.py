@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from photographs import write_photographs
-from replica import SIZE, write_replica
 
+from data.photographs import write_photographs
 from maxbench.__main__ import main
 from maxbench.cli.config import compose, hydra_on, plain
 from maxbench.suites.hub import HubPart
 from runs import LEFT_OUT, only_run
+from suites.replica import SIZE, write_replica
 
 COMPLEMENTARY = ["seg_depth", "hed_depth", "hed_seg"]
 CONTRADICTORY = [f"contradictory_{pair}" for pair in COMPLEMENTARY]

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import Repositories, serving
-from replica import write_replica
 
 from maxbench.cli.config import compose, hydra_on, plain
 from maxbench.suites.hub import HubPart
+from suites.hub_server import Repositories, serving
+from suites.replica import write_replica
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,9 +17,9 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from photographs import PICTURES as PHOTOGRAPHS
-from photographs import write_photographs
 
+from data.photographs import PICTURES as PHOTOGRAPHS
+from data.photographs import write_photographs
 from maxbench import __main__, progress
 from maxbench.cli.coco import coco
 from maxbench.data import download

@@ -4,8 +4,8 @@ import hashlib
 import json
 
 import pytest
-from photographs import SPLIT, write_photographs
 
+from data.photographs import SPLIT, write_photographs
 from maxbench.data.coco import coco_images
 from maxbench.data.parts import Part
 from maxbench.errors import UserError

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from photographs import PICTURES, SPLIT, write_photographs
 from pycocotools import mask as library
 
+from data.photographs import PICTURES, SPLIT, write_photographs
 from maxbench.data.coco import CocoImages
 from maxbench.data.regions import Object
 

@@ -13,14 +13,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, PNDMScheduler, T2IAdapter, UNet2DConditionModel
-from tiny import (
-    write_tiny_clip,
-    write_tiny_depth_anything,
-    write_tiny_dpt,
-    write_tiny_hed,
-    write_tiny_mask2former,
-    write_tiny_upernet,
-)
 from torch import nn
 from transformers import (
     CLIPConfig,
@@ -36,6 +28,14 @@ from transformers import (
 
 from maxbench.miniature.style import IPAdapter
 from maxbench.suites.hub import HubPart
+from suites.tiny import (
+    write_tiny_clip,
+    write_tiny_depth_anything,
+    write_tiny_dpt,
+    write_tiny_hed,
+    write_tiny_mask2former,
+    write_tiny_upernet,
+)
 
 SIZE = 64
 WIDTHS = (8, 8, 16, 16)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import huggingface_hub.constants as constants
 import pytest
-from hub_server import Repositories, serving
 
 from maxbench.errors import UserError
 from maxbench.suites.fetch import fetch, look_up, require_space
 from maxbench.suites.hub import HubPart, Shelf
+from suites.hub_server import Repositories, serving
 
 COMMIT = "c0ffee" + "0" * 34
 WEIGHTS = os.urandom(3_000_000)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from replica import SIZE, write_replica
 
 from maxbench.cli.component import component
 from maxbench.cli.config import compose, hydra_on, plain
 from maxbench.errors import UserError
 from maxbench.models.files import digest_of
 from maxbench.suites.hub import HubPart
+from suites.replica import SIZE, write_replica
 
 CPU = torch.device("cpu")
 PAIR = ["hed", "depth"]
