@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "cli": {
         "maxbench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature", "models",
-        "names", "progress", "report", "store", "suites",
+        "names", "progress", "report", "seeds", "store", "suites",
     },
     "__main__": {"maxbench", "cli", "errors"},
 }  # fmt: skip

@@ -79,7 +79,7 @@ def _training(job: Run, sampling: Sampling) -> Sampling | None:
         inputs.conditions, job.calibration.samples, inputs.folder, job.calibration.image_set, inputs.resolution,
         inputs.batch_size, inputs.annotators,
     )  # fmt: skip
-    return Sampling(training, sampling.sampler, sampling.networks, job.config["calibration"]["seed"], job.batch_size)
+    return Sampling(training, sampling.sampler, sampling.networks, job.calibration.seed, job.batch_size)
 
 
 def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evaluation:

@@ -23,6 +23,7 @@ from maxbench.generation.strength import Calibration
 from maxbench.generation.trace import Tracing
 from maxbench.models.pipeline import Sampler
 from maxbench.models.precision import DTYPES, Precision
+from maxbench.seeds import derive
 from maxbench.suites.folder import IMAGE_PROMPT, FolderSuite
 
 
@@ -123,7 +124,7 @@ def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration 
             f"For the calibration of methods (calibration.samples={samples}, on pictures that no result is "
             f"measured on): {error}"
         ) from error
-    return Calibration(image_set, plan.samples)
+    return Calibration(image_set, plan.samples, derive("calibration", seed))
 
 
 def check_regions(conditions: Mapping[str, Any], samples: Sequence[Sample]) -> None:

@@ -162,7 +162,13 @@ def run_identity(job: Run) -> Any:
     if job.precision.unusual:
         said["precision"] = job.precision.unusual
     if job.calibration is not None:
-        said["calibration"] = [[sample.id, sample.prompt] for sample in job.calibration.samples]
+        training = job.calibration
+        images = sorted({image for sample in training.samples for image in sample.sources.values()})
+        said["calibration"] = {
+            "samples": [[sample.id, sample.prompt] for sample in training.samples],
+            "pictures": {str(image): source_key(training.image_set, image, resolution) for image in images},
+            "seed": training.seed,
+        }
     return json.loads(json.dumps(said))
 
 

@@ -104,7 +104,7 @@ def training_of(job: Run) -> Run:
         methods=(*units, *methods),
         samples=job.calibration.samples,
         reference=(),
-        seed=job.config["calibration"]["seed"],
+        seed=job.calibration.seed,
         baselines=(units[0].name,),
     )
     return replace(job, experiment=experiment, image_set=job.calibration.image_set, calibration=None)

@@ -36,10 +36,14 @@ FILE = "strength.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scenes that no result is measured on: strengths are measured on them, and methods tuned."""
+    """Scenes that no result is measured on: strengths are measured on them, and methods tuned.
+
+    seed: of their noise, which no picture of a result begins with either.
+    """
 
     image_set: ImageSet
     samples: tuple[Sample, ...]
+    seed: int
 
 
 @dataclass(frozen=True)

@@ -162,3 +162,17 @@ def test_where_no_control_gains_the_first_setting_stays(small_run, tmp_path, cap
     folder = only_run(tmp_path)
     assert untuned(folder) == {"branch_scale.hed": 0.5, "branch_scale.depth": 0.5}
     assert note in (folder / "table.md").read_text()
+
+
+def test_training_scenes_have_noise_and_pictures_of_their_own_in_the_run_s_identity(small_run):
+    from maxbench.cli.build import build
+    from maxbench.cli.config import compose, hydra_on
+    from maxbench.cli.perform import run_identity
+
+    settings = [each for each in small_run if "tuned_sum" not in each]
+    with hydra_on() as hydra:
+        job = build(compose(hydra, [*settings, "calibration.samples=3", "calibration.data.count=12"]))
+    assert job.config["calibration"]["seed"] == job.experiment.seed  # and yet
+    assert job.calibration.seed != job.experiment.seed
+    said = run_identity(job)["calibration"]
+    assert len(said["pictures"]) == 3 and said["seed"] == job.calibration.seed
