@@ -121,8 +121,9 @@ def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration 
         plan: Plan = pairing.plan(image_set, list(experiment.conditions), samples, seed)
     except UserError as error:
         raise UserError(
-            f"For the calibration of methods (calibration.samples={samples}, on pictures that no result is "
-            f"measured on): {error}"
+            f"Methods cannot be calibrated on {samples} samples of pictures that no result is measured on; lower "
+            f"calibration.samples, or hold out more (data.calibration_share=, calibration.data.count=): "
+            f"{error}"
         ) from error
     return Calibration(image_set, plan.samples, derive("calibration", seed))
 

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from data.photographs import SPLIT, write_photographs
+from maxbench.cli.build import build
+from maxbench.cli.config import compose, hydra_on
 from maxbench.data.coco import coco_images
 from maxbench.data.parts import Part
 from maxbench.errors import UserError
@@ -51,3 +53,20 @@ def test_what_is_lacking_is_named_with_the_command_that_fetches_it(lost, tmp_pat
     (root / lost).rename(tmp_path / "lost")
     with pytest.raises(UserError, match=rf"lacks {lost}; `python -m maxbench data coco data\.root={root}`"):
         coco_images(root)
+
+
+def test_a_part_that_is_too_small_to_calibrate_on_is_a_sentence(small_suite, tmp_path):
+    root = write_photographs(tmp_path / "coco")
+    settings = ["experiment=hed_depth", "data=coco", f"data.root={root}", f"suite.root={small_suite}", "samples=2"]
+    with hydra_on() as hydra:
+        cfg = compose(hydra, [*settings, "pairing.reference=4", "data.calibration_share=0.2"])
+    with pytest.raises(
+        UserError, match=r"cannot be calibrated on 32 samples .* lower calibration\.samples, or hold out"
+    ):
+        build(cfg)
+    with hydra_on() as hydra:
+        cfg = compose(hydra, [*settings, "pairing.reference=4", "data.calibration_share=0.4", "calibration.samples=3"])
+    job = build(cfg)
+    measured = {*job.experiment.sources, *job.experiment.reference}
+    trained = {image for sample in job.calibration.samples for image in sample.sources.values()}
+    assert trained and measured and not trained & measured
