@@ -57,6 +57,21 @@ def test_tables_of_a_packed_state_are_the_same():
         pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
+def test_a_state_is_written_and_read_as_it_is_packed(tmp_path):
+    state, path = make_state(8), tmp_path / "state.npz"
+    with open(path, "wb") as file:
+        state.write(file)
+    assert path.read_bytes() == state.pack() == make_state(8).pack()  # also without a date
+    assert_equal_states(State.read(path), state)
+    with np.load(path, allow_pickle=False) as archive:  # any program reads it
+        np.testing.assert_array_equal(archive["reference/clip"], state.reference["clip"])
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match="no state of a run"):
+        State.read(path)
+    with pytest.raises(FileNotFoundError):
+        State.read(tmp_path / "none.npz")
+
+
 def test_damaged_bytes_are_refused():
     content = make_state(4).pack()
     buffer = io.BytesIO()

@@ -13,6 +13,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from maxbench.metrics.distribution import (
     Distance,
+    Reference,
     cmmd,
     fd_infinity,
     frechet,
@@ -291,6 +292,61 @@ def test_the_influence_follows_its_row(distance):
     found, moved = distance(features, reference), distance(features[order], reference)
     assert isinstance(found, Distance)
     assert moved.influence == pytest.approx(found.influence[order], rel=1e-9)
+
+
+def frechet_by_singular_values(features: np.ndarray, reference: np.ndarray) -> tuple[float, np.ndarray]:
+    """The distance, and x^T A x of every row less its squared length, with nothing squared on the way."""
+    x, r = (rows - rows.mean(axis=0) for rows in (features, reference))
+    n, m = len(x), len(r)
+    left, singular, _ = np.linalg.svd(x @ np.linalg.qr(r, mode="r").T, full_matrices=False)
+    value = np.sum((features.mean(axis=0) - reference.mean(axis=0)) ** 2) + np.sum(x**2) / (n - 1)
+    value += np.sum(r**2) / (m - 1) - 2 * singular.sum() / np.sqrt((n - 1) * (m - 1))
+    return value, np.sqrt((n - 1) / (m - 1)) * left**2 @ singular - np.sum(x**2, axis=1)
+
+
+@pytest.mark.parametrize("kind", ["twelve decades", "dead dimensions", "few dimensions"])
+@pytest.mark.parametrize(("n", "m"), [(150, 200), (40, 200), (200, 40)])
+def test_frechet_loses_no_digits_to_a_spectrum_that_falls(kind, n, m):
+    """Eigenvalues alone would know the smaller half of these singular values as noise."""
+    generator, dimensions = np.random.default_rng(0), 60
+    mix = np.linalg.qr(generator.normal(size=(dimensions, dimensions)))[0]
+    scale = np.logspace(0, -12, dimensions) if kind == "twelve decades" else np.ones(dimensions)
+    scale[7 if kind == "few dimensions" else dimensions :] = 0
+    features, reference = (generator.normal(size=(count, dimensions)) * scale @ mix for count in (n, m))
+    if kind == "dead dimensions":
+        features[:, ::2] = reference[:, 1::3] = 0
+    value, rooted = frechet_by_singular_values(features, reference)
+    found = frechet(features, reference)
+    assert found.value == pytest.approx(value, rel=1e-11)
+    mean = features.mean(axis=0)
+    by_mean = 2 * (features - mean) @ (mean - reference.mean(axis=0))
+    by_covariance = -(rooted - rooted.mean()) * n / (n - 1)
+    assert found.influence == pytest.approx(by_mean + by_covariance, abs=1e-11 * np.abs(rooted).max())
+
+
+@pytest.mark.parametrize("distance", WITH_INFLUENCE)
+def test_halves_are_the_distances_of_their_rows(distance):
+    features, reference = two_sets(24, 40, 30)
+    found = distance(features, reference, splits=4, seed=2)
+    generator = np.random.default_rng(2)
+    for half in found.halves:
+        place = generator.permutation(24)
+        both = [distance(features[rows], reference).value for rows in (place < 12, place >= 12)]
+        assert half == pytest.approx(np.mean(both), rel=1e-9)
+
+
+@pytest.mark.parametrize("distance", [*WITH_INFLUENCE, lambda rows, others: fd_infinity(rows, others, seed=0)])
+def test_methods_share_a_reference_and_nothing_changes(distance, monkeypatch):
+    features, reference = two_sets(40, 60, 6)
+    shared = Reference.of(reference)
+    for rows in (features, features + 1):
+        one, other = distance(rows, reference), distance(rows, shared)
+        assert one.value == other.value and (one.influence == other.influence).all()
+    monkeypatch.setattr(torch.linalg, "qr", None)  # what the reference needs is there already
+    assert distance(features, shared).value == distance(features, shared).value
+    reference[3, 1] = np.inf
+    with pytest.raises(ValueError, match="reference has values that are not finite, first in row 3"):
+        Reference.of(reference)
 
 
 # CMMD
