@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 RUN_HELP = """\
-usage: maxbench run experiment=NAME [key=value ...] [-m] [--seeds 0,1,2] [--debug]
+usage: maxbench run experiment=NAME [key=value ...] [-m] [--seeds 0,1,2] [--dry-run] [--debug]
 
 Generate, score and report one experiment. Running the same command again resumes it, or shows its result.
 
@@ -22,12 +22,14 @@ Generate, score and report one experiment. Running the same command again resume
 keys:
   experiment=   one of conf/experiment/
   suite=        what has weights; one of conf/suite/
+  data=         pictures; one of conf/data/: data=coco data.root=DIR, data=folder data.root=DIR
   samples=      things to generate, per method         replicates=  images of each, with different noise
   seed=         of noise and choice of samples         baseline=    method that differences are to
   output_dir=   where run folders go                   data_dir=    where data sets lie
   store_dir=    where everything expensive lies that runs share
   sampler=      one of conf/sampler/; sampler.steps=, sampler.guidance_scale=
-  runtime.device= auto, cpu, cuda                      runtime.batch_size=, runtime.dtype=, runtime.threads=
+  runtime.device= auto, cpu, cuda                      runtime.batch_size=, runtime.threads=
+  runtime.dtype=  fp32, bf16, fp16                     runtime.tf32=, channels_last=, vae_slices=, vae_tiling=
   methods.NAME. rule, sites, branches, scale, branch_scale, layer_scale, control_start, control_end, fusion_start,
                 fusion_end, otherwise, match, vary of a method; +fusion@methods.NAME=FILE adds one of conf/fusion/,
                 ~methods.NAME removes one
@@ -36,10 +38,33 @@ keys:
 options, anywhere between them:
   -m            run every combination of comma-separated values, range(0,3), glob(*); one that fails stops no other
   --seeds 0,1   run each seed, then write one result of all of them; no seed= beside it
+  --dry-run     say what would be made and what is there already, how many evaluations and how much disk, and stop
   --config-dir  a folder with configuration of your own, laid out like conf/
   --cfg job     print the composed configuration and stop; with --resolve, --package methods
   --debug       show the traceback of an error
 """
+
+
+def _coco(words: Sequence[str]) -> int:
+    from maxbench.cli.coco import coco
+
+    return coco(words)
+
+
+def _preview(words: Sequence[str]) -> int:
+    from maxbench.cli.preview import preview
+
+    return preview(words)
+
+
+def _weights(words: Sequence[str]) -> int:
+    from maxbench.cli.weights import weights
+
+    return weights(words)
+
+
+DATA: dict[str, Callable[[Sequence[str]], int]] = {"coco": _coco, "preview": _preview, "weights": _weights}
+"""What follows `data` and takes settings: its name -> what is called with the words after it."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,8 +112,8 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument(
         "name",
         nargs="?",
-        help="a data set to prepare; `store` says what lies in the store, `prune` removes from it "
-        "what no run refers to",
+        help=f"miniature, a data set to prepare; `store` says what lies in the store, `prune` removes what no run "
+        f"refers to; {' and '.join(DATA)} have a help of their own: data NAME --help",
     )
     data.add_argument("--split", default="val")
     data.add_argument("--count", type=int, default=768, help="scenes to render")
@@ -110,6 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(RUN_HELP, end="")
             return 0
         return _guarded(debug, lambda: _run(words[1:], debug))
+    if words[:1] == ["data"] and words[1:2] and words[1] in DATA:
+        return _guarded(debug, lambda: DATA[words[1]](words[2:]))
     if words[:1] == ["export"] and not {"--help", "-h"} & set(words):
         return _guarded(debug, lambda: _export(words[1:]))
     options = parser().parse_args(words)

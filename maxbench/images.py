@@ -26,6 +26,9 @@ MOST_PIXELS = 89_478_485
 """Of an image file; beyond it Pillow warns of files that are small on disk and fill the memory."""
 
 
+ORIENTATION = 0x0112  # the tag in EXIF
+
+
 def to_bytes(images: Float[Tensor, "batch 3 height width"]) -> UInt8[np.ndarray, "batch height width 3"]:
     """Quantise to 8 bits, rounding to nearest; values outside [0, 1] are clipped and NaN becomes 0."""
     levels = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)
@@ -66,6 +69,12 @@ def read_size(path: Path) -> tuple[int, int]:
     """Width and height of an image file, as stored; its pixels are not decoded."""
     with _opened(path) as image:
         return image.size
+
+
+def read_orientation(path: Path) -> int | None:
+    """How an image file is to be turned, by EXIF's numbers: 1 is upright; None where nothing is said."""
+    with _opened(path) as image:
+        return image.getexif().get(ORIENTATION)
 
 
 @contextlib.contextmanager
@@ -120,13 +129,22 @@ def read_images(paths: Sequence[Path], size: int) -> Float[Tensor, "batch 3 size
     return from_bytes(np.stack([square(read_png(path), size) for path in paths]))
 
 
+def centre(height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the largest square in the middle of a picture; of two middles the upper, the left one."""
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return slice(top, top + side), slice(left, left + side)
+
+
 def square(array: np.ndarray, size: int, smooth: bool = True) -> np.ndarray:
-    """The centre of a uint8 picture (H, W[, 3]), as a square of `size` pixels; labels want `smooth=False`."""
+    """The centre of a uint8 picture (H, W[, 3]), as a square of `size` pixels; labels want `smooth=False`.
+
+    Pictures are resized by Pillow's bicubic filter, which takes the average over what becomes one pixel, labels and
+    masks by the nearest pixel; both from the same square.
+    """
     if array.shape[:2] == (size, size):
         return array
-    side = min(array.shape[:2])
-    top, left = ((length - side) // 2 for length in array.shape[:2])
-    cut = Image.fromarray(array[top : top + side, left : left + side])
+    cut = Image.fromarray(array[centre(*array.shape[:2])])
     return np.asarray(cut.resize((size, size), Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST))
 
 

@@ -23,7 +23,7 @@ ALLOWED = {
     "store": {"maxbench", "errors", "progress"},
     "report": {"errors", "store"},
     "conditions": {"errors", "images", "metrics"},
-    "data": {"errors", "images", "names", "seeds"},
+    "data": {"errors", "images", "names", "progress", "seeds"},
     "models": {"conditions", "errors", "fusion", "names"},
     "miniature": {"conditions", "data", "errors", "images", "metrics", "models", "progress", "store"},
     "experiments": {"conditions", "data", "errors", "fusion", "store"},
@@ -36,7 +36,7 @@ ALLOWED = {
         "store",
     },
     "cli": {
-        "maxbench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature", "models",
+        "maxbench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature", "models", "names",
         "progress", "report", "store", "suites",
     },
     "__main__": {"maxbench", "cli", "errors"},
@@ -151,8 +151,8 @@ def test_there_are_no_circles():
 
 
 def test_members_of_a_folder_know_only_its_base():
-    own = {  # what an application falls back on, what a condition has, and how every figure names its columns
-        "maxbench.fusion.plain", "maxbench.conditions.ruler", "maxbench.report.tables",
+    own = {  # what an application falls back on, what a condition has, how every figure names its columns, and a part
+        "maxbench.fusion.plain", "maxbench.conditions.ruler", "maxbench.report.tables", "maxbench.suites.hub",
     }  # fmt: skip
     for folder in ("conditions", "fusion", "report", "suites"):
         for path in (PACKAGE / folder).glob("[!_]*.py"):

@@ -14,12 +14,17 @@ from maxbench.generation.inputs import Annotators, ControlInputs
 from maxbench.generation.runner import Generation
 from maxbench.generation.sampling import Networks, Sampling
 from maxbench.generation.strength import ResidualNorms
+from maxbench.models.pipeline import Pipeline
+from maxbench.models.precision import Precision, forbid_tf32
+from maxbench.progress import Outlook
+from maxbench.report.tables import ABOUT
 from maxbench.store.runfolder import RunFolder
 from maxbench.store.stamp import made_by
 
 
-def make_generation(job: Run, folder: RunFolder) -> Generation:
-    conditions = list(job.experiment.conditions)
+def make_generation(job: Run, folder: RunFolder, outlook: Outlook | None = None) -> Generation:
+    """What makes a run's pictures; outlook: on all of the run, of which this may be its training."""
+    forbid_tf32()  # of annotators and scorers, also where nothing is generated
     inputs = ControlInputs(
         conditions=job.experiment.conditions,
         samples=job.experiment.samples,
@@ -37,10 +42,12 @@ def make_generation(job: Run, folder: RunFolder) -> Generation:
         inputs=inputs,
         sampler=job.sampler,
         networks=Networks(
-            load=_unchanged(job, partial(job.suite.pipeline, conditions, job.device, job.dtype)),
+            load=_unchanged(job, partial(_pipeline, job)),
             base=job.suite.base_identity(),
             control=cache(job.suite.control_identity),
-            dtype=job.dtype,
+            kind=cache(job.suite.branch_kind),
+            scheduler=cache(job.suite.scheduler_config),
+            precision=job.precision,
             device=job.device,
         ),
         seed=job.experiment.seed,
@@ -53,7 +60,14 @@ def make_generation(job: Run, folder: RunFolder) -> Generation:
         norms=ResidualNorms(job.experiment.methods, folder, _training(job, sampling)),
         tracing=job.tracing,
         made_by=made_by(job.device),
+        outlook=outlook,
     )
+
+
+def _pipeline(job: Run, precision: Precision) -> Pipeline:
+    """All networks that make pictures, loaded and computing as `precision` says."""
+    loaded = job.suite.pipeline(list(job.experiment.conditions), job.device, precision.dtype)
+    return loaded.computing(precision, job.batch_size, job.suite.resolution)
 
 
 def _training(job: Run, sampling: Sampling) -> Sampling | None:
@@ -69,6 +83,7 @@ def _training(job: Run, sampling: Sampling) -> Sampling | None:
 
 
 def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evaluation:
+    forbid_tf32()
     suite, conditions = job.suite, list(job.experiment.conditions)
     annotator_names = suite.annotator_names(conditions)
     return Evaluation(
@@ -90,7 +105,7 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
         scorer_names=suite.scorer_names(conditions),
         annotator_names=annotator_names,
         suite=suite.name,
-        notes=(*suite.feature_notes, *job.notes),
+        notes=(f"{ABOUT}{job.image_set.about}.", *suite.feature_notes, *job.notes),
         resamples=job.resamples,
         level=job.level,
     )

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from maxbench.cli.component import CONDITION, PAIRING, RULE, SAMPLER, component
 from maxbench.cli.config import plain
 from maxbench.cli.schema import baselines_of, check
-from maxbench.data.pairing import ImageSet, Plan
+from maxbench.data.pairing import ImageSet, Plan, Sample
 from maxbench.errors import UserError
 from maxbench.experiments.method import NONE, Experiment, Method
 from maxbench.experiments.tuning import candidates
@@ -22,9 +22,8 @@ from maxbench.fusion.base import TwoBranches
 from maxbench.generation.strength import Calibration
 from maxbench.generation.trace import Tracing
 from maxbench.models.pipeline import Sampler
+from maxbench.models.precision import DTYPES, Precision
 from maxbench.suites.folder import IMAGE_PROMPT, FolderSuite
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Run:
     image_set: ImageSet
     sampler: Sampler
     device: torch.device
-    dtype: torch.dtype
+    precision: Precision
     batch_size: int
     threads: int | None
     resamples: int
@@ -53,7 +52,7 @@ class Run:
 def build(cfg: DictConfig) -> Run:
     """Check every value of a composed configuration and make its objects; a mistake is a UserError."""
     config = plain(cfg)
-    check(config)
+    config["runtime"] = check(config).runtime.model_dump()  # one name for each dtype, and every setting
     suite = component(config["suite"], "suite")
     conditions = {
         name: component(entry, f"conditions.{name}", CONDITION) for name, entry in config["conditions"].items()
@@ -80,7 +79,7 @@ def build(cfg: DictConfig) -> Run:
         replicates=config["replicates"],
         baselines=tuple(baselines_of(config["baseline"], [method.name for method in methods])),
     )
-    _check_regions(experiment)
+    check_regions(conditions, plan.samples)
     runtime, metrics = config["runtime"], config["metrics"]
     return Run(
         config=config,
@@ -90,7 +89,7 @@ def build(cfg: DictConfig) -> Run:
         image_set=image_set,
         sampler=sampler,
         device=pick_device(runtime["device"]),
-        dtype=DTYPES[runtime["dtype"]],
+        precision=_precision(runtime, suite.resolution),
         batch_size=runtime["batch_size"],
         threads=runtime["threads"],
         resamples=metrics["resamples"],
@@ -102,23 +101,36 @@ def build(cfg: DictConfig) -> Run:
     )
 
 
+def _precision(runtime: Mapping[str, Any], resolution: int) -> Precision:
+    asked = Precision(
+        DTYPES[runtime["dtype"]], runtime["tf32"], runtime["channels_last"], runtime["vae_slices"],
+        runtime["vae_tiling"],
+    )  # fmt: skip
+    return asked.normal(runtime["batch_size"], resolution)
+
+
 def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration | None:
-    """The experiment's own pairing over training scenes, if a strength is to be measured or a method to be tuned."""
+    """The experiment's own pairing over pictures of its calibration, if a method is to be matched or tuned."""
     if all(method.match is None and not method.tune for method in experiment.methods):
         return None
     image_set = component({**config["data"], **config["calibration"]["data"]}, "calibration.data")
     pairing = component({**config["pairing"], "reference": 2}, "pairing", PAIRING)
-    plan: Plan = pairing.plan(
-        image_set, list(experiment.conditions), config["calibration"]["samples"], config["calibration"]["seed"]
-    )
+    samples, seed = config["calibration"]["samples"], config["calibration"]["seed"]
+    try:
+        plan: Plan = pairing.plan(image_set, list(experiment.conditions), samples, seed)
+    except UserError as error:
+        raise UserError(
+            f"For the calibration of methods (calibration.samples={samples}, on pictures that no result is "
+            f"measured on): {error}"
+        ) from error
     return Calibration(image_set, plan.samples)
 
 
-def _check_regions(experiment: Experiment) -> None:
+def check_regions(conditions: Mapping[str, Any], samples: Sequence[Sample]) -> None:
     """A condition without places cannot speak in a part of a picture."""
-    for name, condition in experiment.conditions.items():
+    for name, condition in conditions.items():
         if not condition.is_spatial and any(
-            name in {**each.control_masks, **each.evaluation_masks} for each in experiment.samples
+            name in {**each.control_masks, **each.evaluation_masks} for each in samples
         ):
             raise UserError(f"'{name}' is not spatial and this pairing gives it a mask; take pairing=styled.")
 

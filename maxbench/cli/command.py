@@ -23,6 +23,7 @@ class Command:
     multirun: whether the overrides stand for several runs. config_dir: a user's folder, laid out like conf/.
     cfg: the part of the configuration to print instead of running it, "job", "hydra" or "all"; package and resolve
         say what of it and how, as in Hydra. seeds: of which to run each and to pool the results; empty for none.
+    dry_run: whether to say what would be made, and stop.
     """
 
     overrides: tuple[str, ...]
@@ -32,6 +33,7 @@ class Command:
     package: str | None = None
     resolve: bool = False
     seeds: tuple[int, ...] = ()
+    dry_run: bool = False
 
     @property
     def by_hydra(self) -> bool:
@@ -59,6 +61,7 @@ def parse(arguments: Sequence[str]) -> Command:
     parser.add_argument("-p", "--package")
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--seeds")
+    parser.add_argument("--dry-run", action="store_true")
     found, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         raise UserError(_unknown(unknown[0], arguments))
@@ -70,9 +73,14 @@ def parse(arguments: Sequence[str]) -> Command:
         raise UserError("--package and --resolve go with --cfg; add --cfg job.")
     if found.cfg is not None and found.multirun:
         raise UserError("--cfg prints the configuration of one run; leave out -m.")
+    if found.cfg is not None and found.dry_run:
+        raise UserError("--cfg and --dry-run both print and stop; leave one of them out.")
     seeds = _seeds(found) if found.seeds is not None else ()
     folder = found.config_dir.absolute() if found.config_dir else None
-    return Command(**{**vars(found), "overrides": tuple(found.overrides), "config_dir": folder, "seeds": seeds})
+    command = Command(**{**vars(found), "overrides": tuple(found.overrides), "config_dir": folder, "seeds": seeds})
+    if command.dry_run and command.by_hydra:
+        raise UserError("--dry-run looks at runs here; leave out hydra/launcher= and hydra/sweeper=.")
+    return command
 
 
 def _seeds(found: argparse.Namespace) -> tuple[int, ...]:
@@ -98,7 +106,9 @@ def _unknown(option: str, arguments: Sequence[str]) -> str:
     following = [each for each in arguments[arguments.index(option) + 1 :][:1] if "=" not in each and each[:1] != "-"]
     if option.startswith("--") and (value or following):
         return f"There is no option --{key}; settings have no dashes: write {key}={value or following[0]}."
-    known = ("--multirun", "--config-dir", "--cfg", "--package", "--resolve", "--seeds", "--debug", "--help")
+    known = (
+        "--multirun", "--config-dir", "--cfg", "--package", "--resolve", "--seeds", "--dry-run", "--debug", "--help"
+    )  # fmt: skip
     return f"There is no option {option}; {nearest(option, known)}"
 
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError
 
+from maxbench.cli.choice import with_suite
 from maxbench.cli.schema import check, nearest
 from maxbench.cli.sources import check_components
 from maxbench.errors import UserError
@@ -55,8 +56,9 @@ def sentences(hydra: Hydra, overrides: Sequence[str] = ()) -> Iterator[None]:
 
 
 def compose(hydra: Hydra, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of one run, checked; a mistake is a UserError."""
+    """The configuration of one run, checked; a mistake is a UserError. Where no suite is named, one is chosen."""
     with sentences(hydra, overrides):
+        overrides = with_suite(hydra, overrides, MAIN)
         cfg = hydra.compose_config(MAIN, list(overrides), RunMode.RUN, from_shell=False, with_log_configuration=False)
         HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in a user's file
         with open_dict(cfg):

@@ -19,7 +19,8 @@ from maxbench.cli import data
 from maxbench.cli.config import CONF
 from maxbench.report.tables import plain_table
 from maxbench.store.stamp import PACKAGES, package_version
-from maxbench.suites.folder import FolderSuite, weight_files
+from maxbench.suites.folder import FolderSuite
+from maxbench.suites.hub import megabytes
 
 GIB = 2**30
 
@@ -50,25 +51,29 @@ def report(output_dir: str, data_dir: str) -> int:
     return 1
 
 
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}  # as Linux names them, on x86 and on Arm
+FLAGS = {
+    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16", "svebf16"},
+    "float16": {"avx512_fp16", "amx_fp16", "fphp", "asimdhp"},
+}
+"""What processors with instructions for a dtype have, as Linux names it, on x86 and on Arm."""
 
 
 def slow_dtype(dtype: str, device: str) -> str | None:
     """A sentence where a run's dtype is slow on its device; None where it is not, or where that cannot be known.
 
-    bfloat16 on a processor without instructions for it is converted number by number: about fifty times slower than
-    float32 here.
+    Numbers of 16 bits are converted one by one on a processor without instructions for them: about fifty times slower
+    than float32 here.
     """
-    if dtype != "bfloat16" or not device.startswith("cpu"):
+    if dtype not in FLAGS or not device.startswith("cpu"):
         return None
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return None
-    if flags & BFLOAT16_FLAGS:
+    if flags & FLAGS[dtype]:
         return None
     return (
-        "this processor has no instructions for bfloat16, which is about fifty times slower on it than float32; "
+        f"this processor has no instructions for {dtype}, which is about fifty times slower on it than float32; "
         "set runtime.dtype=float32"
     )
 
@@ -81,12 +86,28 @@ def _suites() -> Iterator[tuple[str, FolderSuite]]:
 
 
 def _weights(suite: FolderSuite) -> str:
+    return _published(suite) if suite.published else _subfolders(suite)
+
+
+def _published(suite: FolderSuite) -> str:
+    """How many parts are there, which are missing, and which have no certain revision."""
+    absent = [name for name, part in suite.published.items() if suite.shelf.find(part) is None]
+    unpinned = [name for name, part in suite.published.items() if not part.is_pinned]
+    size = megabytes(sum(suite.published[name].size for name in absent))
+    many = f"all {len(absent)} parts" if len(absent) == len(suite.published) else ", ".join(absent)
+    said = (
+        f"missing: {many}, {size}: python -m maxbench data weights suite={suite.name}" if absent else "weights present"
+    )
+    return f"{said}; not pinned: {', '.join(unpinned)}" if unpinned else said
+
+
+def _subfolders(suite: FolderSuite) -> str:
     missing = suite.missing(list(suite.controls))
     if missing:
         names = ", ".join(str(path.relative_to(suite.folder)) for path in missing)
         return f"missing under {suite.folder}: {names} ({suite.megabytes} MB in all)"
     parts = set(suite.parts(list(suite.controls)))
-    size = sum(file.stat().st_size for part in parts for file in weight_files(suite.folder, part))
+    size = sum(file.stat().st_size for part in parts for file in suite.weight_files(part))
     return f"weights present, {size / 1e6:.0f} MB, controls {', '.join(suite.controls)}"
 
 

@@ -67,7 +67,7 @@ def entered(images: Path, manifest: Path, name: str, output_dir: str | None) -> 
     generation, required = _units(job, folder)
     generation.sampling.inputs.make()
     _check_maps(said, maps_of(generation.sampling.inputs), manifest)
-    write_stamp(folder, job.device)
+    write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
     if not (folder.path / MANIFEST).exists():  # a run's says what was tuned as well
         write_manifest(job, folder)
     job = with_notes(job, folder)

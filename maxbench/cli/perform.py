@@ -14,6 +14,7 @@ from maxbench.cli.assemble import make_evaluation, make_generation, require_same
 from maxbench.cli.build import Run, build
 from maxbench.cli.config import CONF
 from maxbench.cli.doctor import slow_dtype
+from maxbench.cli.plan import Plan, look_ahead
 from maxbench.cli.tuning import tuned
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
@@ -21,7 +22,7 @@ from maxbench.evaluation.scoring import SCORING
 from maxbench.experiments.method import Method
 from maxbench.generation.inputs import CONTROL, DRAWING, EVALUATION, READING, source_key
 from maxbench.generation.sampling import ENGINE
-from maxbench.progress import say
+from maxbench.progress import Outlook, say
 from maxbench.report.conflict import write_conflict
 from maxbench.report.curves import write_curves
 from maxbench.report.maps import write_maps
@@ -35,31 +36,55 @@ from maxbench.store.stamp import write_stamp
 MANIFEST = "manifest.json"
 
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
-# run's identity by their digests.
+# run's identity by their digests. Of how networks compute, only what is unusual is there.
 INDIFFERENT = {
-    "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.device", "runtime.threads", "store_dir",
-    "suite.megabytes", "suite.root",
+    "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.channels_last", "runtime.device",
+    "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling", "scenes", "store_dir", "suite.hub",
+    "suite.megabytes", "suite.root", "suite.weights_dir",
 }  # fmt: skip
+
+
+def foresee(cfg: DictConfig) -> None:
+    """What one run would make and find, in a table; nothing is computed, and no run folder is made."""
+    job = _built(cfg)
+    plan = planned(job, run_identity(job))
+    print(f"run folder: {plan.folder.path}{'' if plan.folder.path.exists() else ', which is not there yet'}")
+    print(f"\n{plan.table()}\n")
+    print("\n".join(plan.sentences))
+    print("nothing was made; leave out --dry-run to begin")
+
+
+def planned(job: Run, said: Any) -> Plan:
+    """What is to be made for a run and what is there, looked up and not touched; said: its identity."""
+    name = run_name(job.experiment.name, job.suite.name, said)
+    return look_ahead(job, RunFolder.look(job.output_dir, name, said, Store(job.store_dir)))
+
+
+def _built(cfg: DictConfig) -> Run:
+    chosen = OmegaConf.select(cfg, "suite.name")
+    print(f"suite: {chosen} (change it with suite=; available: {', '.join(_choices('suite'))})", flush=True)
+    return build(cfg)
 
 
 def perform(cfg: DictConfig) -> Path:
     """One run from its configuration to its tables; returns its folder."""
-    chosen = OmegaConf.select(cfg, "suite.name")
-    print(f"suite: {chosen} (change it with suite=; available: {', '.join(_choices('suite'))})", flush=True)
-    job = build(cfg)
+    job = _built(cfg)
     if job.threads:
         torch.set_num_threads(job.threads)
-    torch.backends.cudnn.allow_tf32 = False  # else "float32" convolutions keep 10 bits, while products keep 23
-    if warning := slow_dtype(str(job.dtype).removeprefix("torch."), job.device.type):
+    if warning := slow_dtype(job.precision.name, job.device.type):
         say(f"note: {warning}")
-    folder = open_folder(job)
+    said = run_identity(job)
+    plan = planned(job, said)
+    folder = open_folder(job, said)
     print(f"run folder: {folder.path}", flush=True)
-    changed = write_stamp(folder, job.device)
+    plan.announce()
+    changed = write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
     if changed:
         say(f"note: since this run was begun these have changed: {', '.join(changed)} (see stamp.json)")
-    job = tuned(job, folder)
+    outlook = Outlook(plan.work)
+    job = tuned(job, folder, outlook)
     write_manifest(job, folder)
-    generation = make_generation(job, folder)
+    generation = make_generation(job, folder, outlook)
     evaluation = make_evaluation(job, folder, generation.sampling.inputs)
     generation.run(scored=evaluation.references())
     evaluated = evaluation.run()
@@ -84,9 +109,9 @@ def perform(cfg: DictConfig) -> Path:
     return folder.path
 
 
-def open_folder(job: Run) -> RunFolder:
-    """The run's folder, with its resolved configuration in it."""
-    said = run_identity(job)
+def open_folder(job: Run, said: Any = None) -> RunFolder:
+    """The run's folder, with its resolved configuration in it; said: the run's identity, if it is known already."""
+    said = run_identity(job) if said is None else said
     folder = RunFolder.open(
         job.output_dir, run_name(job.experiment.name, job.suite.name, said), said, Store.open(job.store_dir)
     )
@@ -97,7 +122,7 @@ def open_folder(job: Run) -> RunFolder:
 def write_manifest(job: Run, folder: RunFolder) -> None:
     """Leave what the run is made of: its samples, its methods with what was tuned in them, and what was not."""
     manifest = {
-        "samples": [_row(sample) for sample in job.experiment.samples],
+        "samples": [row(sample) for sample in job.experiment.samples],
         "reference": list(job.experiment.reference),
         "methods": [_method(method) for method in job.experiment.methods],
         "notes": list(job.notes),
@@ -130,16 +155,18 @@ def run_identity(job: Run) -> Any:
         "weights": job.weights,
         "rules": rules,
         "conditions": {name: identity(condition) for name, condition in job.experiment.conditions.items()},
-        "samples": [_row(sample) for sample in job.experiment.samples],
+        "samples": [row(sample) for sample in job.experiment.samples],
         "regions": [_regions(job, sample) for sample in job.experiment.samples],
         "pictures": {str(image): source_key(images, image, resolution) for image, images in pictures.items()},
     }
+    if job.precision.unusual:
+        said["precision"] = job.precision.unusual
     if job.calibration is not None:
         said["calibration"] = [[sample.id, sample.prompt] for sample in job.calibration.samples]
     return json.loads(json.dumps(said))
 
 
-def _row(sample: Sample) -> dict:
+def row(sample: Sample) -> dict:
     masks = {
         kind: {name: str(region) for name, region in getattr(sample, kind).items()}
         for kind in (CONTROL, EVALUATION)

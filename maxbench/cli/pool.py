@@ -18,7 +18,7 @@ from maxbench.evaluation.runner import METRICS, STATE, SUMMARY, write_results
 from maxbench.evaluation.state import State, merge
 from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
-from maxbench.store.files import digest, fingerprint, read_sealed
+from maxbench.store.files import file_digest, fingerprint, read_sealed
 from maxbench.store.runfolder import MARK, RunFolder
 from maxbench.store.stamp import write_stamp
 
@@ -72,10 +72,10 @@ def read_state(run: Path) -> State:
     """What was measured in a run."""
     path = run / STATE
     try:
-        content = path.read_bytes()
-        if _written(run).get(STATE, digest(content)) != digest(content):  # as of another run, which reads well
+        own = file_digest(path)
+        if _written(run).get(STATE, own) != own:  # as of another run, which reads well
             raise ValueError("it is not what the run has written")
-        return State.unpack(content)
+        return State.read(path)
     except OSError as error:
         raise UserError(
             f"{run} has no {STATE}: it is no finished run, or one of an older version; name another or run it again."

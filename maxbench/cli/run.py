@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig
@@ -25,7 +26,11 @@ def run(arguments: Sequence[str], debug: bool) -> int:
             return _hand_over(hydra, [write(each) for each in overrides])
         members = jobs(overrides)
         if command.seeds:
-            return _pooled(hydra, [[*members[0], f"seed={seed}"] for seed in command.seeds], debug)
+            members = [[*members[0], f"seed={seed}"] for seed in command.seeds]
+        if command.dry_run:
+            return _foreseen(hydra, members, debug)
+        if command.seeds:
+            return _pooled(hydra, members, debug)
         if command.multirun:
             return _sweep(hydra, members, debug)[0]
         if command.cfg:
@@ -48,6 +53,16 @@ def _perform(cfg: DictConfig) -> Path:
     return perform(cfg)
 
 
+def _foreseen(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
+    """What every run would make and find; what several of them share is counted in each."""
+    from maxbench.cli.perform import foresee
+
+    if len(members) == 1:
+        foresee(compose(hydra, members[0]))
+        return 0
+    return _sweep(hydra, members, debug, foresee)[0]
+
+
 def _pooled(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
     """The same run with several seeds, then their results as one; nothing is pooled where one of them failed."""
     for overrides in members:
@@ -63,17 +78,19 @@ def _pooled(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
     return pool(folders)
 
 
-def _sweep(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> tuple[int, list[Path]]:
+def _sweep(
+    hydra: Hydra, members: Sequence[Sequence[str]], debug: bool, task: Callable[[DictConfig], Any] = _perform
+) -> tuple[int, list[Any]]:
     """Every member in turn, in this process; one that fails says why and does not stop the others.
 
-    Returns the exit code and the folders of those that ended well.
+    Returns the exit code and what the task returned, of those that ended well: of runs their folders.
     """
-    failed, folders = [], []
+    failed, results = [], []
     for number, overrides in enumerate(members, start=1):
         name = f"job {number} of {len(members)}: {' '.join(each.removeprefix('++') for each in overrides)}"
         print(name, flush=True)
         try:
-            folders.append(_perform(compose(hydra, overrides)))
+            results.append(task(compose(hydra, overrides)))
         except BrokenPipeError:  # nobody reads on
             raise
         except Exception as error:
@@ -83,7 +100,7 @@ def _sweep(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> tuple
             failed.append(name)
     if failed:
         print(f"maxbench: {len(failed)} of {len(members)} jobs failed:", *failed, sep="\n  ", file=sys.stderr)
-    return (2 if failed else 0), folders
+    return (2 if failed else 0), results
 
 
 def _hand_over(hydra: Hydra, overrides: Sequence[str]) -> int:

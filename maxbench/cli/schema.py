@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -27,6 +28,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from maxbench.errors import UserError
+from maxbench.names import leaves_folder
 
 EACH, PAIRS = "each", "pairs"  # of branches
 USUAL_BASELINES = ("sum", "tuned_sum")  # what users of several controls have today, and the same with care
@@ -103,6 +105,12 @@ def _within_its_folder(name: str) -> str:
     return name
 
 
+def _inner(path: str) -> str:
+    if leaves_folder(path):
+        raise ValueError("it leads out of its folder")
+    return path
+
+
 Text = Annotated[str, Field(pattern=r"\S"), must("a text")]
 Name = Annotated[
     str,
@@ -120,6 +128,7 @@ Site = Annotated[
     Field(pattern=rf"^({'|'.join(SITES)}|(down|hidden|residuals)\.\d+)$"),
     must(f"one of the sites; sites are {', '.join(SITES)}, down.0 for the first down block and so on"),
 ]
+Inner = Annotated[str, AfterValidator(_inner), must("a path within the repository")]
 Scale = number(0)
 Share = number(0, 1)  # of the steps
 Seed = whole(0, 2**63 - 1)
@@ -306,16 +315,24 @@ class Pairing(Component):
     template: Text = ""
     low: Share = 0.1
     high: Share = 0.4
+    categories: dict[Text, Text] = {}
 
 
 class Data(Component):
     """An image set."""
 
-    known = ("maxbench.miniature.dataset.miniature_images",)
+    known = (
+        "maxbench.miniature.dataset.miniature_images",
+        "maxbench.data.coco.coco_images",
+        "maxbench.data.folder.folder_images",
+    )
 
     root: Text = "data"
     split: Text = "val"
     count: whole(1) = 1
+    part: Annotated[Literal["evaluation", "calibration"], must("evaluation or calibration")] = "evaluation"
+    calibration_share: Share = 0.0
+    about: Annotated[Text | None, must("a text, or null for the folder's name")] = None
 
 
 class Scheduler(Component):
@@ -335,6 +352,38 @@ class Sampler(Component):
     negative_prompt: str = ""
 
 
+class HubPart(Settings):
+    """Some files of a repository on the Hub: :class:`maxbench.suites.hub.HubPart`."""
+
+    wanted = "a part of the Hub, {id: organisation/name, file: the state dict, beside: [its other files]}"
+
+    id: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", max_length=200),
+        must("the id of a repository on the Hub, organisation/name"),
+    ]
+    revision: Annotated[
+        Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")] | None,
+        must("a commit of the repository, 7 to 40 hexadecimal digits in quotes, or null for the newest"),
+    ] = None
+    folder: Inner = ""
+    file: Annotated[Inner | None, must("the name of a file, or null")] = None
+    bytes: Annotated[whole(1) | None, must("a whole number, 1 or more, or null")] = None
+    megabytes: Annotated[whole(1) | None, must("a whole number, 1 or more, or null")] = None
+    sha256: Annotated[
+        Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, must("64 hexadecimal digits, or null")
+    ] = None
+    beside: listed(Inner, "a list of files, or []") = []
+    alone: bool = False
+    address: Annotated[Annotated[str, Field(pattern=r"^https?://")] | None, must("an address, or null")] = None
+
+    @model_validator(mode="after")
+    def _has_files(self) -> HubPart:
+        if self.file is None and (self.alone or self.address or not self.beside):
+            raise UserError("file is missing; name the state dict, or what lies beside it in `beside`.")
+        return self
+
+
 class Suite(Component):
     """What has weights: :class:`maxbench.suites.folder.FolderSuite`, or another class with some of these fields."""
 
@@ -346,7 +395,10 @@ class Suite(Component):
     guidance_scale: number(0)
     control_scale: Scale
     controls: dict[str, Any]
+    negative_prompt: str = ""
     root: Text = "."
+    hub: dict[Text, HubPart] = {}
+    weights_dir: Annotated[Text | None, must("a folder, or null")] = None
     adapters: dict[str, Any] = {}
     annotators: dict[str, Any] = {}
     scorers: dict[str, Any] = {}
@@ -356,13 +408,25 @@ class Suite(Component):
     megabytes: Any = None
     palette: Any = None
     classes: Any = None
+    categories: Any = None
+
+
+SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class Runtime(Settings):
-    """Where and how fast."""
+    """Where, how fast and how precisely; see :class:`maxbench.models.precision.Precision`."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), must("auto, cpu, cuda or cuda:<number>")]
-    dtype: Annotated[Literal["float32", "float16", "bfloat16"], must("one of float32, float16, bfloat16")]
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        BeforeValidator(lambda value: SHORT_DTYPES.get(value, value) if isinstance(value, str) else value),
+        must("one of float32, bfloat16, float16, or fp32, bf16, fp16 for short"),
+    ]
+    tf32: Annotated[bool, must("true or false")] = False
+    channels_last: Annotated[bool, must("true or false")] = False
+    vae_slices: Annotated[bool | None, must("true, false, or null for where it saves much memory")] = None
+    vae_tiling: Annotated[bool, must("true or false")] = False
     batch_size: whole(1, 4096)
     threads: Annotated[whole(1, 4096) | None, must("a whole number from 1 to 4096, or null")]
 
@@ -383,7 +447,8 @@ class Diagnostics(Settings):
 
 
 class Calibration(Settings):
-    """On what the strength of methods is measured; `data` is what differs from the experiment's own image set."""
+    """On what the strength of methods is measured; `data` is what differs from the experiment's own image set, as that
+    set's file in conf/data/ says."""
 
     samples: whole(1)
     seed: Seed
@@ -401,6 +466,7 @@ class Configuration(Settings):
     output_dir: Text
     data_dir: Text
     store_dir: Text
+    scenes: whole(1) = 768
     scales: list[Finite]
     deltas: list[Finite]
     conditions: dict[Name, Component]

@@ -15,27 +15,28 @@ from maxbench.cli.assemble import make_evaluation, make_generation
 from maxbench.cli.build import Run
 from maxbench.data.pairing import ImageSet, Sample
 from maxbench.evaluation.aggregate import Tables
-from maxbench.experiments.method import NONE, SINGLE, Experiment, Method
+from maxbench.experiments.method import NONE, SINGLE, Experiment
 from maxbench.experiments.tuning import Choice, candidates, chosen
 from maxbench.generation.inputs import source_key
-from maxbench.progress import say
+from maxbench.progress import Outlook, say
 from maxbench.store.runfolder import RunFolder
 
 FOLDER, FILE = "tuning", "tuning.csv"
 
 
-def tuned(job: Run, folder: RunFolder) -> Run:
+def tuned(job: Run, folder: RunFolder, outlook: Outlook | None = None) -> Run:
     """The run with the settings of its tuned methods chosen."""
     asked = [method for method in job.experiment.methods if method.tune]
     if not asked:
         return job
-    if why := _nothing_to_tune_for(job):
+    if why := nothing_to_tune_for(job):
         return _untuned(job, why)
     options = {method.name: candidates(method) for method in asked}
-    training = _training(job, [each.method for own in options.values() for each in own])
+    training = training_of(job)
     count = len(training.experiment.samples)
     say(f"tuning {', '.join(options)} on {count} training scenes, {len(training.experiment.methods)} methods in all")
-    tables = _measure(training, RunFolder.open(folder.path, FOLDER, [method.name for method in asked], folder.store))
+    place = RunFolder.open(folder.path, FOLDER, list(options), folder.store)
+    tables = _measure(training, place, outlook)
     if tables.joint is None or not tables.joint.conditions:
         return _untuned(job, f"on the training scenes there is no joint score ({tables.joint_note})")
     joint = {row: float(values.mean()) for row, values in tables.per_image("joint").items()}
@@ -67,7 +68,7 @@ def _seen(job: Run) -> list[str]:
     return [note]
 
 
-def _nothing_to_tune_for(job: Run) -> str:
+def nothing_to_tune_for(job: Run) -> str:
     """Why there can be no joint score, by which methods are tuned; empty if there can."""
     methods = job.experiment.methods
     alone = {each.branches[0] for each in methods if each.role == SINGLE and each.is_unit}
@@ -82,13 +83,20 @@ def _untuned(job: Run, why: str) -> Run:
     names = ", ".join(each.name for each in methods if each.tune)
     note = f"Not tuned, but at their first setting: {names}; {why}."
     say(f"note: {note}")
+    return replace(at_first_settings(job), notes=(*job.notes, note))
+
+
+def at_first_settings(job: Run) -> Run:
+    """The run with every tuned method at the first of its settings."""
+    methods = job.experiment.methods
     kept = tuple(chosen(each, Choice(candidates(each), [0.0])) if each.tune else each for each in methods)
-    return replace(job, experiment=replace(job.experiment, methods=kept), notes=(*job.notes, note))
+    return replace(job, experiment=replace(job.experiment, methods=kept))
 
 
-def _training(job: Run, methods: list[Method]) -> Run:
-    """The same run on the calibration's scenes, of the candidates and what q is made of."""
+def training_of(job: Run) -> Run:
+    """The same run on the calibration's scenes, of the tuned methods' candidates and what q is made of."""
     own = job.experiment
+    methods = [each.method for method in own.methods if method.tune for each in candidates(method)]
     units = [each for each in own.methods if each.role == NONE or (each.role == SINGLE and each.is_unit)]
     experiment = Experiment(
         name=f"{own.name}-tuning",
@@ -102,9 +110,9 @@ def _training(job: Run, methods: list[Method]) -> Run:
     return replace(job, experiment=experiment, image_set=job.calibration.image_set, calibration=None)
 
 
-def _measure(training: Run, folder: RunFolder) -> Tables:
+def _measure(training: Run, folder: RunFolder, outlook: Outlook | None) -> Tables:
     """Its pictures, made or found, and what is measured in them."""
-    generation = make_generation(training, folder)
+    generation = make_generation(training, folder, outlook)
     generation.run()
     return make_evaluation(training, folder, generation.sampling.inputs).fidelity()
 

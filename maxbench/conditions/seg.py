@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -22,11 +22,14 @@ class Segmentation(AsGiven):
 
     palette: RGB in 0-255 of every class, in the order in which the suite's ControlNet was trained; class 0 is "nothing
         said". Label 255 is ignored.
-    classes: the names of the classes, in the same order: an object's category in the data set is one of them.
+    classes: the names of the classes, in the same order.
+    categories: category of objects in the data set -> name of the class that it is, for those that are one; without
+        any, categories are names of classes.
     """
 
     palette: Sequence[Sequence[int]]
     classes: Sequence[str] = ()
+    categories: Mapping[str, str] = field(default_factory=dict)
 
     name = "seg"
     annotator = "seg"
@@ -43,6 +46,12 @@ class Segmentation(AsGiven):
                 f"suite.classes names {len(self.classes)} classes and suite.palette has {len(self.palette)} colours; "
                 "give one name for every colour."
             )
+        for category, name in self.categories.items():
+            if name not in self.classes[1:]:
+                raise UserError(
+                    f"suite.categories says that '{category}' is the class '{name}', which suite.classes does not "
+                    "name; correct one of them."
+                )
 
     @cached_property
     def rulers(self) -> Sequence[Ruler]:
@@ -62,10 +71,12 @@ class Segmentation(AsGiven):
 
     def object_map(self, outline: Tensor, category: str) -> Tensor:
         """(H, W) uint8: the category's class inside the outline, "nothing said" outside."""
-        if category not in self.classes:
+        name = self.categories.get(category) if self.categories else category
+        if name not in self.classes:
+            setting = "suite.categories" if self.categories else "suite.classes"
+            known = ", ".join(self.categories or self.classes) or f"{setting} is empty"
             raise UserError(
-                f"The data set's category '{category}' is no class of this suite's segmentation "
-                f"({', '.join(self.classes) or 'suite.classes is empty'}), so its objects cannot be scored; add its "
-                "name to suite.classes, or take another pairing."
+                f"The data set's category '{category}' is no class of this suite's segmentation ({known}), so its "
+                f"objects cannot be scored; add it to {setting}, or take another pairing."
             )
-        return outline.to(torch.uint8) * self.classes.index(category)
+        return outline.to(torch.uint8) * self.classes.index(name)

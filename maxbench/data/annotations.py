@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,11 +25,15 @@ LARGEST_ID = 2**63 - 1
 
 @dataclass(frozen=True)
 class Annotations:
-    """One annotation file. images: id -> entry. by_image: id -> its annotations in the file's order; ids -> names."""
+    """One annotation file. images: id -> entry. by_image: id -> its annotations in the file's order; ids -> names.
+
+    description: what the file says that it is of, on one line; empty where it says nothing.
+    """
 
     images: dict[int, dict]
     by_image: dict[int, list[dict]]
     categories: dict[int, str]
+    description: str = ""
 
 
 def read_captions(path: Path) -> Annotations:
@@ -75,7 +80,14 @@ def _read(path: Path, sizes: bool, categories: bool, check: Callable[[dict, dict
             by_image[each["image_id"]].append(each)
     except _Damage as damage:
         _refuse(path, str(damage), "correct that entry, or restore the file")
-    return Annotations(images, dict(by_image), names)
+    return Annotations(images, dict(by_image), names, _description(content))
+
+
+def _description(content: dict) -> str:
+    """What a file says of itself; the format does not ask for it, and nothing depends on it."""
+    info = content.get("info")
+    said = info.get("description") if isinstance(info, dict) else None
+    return textwrap.shorten(said, 80, placeholder=" ...") if isinstance(said, str) and said.isprintable() else ""
 
 
 def _parse(path: Path) -> dict:

@@ -1,4 +1,4 @@
-"""Images in COCO's own layout: real COCO and the rendered miniature alike."""
+"""Images in COCO's own layout: real COCO, own pictures with outlined objects, and the rendered miniature alike."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from maxbench.data.annotations import Annotations, read_bytes, read_captions, read_instances, shown
+from maxbench.data.parts import EVALUATION, Part
 from maxbench.data.phrases import noun_phrase
 from maxbench.data.segmentation import decode, is_given
 from maxbench.errors import UserError
@@ -51,13 +52,29 @@ class CocoImages:
     Sequence of :class:`Picture`, ordered by id. Objects are what is outlined one by one: a crowd, and an annotation
     without a segmentation, is none. A missing or damaged file is a UserError that names it; a segmentation that
     cannot be decoded is one when its mask is asked for.
+
+    about: what numbers that are measured on it are about; None for what the annotation files say of themselves.
+    part: of the split's pictures; None for all of them.
     """
 
-    def __init__(self, root: str | Path, split: str, name: str = "coco"):
+    has_objects = True
+
+    def __init__(
+        self, root: str | Path, split: str, name: str = "coco", about: str | None = None, part: Part | None = None
+    ):
         if leaves_folder(split):
             raise UserError(f"The split '{split}' leads out of the data set's folder {root}; give its plain name.")
-        self.root, self.split, self.name = Path(root), split, name
+        self.root, self.split, self.name, self.part = Path(root), split, name, part
+        self._about = about
         self._known: dict[int, Picture] = {}
+
+    @property
+    def about(self) -> str:
+        """What numbers that are measured on it are about, as the end of a sentence."""
+        if self._about is not None:
+            return self._about
+        described = self._captions.description or self.root.resolve().name
+        return f"the pictures of {described}, split {self.split}"
 
     def _annotations(self, kind: str) -> Path:
         return self.root / "annotations" / f"{kind}_{self.split}.json"
@@ -77,7 +94,8 @@ class CocoImages:
 
     @cached_property
     def ids(self) -> list[int]:
-        return sorted(self._captions.images)
+        images = self._captions.images
+        return sorted(images) if self.part is None else self.part.of(images)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -169,4 +187,25 @@ class CocoImages:
         digest = hashlib.sha256(self.split.encode())
         for kind in ("instances", "captions"):
             digest.update(read_bytes(self._annotations(kind)))
+        if self.part is not None:
+            digest.update(repr(self.part).encode())
         return digest.hexdigest()
+
+
+def coco_images(
+    root: str | Path, split: str = "val2017", part: str = EVALUATION, calibration_share: float = 1 / 16
+) -> CocoImages:
+    """COCO, or pictures of one's own in its layout, as it lies in a folder; nothing is downloaded.
+
+    part: `evaluation`, or `calibration` for the share of the pictures that no result is measured on. Which they are is
+    decided by their ids.
+    """
+    images = CocoImages(root, split, part=Part(part, calibration_share))
+    for place in (*map(images._annotations, ("instances", "captions")), images.root / split):
+        if not place.exists():
+            raise UserError(
+                f"There is no COCO in {images.root}: it lacks {place.relative_to(images.root)}; "
+                f"`python -m maxbench data coco data.root={images.root}` fetches val2017, or set data.root= to a copy."
+            )
+    images.name = images.part.named(f"COCO {split} in {images.root}")
+    return images

@@ -5,7 +5,7 @@ They know nothing of COCO or of the models. A pairing is deterministic in (seed,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,9 +19,15 @@ from maxbench.seeds import derive
 
 
 class ImageSet(Protocol):
-    """Pictures by id."""
+    """Pictures by id.
+
+    about: what numbers that are measured on them are about, as the end of a sentence. has_objects: whether any picture
+    can have annotated objects, which have masks.
+    """
 
     name: str
+    about: str
+    has_objects: bool
     ids: list[int]
 
     def picture(self, image: int) -> Picture: ...
@@ -119,7 +125,11 @@ class ObjectOnScene:
     object: the condition that gives the object; None for the experiment's first.
     template: of the prompt, from the {object} with its article and its looks, where the data set knows them, its
         {category}, and the scene's first {caption}. The object comes first: a text encoder cuts long prompts.
-    low, high: share of the picture that an object covers.
+    low, high: share that an object covers of the square that its picture is cut to. An object of which less than half
+        is in the square is not drawn.
+    categories: of the objects to draw from, all where none is named, with the class that the suite's segmentation has
+        for each. An object of no class could not be scored by it; it is left out whatever the conditions are, so that
+        every pair of them is about the same objects.
     """
 
     reference: int = 512
@@ -127,6 +137,7 @@ class ObjectOnScene:
     template: str = "{object}, and {caption}"
     low: float = 0.1
     high: float = 0.4
+    categories: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, images: ImageSet, conditions: Sequence[str], samples: int, seed: int) -> Plan:
         first, second = _two(conditions, "object_on_scene")
@@ -134,12 +145,18 @@ class ObjectOnScene:
         if front not in conditions:
             raise UserError(f"pairing.object is '{front}'; it must be one of {first}, {second}.")
         back = second if front == first else first
+        if not images.has_objects:
+            raise UserError(
+                f"pairing=object_on_scene needs outlined objects and '{images.name}' has none; take "
+                "pairing=cross_image, or a data set in COCO's layout."
+            )
         order = sorted(images.ids, key=lambda image: derive("pairing", seed, image))
         objects, scenes = self._objects_and_scenes(images, order[: max(len(order) - self.reference, 0)], samples)
         if min(len(objects), len(scenes)) < samples or self.reference > len(order):
             raise UserError(
                 f"'{images.name}' has {len(order)} images, {self.reference} of them for pairing.reference; among the "
-                f"others are {len(objects)} objects that cover {self.low:.0%} to {self.high:.0%} of their picture and "
+                f"others are {len(objects)} objects{self._kinds} that cover {self.low:.0%} to {self.high:.0%} of their "
+                f"picture and "
                 f"{len(scenes)} scenes for them, and samples={samples} needs {samples} of both: lower samples or "
                 "pairing.reference, or take a larger data set."
             )
@@ -179,12 +196,21 @@ class ObjectOnScene:
                 objects.append(found)
         return objects, scenes
 
+    @property
+    def _kinds(self) -> str:
+        return f" of the {len(self.categories)} categories in pairing.categories" if self.categories else ""
+
     def _object(self, images: ImageSet, image: int) -> Object | None:
-        """The first object of an image that is neither too small nor too large."""
-        candidates = (Object(image, number) for number in range(len(images.picture(image).instances)))
-        return next(
-            (each for each in candidates if self.low <= each.mask(images, COVER_GRID).mean() <= self.high), None
-        )
+        """The first object of an image that is of these categories, neither too small nor too large in the square that
+        the picture is cut to, and lies in it for the most part."""
+        for number, instance in enumerate(images.picture(image).instances):
+            if self.categories and instance.category not in self.categories:
+                continue
+            found = Object(image, number)
+            covered = found.mask(images, COVER_GRID).mean()
+            if self.low <= covered <= self.high and found.inside(images) >= INSIDE:
+                return found
+        return None
 
 
 @dataclass(frozen=True)
@@ -243,6 +269,9 @@ class Styled:
 
 COVER_GRID = 64
 """Pixels a side on which an object's share of the picture is measured, whatever the suite's resolution."""
+
+INSIDE = 0.5
+"""Share of an object's pixels that lie in the square at least: of less, what is left is not what its name says."""
 
 
 def _chosen(

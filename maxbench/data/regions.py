@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 
 from maxbench.data.coco import CocoImages, Instance
 from maxbench.errors import UserError
-from maxbench.images import square
+from maxbench.images import centre, square
 
 MARGIN = 1 / 8
 """Of the window around an object, as a share of the picture's side."""
@@ -67,6 +67,11 @@ class Object:
         if self.margin > 0 and covered.any():
             covered = distance_transform_edt(~covered) <= self.margin * size
         return covered != self.outside
+
+    def inside(self, images: CocoImages) -> float:
+        """Share of the object's pixels that lie in the square that its picture is cut to; 0 if it has none."""
+        mask = images.mask(self._instance(images))
+        return float(mask[centre(*mask.shape)].sum() / max(mask.sum(), 1))
 
     def identity(self, images: CocoImages) -> Any:
         outline = self._instance(images).annotation["segmentation"]

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.special import ndtri
 
 from maxbench.conditions.base import Condition
 from maxbench.conditions.ruler import Ruler
 from maxbench.errors import UserError
-from maxbench.evaluation.state import CLIP_SCORE, State, features_label, fidelity_label
+from maxbench.evaluation.state import CLIP_SCORE, RETRIED, State, features_label, fidelity_label
 from maxbench.experiments.method import EXCHANGED, NONE, REFERENCE, SINGLE, VAE_RECONSTRUCTION
-from maxbench.metrics.distribution import Distance, cmmd, fd_infinity, frechet, kernel
+from maxbench.metrics.distribution import Distance, Reference, cmmd, fd_infinity, frechet, kernel
 from maxbench.metrics.joint import Joint, joint_of
 from maxbench.metrics.statistics import (
     Interval,
@@ -42,18 +43,20 @@ CLIP_PROTOCOL = "100 x cosine"
 JOINT_PROTOCOL = "q of each image: 0 no control, 1 own single control; clipped to [-1, 2]"
 BY_ANNOTATOR = "_by_annotator"  # of a metric measured by the network that drew the given maps
 NO_JOINT = "not computed: it needs the methods `none` and `single/<condition>` of every condition"
+SPARSE = 0.25
+"""Share of non-zero counts up to which only those are kept for the bootstrap."""
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
 
 Weights = NDArray[np.float64]
 """(draws, N) how often each image counts in each bootstrap draw."""
 
 
-def _kernel(features: np.ndarray, reference: np.ndarray, **splitting: Any) -> Distance:
+def _kernel(features: np.ndarray, reference: Reference, **splitting: Any) -> Distance:
     distance = kernel(features, reference, **splitting)
     return Distance(*(KD_FACTOR * each for each in (distance.value, distance.influence, distance.halves)))
 
 
-def _infinity(features: np.ndarray, reference: np.ndarray, **splitting: Any) -> Distance:
+def _infinity(features: np.ndarray, reference: Reference, **splitting: Any) -> Distance:
     """Extrapolated from subsets, where there are images enough."""
     if len(features) < SMALLEST_FOR_INFINITY:
         return Distance(np.nan, np.zeros(len(features)))
@@ -96,7 +99,7 @@ class Column:
     def of(self, row: str, weights: Weights) -> NDArray[np.float64]:
         if self.statistic is not None:
             return self.statistic(row, weights)
-        return weights @ self.values[row] / weights.sum(-1)
+        return _mean(self.values[row], weights)
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,11 @@ class Tables:
         out = [row for baseline in self._baselines for row in self._against(baseline)]
         if not out:
             return pd.DataFrame()
+        signed = [row for row in out if row["p"] is None]
+        if signed:  # all at once, under the same signs
+            found = sign_flip([row["change"] for row in signed], self.state.groups, seed=self.state.seeds[0])
+            for row, p in zip(signed, found, strict=True):
+                row["p"] = float(p)
         adjusted = holm(np.array([row["p"] for row in out]))
         comparisons = int(np.isfinite(adjusted).sum())
         for row, p in zip(out, adjusted, strict=True):
@@ -296,6 +304,16 @@ class Tables:
             for row, own in self.state.measured.items() if "defect" in own
         }  # fmt: skip
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the numbers, in sentences."""
+        counts = {row: int(own[RETRIED].sum()) for row, own in self.state.measured.items() if RETRIED in own}
+        again = [f"{row} {count}" for row, count in counts.items() if count]
+        if not again:
+            return list(self.state.notes)
+        said = f"Images of {len(self.state.images)} that were NaN or black and were made again in float32"
+        return [*self.state.notes, f"{said}: {', '.join(again)}."]
+
     # --- columns ----------------------------------------------------------------------------------------------
 
     @cached_property
@@ -313,7 +331,7 @@ class Tables:
     def _fidelity(self, name: str, ruler: Ruler, headline: bool, by_annotator: bool = False) -> Column:
         label = fidelity_label(name, ruler.metric, by_annotator)
         statistics = {row: own[label] for row, own in self.state.measured.items() if label in own}
-        flat = {row: each.reshape(len(each), -1).astype(float) for row, each in statistics.items()}
+        flat = {row: _flat(each) for row, each in statistics.items()}
 
         def of(row: str, weights: Weights) -> NDArray[np.float64]:
             means = weights @ flat[row] / weights.sum(-1, keepdims=True)
@@ -352,12 +370,15 @@ class Tables:
     def _joint_under(self, row: str, weights: Weights) -> NDArray[np.float64]:
         """All numbers of the joint score under the same weights: computed once, asked for one by one."""
         known = self._under
-        if known.get("row") != row or known.get("weights") is not weights:
-            known.update(row=row, weights=weights, value=self.joint.statistic(self._oriented(row), weights))
-        return known["value"]
+        if known.get("weights") is not weights:
+            known.clear()
+            known["weights"] = weights
+        if (found := known.get(("row", row))) is None:
+            found = known["row", row] = self.joint.statistic(self._oriented(row), weights)
+        return found
 
     @cached_property
-    def _under(self) -> dict[str, Any]:
+    def _under(self) -> dict[Any, Any]:
         return {}
 
     def _texts(self) -> Iterator[Column]:
@@ -386,8 +407,8 @@ class Tables:
     @cached_property
     def _distances(self) -> list[DistanceColumn]:
         columns = []
-        for network, reference in self.state.reference.items():
-            label, scorer = features_label(network), self.state.scorers[network]
+        for network, features in self.state.reference.items():
+            label, scorer, reference = features_label(network), self.state.scorers[network], Reference.of(features)
             rows = [row for row, own in self.state.measured.items() if label in own]
             small = len(self.state.images) < LARGE and len(np.unique(self.state.groups)) >= SMALLEST_TO_SPLIT
             splitting = {
@@ -396,7 +417,7 @@ class Tables:
             for metric, distance in DISTANCES.get(network, {f"fd_{network}": frechet}).items():
                 columns.append(
                     DistanceColumn(
-                        metric, f"{len(reference)} reference images", scorer,
+                        metric, f"{len(features)} reference images", scorer,
                         {row: distance(self.state.measured[row][label], reference, **splitting) for row in rows},
                     )
                 )  # fmt: skip
@@ -409,24 +430,28 @@ class Tables:
         for column in self._distances:
             for row, distance in column.distances.items():
                 yield row, column.metric, "", column.protocol, column.scorer, self._of_distance(distance)
-        for row in self.state.measured:
-            own = [column for column in self._columns if row in column.values]
-            found = self._intervals(lambda weights, own=own, row=row: np.stack([each.of(row, weights) for each in own]))
-            for column, interval in zip(own, found, strict=True):
-                yield row, column.metric, column.condition, column.protocol, column.scorer, interval
-                if column.sample_metric != column.metric and column.headline:
-                    yield self._mean_of(row, column)
+        numbers = [each for row in self.state.measured for each in self._numbers(row)]
+        found = self._intervals(lambda weights: np.stack([of(weights) for *_, of in numbers])) if numbers else []
+        for (*said, _), interval in zip(numbers, found, strict=True):
+            yield *said, interval
         yield from self._cost_entries()
 
     def _of_distance(self, distance: Distance) -> Interval:
         margin = ndtri((1 + self.level) / 2) * distance.error(self.state.groups)
         return Interval(distance.value, distance.value - margin, distance.value + margin, len(self.state.images))
 
-    def _mean_of(self, row: str, column: Column) -> tuple[str, str, str, str, str, Interval]:
-        """The mean of an image's own score, where the data set's is another number: it is what q is made of."""
-        values = column.values[row]
-        (interval,) = self._intervals(lambda weights: (weights @ values / weights.sum(-1))[None])
-        return row, column.sample_metric, column.condition, column.sample_protocol, column.scorer, interval
+    def _numbers(self, row: str) -> Iterator[tuple[str, str, str, str, str, Callable[[Weights], NDArray[np.float64]]]]:
+        """(row, metric, condition, protocol, scorer, the number under weights) of a row's columns.
+
+        Also the mean of an image's own score, where the data set's is another number: it is what q is made of.
+        """
+        for column in self._columns:
+            if row not in column.values:
+                continue
+            yield row, column.metric, column.condition, column.protocol, column.scorer, partial(column.of, row)
+            if column.sample_metric != column.metric and column.headline:
+                mean = partial(_mean, column.values[row])
+                yield row, column.sample_metric, column.condition, column.sample_protocol, column.scorer, mean
 
     def _intervals(self, statistic: Callable[[Weights], NDArray[np.float64]], method: str = "auto") -> list[Interval]:
         return intervals(statistic, self.state.groups, len(self.state.images), method=method, **self._settings)
@@ -441,6 +466,8 @@ class Tables:
 
             if "defect" in own:
                 yield number("defects", "images NaN or black", own["defect"].sum())
+            if RETRIED in own and own[RETRIED].any():
+                yield number("retried", "images NaN or black at first, made again in float32", own[RETRIED].sum())
             if "seconds" in own:
                 yield row, "seconds", "", "per image, wall clock, over batches", "clock", self._seconds(own)
             for metric, protocol in (
@@ -480,27 +507,25 @@ class Tables:
     def _against(self, baseline: str) -> Iterator[dict[str, Any]]:
         methods = [name for name in self._methods if name != baseline]
         columns = [each for each in self._columns if each.headline and baseline in each.values]
-        for method in methods:
-            own = [each for each in columns if method in each.values]
-            changes = np.stack([each.values[method] - each.values[baseline] for each in own])
-            found = self._intervals(
-                lambda weights, own=own, method=method: np.stack(
-                    [self._mean(each, method, weights) - self._mean(each, baseline, weights) for each in own]
+        pairs = [(method, column) for method in methods for column in columns if method in column.values]
+
+        def differences(weights: Weights) -> NDArray[np.float64]:
+            theirs = {id(column): self._mean(column, baseline, weights) for column in columns}
+            return np.stack([self._mean(column, method, weights) - theirs[id(column)] for method, column in pairs])
+
+        # Of paired differences, which are nearly symmetric, BCa covers less.
+        found = self._intervals(differences, method="percentile") if pairs else []
+        for (method, column), interval in zip(pairs, found, strict=True):
+            change = column.values[method] - column.values[baseline]
+            yield {
+                **self._said(
+                    method, baseline, column.condition, column.sample_metric, column.sample_protocol, interval
                 ),
-                method="percentile",  # of paired differences, which are nearly symmetric, BCa covers less
-            )
-            p = sign_flip(changes, self.state.groups, seed=self.state.seeds[0])
-            for column, change, interval, value in zip(own, changes, found, p, strict=True):
-                oriented = change if column.higher_is_better else -change
-                yield {
-                    **self._said(
-                        method, baseline, column.condition, column.sample_metric, column.sample_protocol, interval
-                    ),
-                    "p": float(value),
-                    "win_rate": win_rate(oriented, self.state.groups).value,
-                    "change": change,
-                    "higher_is_better": column.higher_is_better,
-                }
+                "p": None,  # of all differences at once
+                "win_rate": win_rate(change if column.higher_is_better else -change, self.state.groups).value,
+                "change": change,
+                "higher_is_better": column.higher_is_better,
+            }
         for column in (each for each in self._distances if each.metric not in FURTHER):
             for method in methods:
                 if not {method, baseline} <= set(column.distances):
@@ -520,7 +545,7 @@ class Tables:
         """The mean of what an image has; of q with the denominators of the draw."""
         if column.scorer == "fidelity":
             return column.of(row, weights)
-        return weights @ column.values[row] / weights.sum(-1)
+        return _mean(column.values[row], weights)
 
     def _said(
         self, method: str, baseline: str, condition: str, metric: str, protocol: str, interval: Interval
@@ -561,3 +586,16 @@ class Tables:
     def _whole(self) -> list[str]:
         """Rows that have one picture for all conditions."""
         return [row.name for row in self.state.rows if row.same]
+
+
+def _mean(values: np.ndarray, weights: Weights) -> NDArray[np.float64]:
+    """(draws,) of values of images (N,)."""
+    return weights @ values / weights.sum(-1)
+
+
+def _flat(statistics: np.ndarray) -> np.ndarray | csr_array:
+    """Statistics (N, ...) as a matrix (N, numbers) of float64; counts of many classes, of which a picture has few, are
+    kept as those few."""
+    flat = statistics.reshape(len(statistics), -1)
+    sparse = flat.dtype.kind in "iu" and np.count_nonzero(flat) <= SPARSE * flat.size
+    return (csr_array(flat) if sparse else flat).astype(float)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from maxbench.data.pairing import ImageSet, Sample
 from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import Tables
 from maxbench.evaluation.scoring import Measuring, Pictures, Scorers, Scoring, Subject, Target
-from maxbench.evaluation.state import COSTS, Image, Row, State
+from maxbench.evaluation.state import COSTS, RETRIED, Image, Row, State
 from maxbench.experiments.method import (
     ENTERED,
     EXCHANGED,
@@ -29,9 +29,8 @@ from maxbench.experiments.method import (
     Method,
 )
 from maxbench.generation.inputs import CONTROL, EVALUATION, ControlInputs, source_key
-from maxbench.progress import track
 from maxbench.store.artefacts import Artefact
-from maxbench.store.files import digest, fingerprint, read_sealed, seal
+from maxbench.store.files import file_digest, fingerprint, read_sealed, seal
 from maxbench.store.identity import code_fingerprint
 from maxbench.store.runfolder import RunFolder, entered_product, image_file, picture_name, source_file
 from maxbench.store.scores import Scores
@@ -98,12 +97,13 @@ class Evaluation:
 
     def _asked_for(self, rows: Mapping[Row, Pictures | None], scoring: Scoring) -> dict[str, Any]:
         """What the tables depend on, digested, and how many measurements they are made of."""
-        subjects = {row.name: scoring.subjects(pictures) for row, pictures in rows.items() if pictures is not None}
-        keys = {
-            name: [[each.digest, sorted(scoring.measuring.keys(each).values())] for each in own]
-            for name, own in subjects.items()
-        }
-        keys["reference"] = [[each.digest, sorted(scoring.measuring.keys(each).values())] for each in self._reference()]
+        keys, measurements = {}, 0
+        pictured = {row.name: pictures for row, pictures in rows.items() if pictures is not None}
+        for name, pictures in {**pictured, "reference": None}.items():  # one row at a time: the keys are many
+            subjects = self._reference() if pictures is None else scoring.subjects(pictures)
+            own = [[each.digest, sorted(scoring.measuring.keys(each).values())] for each in subjects]
+            keys[name] = fingerprint(own)
+            measurements += sum(len(labels) for _, labels in own)
         package = Path(maxbench.__file__).parent
         settings = {
             "rows": [
@@ -120,7 +120,7 @@ class Evaluation:
         }
         return {
             "tables": fingerprint({"settings": settings, "measurements": keys}),
-            "measurements": sum(len(own) for group in keys.values() for _, own in group),
+            "measurements": measurements,
         }
 
     def _already(self, asked: str) -> bool:
@@ -128,7 +128,7 @@ class Evaluation:
         known = read_sealed(self.folder.path / SUMMARY)
         try:
             return known["asked"] == asked and all(
-                digest((self.folder.path / name).read_bytes()) == value for name, value in known["files"].items()
+                file_digest(self.folder.path / name) == value for name, value in known["files"].items()
             )
         except (OSError, KeyError, TypeError, AttributeError):
             return False
@@ -261,15 +261,17 @@ class Evaluation:
     # --- measuring and writing --------------------------------------------------------------------------------
 
     def _state(self, rows: Mapping[Row, Pictures | None], scoring: Scoring) -> State:
-        experiment, measured = self.experiment, {}
+        experiment = self.experiment
         real = next(pictures for row, pictures in rows.items() if row.name == REAL)
-        for row, pictures in track(rows.items(), "scoring", len(rows), "rows"):
-            if row.name == SHUFFLED:
-                measured[row.name] = scoring.against_others(real)
-            elif row.name == EXCHANGED:
-                measured[row.name] = scoring.exchanged(real)
-            else:
-                measured[row.name] = {**scoring.row(row.name, pictures), **_costs(row, pictures)}
+        made = {SHUFFLED: scoring.against_others, EXCHANGED: scoring.exchanged}
+        asked = {
+            row.name: made[row.name](real) if row.name in made else scoring.of(pictures)
+            for row, pictures in rows.items()
+        }
+        measured = scoring.measure(asked)
+        for row, pictures in rows.items():
+            if pictures is not None:
+                measured[row.name] |= _costs(row, pictures)
         return State(
             experiment=experiment.name,
             suite=self.suite,
@@ -300,21 +302,20 @@ class Evaluation:
 
 def write_results(folder: RunFolder, tables: Tables, asked: str) -> None:
     """Leave a state and all tables that are made of it in a folder; asked: what they depend on, digested."""
-    files = {
-        STATE: tables.state.pack(),
+    files: dict[str, bytes | Callable[[BinaryIO], None]] = {
+        STATE: tables.state.write,
         SAMPLES: tables.samples().to_parquet(index=False),
         METRICS: tables.metrics().to_csv(index=False).encode(),
         DIFFERENCES: tables.differences().to_csv(index=False).encode(),
     }
     if (curve := tables.conflict_curve()) is not None:
         files[CONFLICT] = curve.to_csv(index=False).encode()
-    for name, content in files.items():
-        folder.write(name, content)
+    written = {name: folder.write(name, content) for name, content in files.items()}
     summary = {
         "asked": asked,
-        "files": {name: digest(content) for name, content in files.items()},
+        "files": {name: file_digest(path) for name, path in written.items()},
         "defects": tables.defects(),
-        "notes": list(tables.state.notes),
+        "notes": tables.notes,
         "joint": {"note": tables.joint_note, "dominant": tables.dominant()},
     }
     folder.write(SUMMARY, seal(json.loads(json.dumps(summary))))
@@ -332,6 +333,7 @@ def _costs(row: Row, pictures: Pictures) -> dict[str, np.ndarray]:
     costs = {"defect": np.array([float(each.get("defect") is not None) for each in details])}
     if details[0].get("seconds") is None:
         return costs
+    costs[RETRIED] = np.array([float(RETRIED in each) for each in details])
     for name in COSTS:
         costs[name] = np.array([np.nan if each.get(name) is None else float(each[name]) for each in details])
     return costs

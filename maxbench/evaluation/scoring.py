@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ from maxbench.store.scores import Scores
 
 SCORING = 2
 """Version of how pictures are read, given to scorers and compared, apart from the rulers' own versions."""
+
+BATCHES_AT_A_TIME = 4
+"""How many batches of samples are scored in all rows before the next, and so how many maps are held."""
 
 CLIP = "clip"
 """The text-image scorer, among the networks of features."""
@@ -73,6 +76,10 @@ class Target:
     mask: Callable[[], torch.Tensor] | None
     rulers: Sequence[Ruler]
     identity: Any
+
+    def held(self) -> Target:
+        """The same, but map and mask are read once and kept as long as it lives."""
+        return replace(self, given=cache(self.given), mask=None if self.mask is None else cache(self.mask))
 
 
 @dataclass(frozen=True)
@@ -155,13 +162,14 @@ class Measuring:
     def _rulers(self) -> dict[int, Any]:
         return {}
 
-    def measure(self, subjects: Sequence[Subject], what: str) -> list[dict[str, np.ndarray]]:
-        """Label -> measurement of every subject."""
+    def measure(self, subjects: Sequence[Subject], what: str | None = None) -> list[dict[str, np.ndarray]]:
+        """Label -> measurement of every subject; all are held at once. what: for the progress line, if there is one."""
         keys = [self.keys(subject) for subject in subjects]
         known = [self.book.of(subject.digest) for subject in subjects]
         missing = [place for place, own in enumerate(keys) if not set(own.values()) <= set(known[place])]
         self.count.found += sum(map(len, keys)) - sum(len(keys[place]) for place in missing)
-        for batch in track(batches(missing, self.batch_size), what, len(missing), "images", len, brief=True):
+        parts = batches(missing, self.batch_size)
+        for batch in parts if what is None else track(parts, what, len(missing), "images", len, brief=True):
             wanted = [{label: key for label, key in keys[place].items() if key not in known[place]} for place in batch]
             labels = {label for wants in wanted for label in wants}
             measured = self._measure([subjects[place] for place in batch], labels)
@@ -233,6 +241,21 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is asked of one picture for every image of the experiment, in their order.
+
+    conditions: whose maps they are held against. whole: whether features and the score with the prompt are wanted.
+    by_annotators: whether the annotators measure as well. step: of which image the maps are, so many places on.
+    """
+
+    conditions: Sequence[str]
+    files: Sequence[Artefact]
+    whole: bool = True
+    by_annotators: bool = True
+    step: int = 0
+
+
+@dataclass(frozen=True)
 class Scoring:
     """Scores the rows of a run.
 
@@ -246,63 +269,80 @@ class Scoring:
 
     def row(self, name: str, pictures: Pictures) -> dict[str, np.ndarray]:
         """What the pictures of a row show."""
-        if pictures.same:
-            subjects = self._subjects(pictures.files, list(self.targets))
-            return _stacked(self.measuring.measure(subjects, f"scoring {name}"))
-        measured = {}  # each condition has a picture of its own
-        for condition in self.targets:
-            subjects = self._subjects(pictures.files, [condition], whole=False)
-            measured |= _stacked(self.measuring.measure(subjects, f"scoring {name}, {condition}"))
-        return measured
+        return self.measure({name: self.of(pictures)})[name]
 
-    def against_others(self, pictures: Pictures) -> dict[str, np.ndarray]:
+    def measure(self, rows: Mapping[str, Sequence[Asked]]) -> dict[str, dict[str, np.ndarray]]:
+        """Row -> label -> (N, ...), what is asked of every row.
+
+        A few batches of samples at a time, of all rows: a map is read once for all of them, and no more maps and
+        pictures are held than those batches have.
+        """
+        count, block = len(self.images), BATCHES_AT_A_TIME * self.measuring.batch_size
+        plain = replace(self.measuring, with_annotators=frozenset())
+        found: dict[str, dict[str, np.ndarray]] = {name: {} for name in rows}
+        blocks = batches(range(count), block)
+        for places in track(blocks, "scoring", count * len(rows), "images", lambda each: len(each) * len(rows)):
+            held: dict[tuple[str, int], Target] = {}
+            for name, every in rows.items():
+                for asked in every:
+                    measuring = self.measuring if asked.by_annotators else plain
+                    subjects = self._subjects(asked, places, held)
+                    _keep(found[name], _stacked(measuring.measure(subjects)), places[0], count)
+        return found
+
+    def of(self, pictures: Pictures) -> list[Asked]:
+        """A row's own pictures: all that is measured in them, or for each condition that has pictures of its own."""
+        if pictures.same:
+            return [Asked(list(self.targets), next(iter(pictures.files.values())))]
+        return [Asked([name], pictures.files[name], whole=False) for name in self.targets]
+
+    def against_others(self, pictures: Pictures) -> list[Asked]:
         """Pictures held against the maps of the next group: what a score is worth that sees no condition."""
         first = self.images[0][0].group
         step = sum(sample.group == first for sample, _ in self.images)
-        return self._plainly(pictures.files, "against other maps", step)
+        return [
+            Asked([name], pictures.files[name], whole=False, by_annotators=False, step=step) for name in self.targets
+        ]
 
-    def exchanged(self, pictures: Pictures) -> dict[str, np.ndarray]:
+    def exchanged(self, pictures: Pictures) -> list[Asked]:
         """Every condition's map held against the picture that another condition was taken from.
 
         How far a picture that obeys the other condition perfectly obeys this one: what is missing is their conflict.
         """
         names = list(pictures.files)
         following = dict(zip(names, [*names[1:], names[0]], strict=True))
-        return self._plainly({name: pictures.files[following[name]] for name in names}, "against the other condition")
-
-    def _plainly(self, files: Mapping[str, Sequence[Artefact]], what: str, step: int = 0) -> dict[str, np.ndarray]:
-        """Fidelity alone, by the scorers alone."""
-        measuring, measured = replace(self.measuring, with_annotators=frozenset()), {}
-        for condition in self.targets:
-            subjects = self._subjects(files, [condition], whole=False, step=step)
-            measured |= _stacked(measuring.measure(subjects, f"scoring {what}, {condition}"))
-        return measured
+        return [
+            Asked([name], pictures.files[following[name]], whole=False, by_annotators=False) for name in self.targets
+        ]
 
     def subjects(self, pictures: Pictures) -> list[Subject]:
         """Everything that will be measured of a row's own pictures."""
-        groups = [list(self.targets)] if pictures.same else [[name] for name in self.targets]
-        return [each for names in groups for each in self._subjects(pictures.files, names, whole=pictures.same)]
+        return [each for asked in self.of(pictures) for each in self._subjects(asked, range(len(self.images)), {})]
 
     def reference(self, subjects: Sequence[Subject]) -> dict[str, np.ndarray]:
         """Network -> (M, D) features of the reference pictures."""
-        measured = _stacked(self.measuring.measure(subjects, "scoring the reference"))
-        return {label.removeprefix(FEATURES): each for label, each in measured.items()}
+        found: dict[str, np.ndarray] = {}
+        parts = batches(range(len(subjects)), BATCHES_AT_A_TIME * self.measuring.batch_size)
+        for places in track(parts, "scoring the reference", len(subjects), "images", len):
+            own = _stacked(self.measuring.measure([subjects[place] for place in places]))
+            _keep(found, own, places[0], len(subjects))
+        return {label.removeprefix(FEATURES): each for label, each in found.items()}
 
-    def _subjects(
-        self, files: Mapping[str, Sequence[Artefact]], names: Sequence[str], whole: bool = True, step: int = 0
-    ) -> list[Subject]:
-        """Pictures held against the maps of the image `step` places on; whole: also as pictures."""
+    def _subjects(self, asked: Asked, places: Sequence[int], held: dict[tuple[str, int], Target]) -> list[Subject]:
+        """held: targets that keep their maps, by condition and place; those that it lacks are added."""
         subjects = []
-        for place, (sample, _) in enumerate(self.images):
-            file = files[names[0]][place]
-            other = (place + step) % len(self.images)
+        for place in places:
+            file, other = asked.files[place], (place + asked.step) % len(self.images)
+            for name in asked.conditions:
+                if (name, other) not in held:
+                    held[name, other] = self.targets[name][other].held()
             subjects.append(
                 Subject(
                     digest=file.sha256,
                     read=lambda file=file: im.read_images([file.path], self.resolution),
-                    targets={name: self.targets[name][other] for name in names},
-                    prompt=sample.prompt if whole else None,
-                    features=whole,
+                    targets={name: held[name, other] for name in asked.conditions},
+                    prompt=self.images[place][0].prompt if asked.whole else None,
+                    features=asked.whole,
                 )
             )
         return subjects
@@ -311,6 +351,17 @@ class Scoring:
 def _asked(target: Target, by_annotator: bool) -> Sequence[Ruler]:
     """All rulers for the scorer, the headline alone for the annotator."""
     return target.rulers[:1] if by_annotator else target.rulers
+
+
+def _keep(found: dict[str, np.ndarray], values: Mapping[str, np.ndarray], start: int, count: int) -> None:
+    """Put the values of some of `count` images in their place; counts of pixels take 4 bytes where these are enough."""
+    for label, own in values.items():
+        if own.dtype.kind in "iu" and (np.abs(own) <= np.iinfo(np.int32).max).all():
+            own = own.astype(np.int32)
+        if label not in found:
+            found[label] = np.empty((count, *own.shape[1:]), own.dtype)
+        found[label] = found[label].astype(np.promote_types(found[label].dtype, own.dtype), copy=False)
+        found[label][start : start + len(own)] = own
 
 
 def _stacked(values: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

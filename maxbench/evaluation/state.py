@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from maxbench.errors import UserError
 CLIP_SCORE = "clip_score"
 BY_ANNOTATOR = ", annotator"  # of what the network that drew the given map measures
 FEATURES = "features/"
+RETRIED = "retried"
+"""Whether a picture was NaN or black and made again in float32."""
 COSTS = ("seconds", "warm_up", "unet_evaluations", "control_evaluations", "control_scale", "peak_memory")
 
 Measured = Mapping[str, np.ndarray]
@@ -108,7 +112,13 @@ class State:
         return list(dict.fromkeys(image.seed for image in self.images))
 
     def pack(self) -> bytes:
-        """As a compressed NumPy archive, exactly."""
+        """As a NumPy archive, exactly; see :meth:`write`."""
+        buffer = io.BytesIO()
+        self.write(buffer)
+        return buffer.getvalue()
+
+    def write(self, file: BinaryIO) -> None:
+        """Into a NumPy archive, one array after the other; compressed, but for features, which are noise to zlib."""
         about = {
             key: value
             for key, value in asdict(replace(self, measured={}, reference={})).items()
@@ -117,15 +127,29 @@ class State:
         arrays = {f"measured/{row}//{label}": each for row, own in self.measured.items() for label, each in own.items()}
         arrays |= {f"reference/{network}": each for network, each in self.reference.items()}
         about["arrays"] = sorted(arrays)  # an archive whose directory is damaged may lack some and read well
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays, about=np.array(json.dumps(about)))
-        return buffer.getvalue()
+        with zipfile.ZipFile(file, "w") as archive:
+            for key, array in [*arrays.items(), ("about", np.array(json.dumps(about)))]:
+                member = zipfile.ZipInfo(f"{key}.npy")  # of a fixed date: the same state is the same bytes
+                noise = f"//{FEATURES}" in key or key.startswith("reference/")
+                member.compress_type = zipfile.ZIP_STORED if noise else zipfile.ZIP_DEFLATED
+                with archive.open(member, "w", force_zip64=True) as part:
+                    np.lib.format.write_array(part, np.asanyarray(array), allow_pickle=False)
+
+    @classmethod
+    def read(cls, path: Path) -> State:
+        """Of a file that :meth:`write` has filled; ValueError for anything else, OSError where there is none."""
+        with open(path, "rb") as file:
+            return cls._unpacked(file)
 
     @classmethod
     def unpack(cls, content: bytes) -> State:
         """The reverse of :meth:`pack`; ValueError for anything else."""
+        return cls._unpacked(io.BytesIO(content))
+
+    @classmethod
+    def _unpacked(cls, file: BinaryIO) -> State:
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            with np.load(file, allow_pickle=False) as archive:
                 about = json.loads(str(archive["about"]))
                 if about.pop("arrays") != sorted(set(archive.files) - {"about"}):
                     raise ValueError("it has other arrays than were packed")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from maxbench.evaluation.aggregate import BY_ANNOTATOR, DISTANCES, FURTHER, Column, Tables, Weights
-from maxbench.evaluation.state import COSTS, Row, State, features_label
+from maxbench.evaluation.state import COSTS, RETRIED, Row, State, features_label
 from maxbench.experiments.method import FUSION, NONE, REAL, REFERENCE, SHUFFLED, SINGLE, VAE_RECONSTRUCTION
 from maxbench.metrics.distribution import Distance, frechet
 from maxbench.metrics.statistics import Interval, holm, influence_interval, intervals, sign_flip
@@ -129,7 +129,7 @@ def alternating(state: State) -> dict[str, np.ndarray]:
     labels = [label for label in state.measured[rows[0]] if all(label in state.measured[row] for row in rows)]
     out = {}
     for label in labels:
-        if label not in (*COSTS, "defect"):
+        if label not in (*COSTS, RETRIED, "defect"):
             choices = np.stack([state.measured[row][label] for row in rows])
             out[label] = choices[turn, np.arange(len(turn))]
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -60,12 +60,11 @@ class ControlInputs:
     maps: dict[tuple[str, int], Artefact] = field(default_factory=dict, repr=False)  # by condition and image id
     masks: dict[tuple[str, str, str], Artefact] = field(default_factory=dict, repr=False)  # by kind, condition, sample
 
-    def make(self) -> None:
-        """Have everything: from the store, else made now."""
-        images = sorted({image for sample in self.samples for image in sample.sources.values()})
-        keys = {image: self._source_key(image) for image in images}
+    def make(self, drawn: Collection[str] | None = None) -> None:
+        """Have everything: from the store, else made now. drawn: conditions of which maps are had; None for all."""
+        keys = self.source_keys()
         self.sources.update(self.folder.ensure("source", keys, self._read, self.batch_size, "source images"))
-        for name in self.conditions:
+        for name in self.conditions if drawn is None else drawn:
             self._make_maps(name)
         for kind in (CONTROL, EVALUATION):
             self._make_masks(kind)
@@ -126,50 +125,75 @@ class ControlInputs:
             "mask": None if mask is None else mask.sha256,
         }
 
-    # --- making -----------------------------------------------------------------------------------------------
+    # --- keys -------------------------------------------------------------------------------------------------
 
-    def _source_key(self, image: int) -> str:
-        return source_key(self.image_set, image, self.resolution)
+    def source_keys(self) -> dict[int, str]:
+        """Image -> the key of its square picture."""
+        images = sorted({image for sample in self.samples for image in sample.sources.values()})
+        return {image: source_key(self.image_set, image, self.resolution) for image in images}
+
+    def map_keys(self, name: str) -> dict[int, str]:
+        """Image -> the key of a condition's map; of the images whose square picture is there."""
+        network = self.annotators.identity(name)
+        images = sorted({sample.sources[name] for sample in self.samples})
+        parts = {"version": DRAWING, "condition": self.identities[name], "annotator": network}
+        if network is not None:  # arithmetic knows neither batch nor device
+            parts |= {"device": self.annotators.device, "batch": self.batch_size}
+        return {
+            image: fingerprint({**parts, "source": self.sources[image].sha256})
+            for image in images
+            if image in self.sources
+        }
+
+    def mask_keys(self, kind: str) -> dict[tuple[str, str, str], str]:
+        """(kind, condition, sample) -> the key of its mask."""
+        return {
+            item: fingerprint(
+                {"version": READING, "region": region.identity(self.image_set), "resolution": self.resolution}
+            )
+            for item, region in self._regions(kind).items()
+        }
+
+    def is_known(self, condition: str, sample: Sample) -> bool:
+        """Whether :meth:`identity` can be told: what it is made of is there."""
+        masked = condition in sample.control_masks
+        return (condition, sample.sources[condition]) in self.maps and (
+            not masked or (CONTROL, condition, sample.id) in self.masks
+        )
+
+    # --- making -----------------------------------------------------------------------------------------------
 
     def _read(self, batch: list[int]) -> Iterator[tuple[bytes, dict]]:
         pictures = im.read_images([self.image_set.picture(image).path for image in batch], self.resolution)
         return ((im.encode_png(array), {}) for array in im.to_bytes(pictures))
 
     def _make_maps(self, name: str) -> None:
-        condition, network = self.conditions[name], self.annotators.identity(name)
-        images = sorted({sample.sources[name] for sample in self.samples})
-        parts = {"version": DRAWING, "condition": self.identities[name], "annotator": network}
-        if network is not None:  # arithmetic knows neither batch nor device
-            parts |= {"device": self.annotators.device, "batch": self.batch_size}
-        keys = {image: fingerprint({**parts, "source": self.sources[image].sha256}) for image in images}
+        condition = self.conditions[name]
 
         def draw(batch: list[int]) -> list[tuple[bytes, dict]]:
             pictures = self.real(padded(batch, self.batch_size))
             maps = condition.draw(pictures, self.annotators.load(name))[: len(batch)]
             return [(im.encode_png(array), {}) for array in maps.numpy()]
 
-        found = self.folder.ensure("map", keys, draw, self.batch_size, f"{name} maps")
+        found = self.folder.ensure("map", self.map_keys(name), draw, self.batch_size, f"{name} maps")
         self.maps.update({(name, image): artefact for image, artefact in found.items()})
 
     def _make_masks(self, kind: str) -> None:
-        regions = {
-            (kind, name, sample.id): self._region(kind, name, sample)
-            for sample in self.samples
-            for name in getattr(sample, kind)
-        }
-        keys = {
-            item: fingerprint(
-                {"version": READING, "region": region.identity(self.image_set), "resolution": self.resolution}
-            )
-            for item, region in regions.items()
-        }
+        regions = self._regions(kind)
 
         def mark(batch: list[tuple[str, str, str]]) -> Iterator[tuple[bytes, dict]]:
             for item in batch:
                 mask = regions[item].mask(self.image_set, self.resolution)
                 yield im.encode_png(mask.astype(np.uint8) * 255), {}
 
-        self.masks.update(self.folder.ensure("mask", keys, mark, self.batch_size, "masks"))
+        self.masks.update(self.folder.ensure("mask", self.mask_keys(kind), mark, self.batch_size, "masks"))
+
+    def _regions(self, kind: str) -> dict[tuple[str, str, str], Region]:
+        return {
+            (kind, name, sample.id): self._region(kind, name, sample)
+            for sample in self.samples
+            for name in getattr(sample, kind)
+        }
 
     def _region(self, kind: str, name: str, sample: Sample) -> Region:
         """Where a condition is a control or is scored; an object that is known exactly is looked at with a margin."""

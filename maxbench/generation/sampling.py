@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,8 @@ from maxbench.data.pairing import Sample
 from maxbench.experiments.method import Method
 from maxbench.generation.inputs import ControlInputs
 from maxbench.models.control import Control
-from maxbench.models.pipeline import Pipeline, Sampler
+from maxbench.models.pipeline import Evaluations, Pipeline, Sampler, cost_of
+from maxbench.models.precision import Precision
 from maxbench.seeds import derive, noise_for
 from maxbench.store.files import fingerprint
 from maxbench.store.identity import identity
@@ -33,14 +34,18 @@ every kind of method, so that such a change does not pass unnoticed.
 class Networks:
     """The networks that make pictures, and what they are.
 
-    load: all of them. base: part -> digest, of all that every picture depends on. control: condition -> what its
-    control is, as plain data. dtype, device: of the computation.
+    load: all of them, computing in a precision. base: part -> digest, of all that every picture depends on. control:
+    condition -> what its control is, as plain data. precision, device: of the computation.
+    kind: condition -> when its control runs, see :func:`maxbench.models.control.kind_of`. scheduler: the base model's
+    configuration of one. Neither loads a network.
     """
 
-    load: Callable[[], Pipeline]
+    load: Callable[[Precision], Pipeline]
     base: Mapping[str, str]
     control: Callable[[str], Any]
-    dtype: torch.dtype
+    kind: Callable[[str], str]
+    scheduler: Callable[[], dict]
+    precision: Precision
     device: torch.device
 
 
@@ -59,7 +64,27 @@ class Sampling:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        return self.networks.load()
+        return self.networks.load(self.networks.precision)
+
+    @cached_property
+    def exact(self) -> Sampling:
+        """The same with networks in float32, cast up from the same files; loaded when it is first asked for a picture.
+
+        Overflow in a smaller dtype leaves pictures that are NaN or black; these are what they should have been.
+        """
+        return replace(self, networks=replace(self.networks, precision=self.networks.precision.exact))
+
+    @property
+    def exact_bytes(self) -> int:
+        """How much the weights in float32 take beside the others; 0 until they are loaded."""
+        exact = vars(self).get("exact")
+        return vars(exact)["pipeline"].bytes if exact is not None and "pipeline" in vars(exact) else 0
+
+    def cost(self, method: Method) -> Evaluations:
+        """How often networks run for one picture of a method."""
+        networks = self.networks
+        kinds = {name: networks.kind(name) for name in method.branches}
+        return cost_of(kinds, method, self.sampler, networks.scheduler())
 
     # --- what a picture depends on ----------------------------------------------------------------------------
 
@@ -90,9 +115,10 @@ class Sampling:
             "networks": dict(self.networks.base),
             "sampler": identity(self.sampler),
             "resolution": self.inputs.resolution,
-            "dtype": str(self.networks.dtype),
+            "dtype": str(self.networks.precision.dtype),
             "device": self.networks.device.type,
             "batch": self.batch_size,
+            **self.networks.precision.unusual,
         }
 
     # --- pictures ---------------------------------------------------------------------------------------------

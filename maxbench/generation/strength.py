@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from maxbench.experiments.method import Method
 from maxbench.generation.sampling import Sampling
 from maxbench.models.control import Control
 from maxbench.models.pipeline import Pipeline, Sampler
+from maxbench.models.precision import tf32
 from maxbench.progress import say
 from maxbench.store.artefacts import batches
 from maxbench.store.files import seal
@@ -56,10 +58,13 @@ class ResidualNorms:
         """The method at the scale that makes it as strong as the one it is matched with."""
         if method.match is None:
             return method
-        target = next(each for each in self.methods if each.name == method.match)
-        matched = replace(method, scale=method.scale * self.of(target) / self.of(method))
+        matched = replace(method, scale=method.scale * self.of(self.target(method)) / self.of(method))
         self.folder.write(FILE, seal(self.used))
         return matched
+
+    def target(self, method: Method) -> Method:
+        """What a method is matched with."""
+        return next(each for each in self.methods if each.name == method.match)
 
     @property
     def artefacts(self) -> list[tuple[str, str]]:
@@ -71,14 +76,28 @@ class ResidualNorms:
         unit, training = replace(method, scale=1.0, match=None), self.training
         if not training.inputs.sources:
             training.inputs.make()
+        self.used[method.name] = self.folder.store.value("norm", self._parts(unit), lambda: self._measure(unit))
+        return self.used[method.name]
+
+    def known(self, method: Method) -> float | None:
+        """The same if it has been measured before and the training inputs are there, else None."""
+        unit, inputs = replace(method, scale=1.0, match=None), self.training.inputs
+        if not all(
+            _shown(sample) in inputs.sources and all(inputs.is_known(name, sample) for name in method.branches)
+            for sample in inputs.samples
+        ):
+            return None
+        return self.folder.store.known_value("norm", self._parts(unit))
+
+    def _parts(self, unit: Method) -> dict[str, Any]:
+        """What a norm depends on."""
+        training = self.training
         samples = training.inputs.samples
-        parts = {
+        return {
             "version": MEASURING,
             "images": training.keys(unit, [(sample, 0) for sample in samples]),
             "pictures": [training.inputs.sources[_shown(sample)].sha256 for sample in samples],
         }
-        self.used[method.name] = self.folder.store.value("norm", parts, lambda: self._measure(unit))
-        return self.used[method.name]
 
     def _measure(self, unit: Method) -> float:
         training = self.training
@@ -129,7 +148,8 @@ def residual_norm(
         noisy = scheduler.add_noise(latents, noise.to(latents), timestep[None])
         sample = torch.cat([noisy] * sampler.halves)
         sample = scheduler.scale_model_input(sample, timestep).to(pipeline.dtype)
-        added = control(sample, timestep, text, step, len(scheduler.timesteps))
+        with tf32(pipeline.allow_tf32):
+            added = control(sample, timestep, text, step, len(scheduler.timesteps))
         norms += [each.float().flatten(1).norm(dim=1).mean() for each in _residuals(added)]
     norm = float(torch.stack(norms).mean()) if norms else 0.0
     if norm == 0:

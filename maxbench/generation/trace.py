@@ -41,12 +41,8 @@ class Tracing:
 
     def record(self, folder: RunFolder, sampling: Sampling, experiment: Experiment, methods: Sequence[Method]) -> None:
         """Leave `diagnostics/<method>.csv` and `.npz` of every method, and `drift.json`."""
-        samples = experiment.samples[: self.samples]
-        settings = {"version": TRACING, "maps": self.maps, "steps": self.steps}
-        keys = {
-            method.name: fingerprint({**settings, "images": sampling.keys(method, [(sample, 0) for sample in samples])})
-            for method in methods
-        }
+        samples = self.samples_of(experiment)
+        keys = {method.name: self._key(sampling, method, samples) for method in methods}
         missing = [each for each in methods if not all(_find(folder, keys[each.name]))]
         folder.refer([(kind, key) for key in keys.values() for kind in KINDS])
         if missing or not (folder.path / DRIFT).exists():
@@ -61,6 +57,19 @@ class Tracing:
         for method in methods:
             for suffix, artefact in zip(KINDS.values(), _find(folder, keys[method.name]), strict=True):
                 folder.put(f"{FOLDER}/{method.name}{suffix}", artefact)
+
+    def samples_of(self, experiment: Experiment) -> tuple[Sample, ...]:
+        """Those that are recorded."""
+        return experiment.samples[: self.samples]
+
+    def is_there(self, folder: RunFolder, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> bool:
+        """Whether a method has been recorded on samples before."""
+        key = self._key(sampling, method, samples)
+        return all(folder.store.peek(kind, key, suffix) is not None for kind, suffix in KINDS.items())
+
+    def _key(self, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> str:
+        settings = {"version": TRACING, "maps": self.maps, "steps": self.steps}
+        return fingerprint({**settings, "images": sampling.keys(method, [(sample, 0) for sample in samples])})
 
     def trace(self, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> Trace:
         """One method's decisions on samples, all in one batch."""

@@ -8,7 +8,8 @@ CMMD: Jayasumana et al., Rethinking FID, CVPR 2024.
     Squared maximum mean discrepancy under a Gaussian kernel of sigma 10 on unit vectors, times 1000.
 
 The features decide what the numbers mean (Inception: FID and KID); resizing and the network belong to whoever
-made them. Everything is computed in float64 on the CPU and does not depend on the order of the rows.
+made them. Everything is computed in float64 on the CPU and does not depend on the order of the rows. What the sets of
+many methods need of one reference is computed once, if they are given the same :class:`Reference`.
 
 The influence of row i is the derivative of the distance by the row's weight (Efron, The jackknife, the bootstrap and
 other resampling plans, 1982, chapter 6: the infinitesimal jackknife). Influences add up to 0 over the rows. The
@@ -32,9 +33,11 @@ Differences need no splits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+import scipy.linalg
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +45,11 @@ from torch import Tensor
 
 KERNEL_BLOCK = 2**24  # kernel values held at a time: 128 MiB
 CMMD_SIGMA, CMMD_SCALE = 10, 1000
+RESOLVED = 1e-8
+"""Share of the largest eigenvalue of Y^T Y above which its own vectors are good enough; see :func:`_root_diagonal`."""
+
+Halves = list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]
+"""Splits of N rows: of each, which rows are in its first and in its second half, (N,)."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,49 @@ class Distance:
         return Distance(self.value - baseline.value, self.influence - baseline.influence, self.halves - baseline.halves)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A reference set (M, D) in float64, and what distances need of it alone."""
+
+    rows: Tensor
+
+    @classmethod
+    def of(cls, rows: ArrayLike | Tensor) -> Reference:
+        """ValueError for fewer than two rows or a value that is not finite."""
+        return cls(_set(rows, "reference"))
+
+    @cached_property
+    def mean(self) -> Tensor:
+        return self.rows.mean(dim=0)
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """(K, D) of the unbiased covariance, factor^T factor, with K = min(M, D)."""
+        return torch.linalg.qr(self.rows - self.mean, mode="r")[1] / (len(self.rows) - 1) ** 0.5
+
+    @cached_property
+    def cubic(self) -> float:
+        """Mean kernel of :func:`kernel` over the pairs of two different rows."""
+        m = len(self.rows)
+        return ((_row_sums(_cubic, self.rows, self.rows)[:, 0] - _cubic(self.rows, None)).sum() / (m * (m - 1))).item()
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """The rows, scaled to length 1."""
+        return _unit_rows(self.rows, "reference")
+
+    @cached_property
+    def gaussian(self) -> float:
+        """Mean kernel of :func:`cmmd` over all pairs, those of a row with itself too."""
+        return (_row_sums(_gaussian, self.unit, self.unit).sum() / len(self.rows) ** 2).item()
+
+
+AnyReference = ArrayLike | Tensor | Reference
+
+
 def frechet(
     features: ArrayLike | Tensor,
-    reference: ArrayLike | Tensor,
+    reference: AnyReference,
     *,
     splits: int = 0,
     seed: int = 0,
@@ -106,24 +154,29 @@ def frechet(
     Biased upwards in small sets, so comparable only at equal N. Fewer than two rows, unequal D or a value
     that is not finite is a ValueError.
 
-    With centred rows X and R, tr (S_r^(1/2) S S_r^(1/2))^(1/2) is the sum of the singular values of
-    X R^T / ((N - 1) (M - 1))^(1/2): no matrix is squared or inverted, so that sets of fewer rows than
-    dimensions are as exact as large ones. The derivative by S is I - A with
-    A = S_r^(1/2) (S_r^(1/2) S S_r^(1/2))^(-1/2) S_r^(1/2), inverted on its range; x^T A x of a row x of X needs
-    only its coordinates among the left singular vectors.
+    With centred rows X and S_r = F^T F, tr (S_r^(1/2) S S_r^(1/2))^(1/2) is the sum of the singular values of
+    Y / (N - 1)^(1/2), Y = X F^T: no matrix is squared or inverted to an answer of half the digits, so that sets of
+    fewer rows than dimensions are as exact as large ones. The derivative by S is I - A with
+    A = S_r^(1/2) (S_r^(1/2) S S_r^(1/2))^(-1/2) S_r^(1/2), inverted on its range; x^T A x of all rows x of X is
+    (N - 1)^(1/2) times the diagonal of (Y Y^T)^(1/2), and its sum the trace.
 
     With `splits`, that many random splits into halves, drawn from `seed`, sharpen the error (40 are enough); rows
-    of one of the `clusters` stay together. On one slow core D = 2048 and N = M = 5000 take 13 s, and about as
-    much again for every split.
+    of one of the `clusters` stay together. What it takes: results/scale/evaluation.md.
     """
     features, reference = _paired_sets(features, reference)
-    moments = _moments(reference)
-    return _with_halves(lambda rows: _frechet(rows, moments), features, splits, seed, clusters)
+    projected = _projected(features, reference)
+    found = _frechet(features, projected, reference.mean, reference.factor)
+    halves = _halves(len(features), splits, seed, clusters)
+    values = [
+        np.mean([_frechet(features[own], projected[own], reference.mean, reference.factor).value for own in both])
+        for both in halves
+    ]
+    return Distance(found.value, found.influence, np.array(values))
 
 
 def kernel(
     features: ArrayLike | Tensor,
-    reference: ArrayLike | Tensor,
+    reference: AnyReference,
     *,
     splits: int = 0,
     seed: int = 0,
@@ -137,19 +190,13 @@ def kernel(
     two rows, unequal D or a value that is not finite is a ValueError. Splits as in :func:`frechet`.
     """
     features, reference = _paired_sets(features, reference)
-    m = len(reference)
-    within_reference = (_row_sums(_cubic, reference, reference) - _cubic(reference, None)) / (m - 1)
-
-    def distance(rows: Tensor) -> Distance:
-        within = (_row_sums(_cubic, rows, rows) - _cubic(rows, None)) / (len(rows) - 1)
-        return _discrepancy(within, within_reference, _row_sums(_cubic, rows, reference) / m)
-
-    return _with_halves(distance, features, splits, seed, clusters)
+    halves = _halves(len(features), splits, seed, clusters)
+    return _discrepancy(_cubic, features, reference.rows, reference.cubic, _cubic(features, None), halves)
 
 
 def cmmd(
     features: ArrayLike | Tensor,
-    reference: ArrayLike | Tensor,
+    reference: AnyReference,
     *,
     splits: int = 0,
     seed: int = 0,
@@ -162,24 +209,16 @@ def cmmd(
     1000 (1 - mean kernel) (1 / N + 1 / M): comparable at equal N only. Fewer than two rows, unequal D, a row of
     length 0 or a value that is not finite is a ValueError.
     """
-    features, reference = (
-        _unit_rows(rows, name)
-        for rows, name in zip(_paired_sets(features, reference), ("features", "reference"), strict=True)
-    )
-    m = len(reference)
-    within_reference = _row_sums(_gaussian, reference, reference) / m
-
-    def distance(rows: Tensor) -> Distance:
-        within = _row_sums(_gaussian, rows, rows) / len(rows)
-        found = _discrepancy(within, within_reference, _row_sums(_gaussian, rows, reference) / m)
-        return Distance(CMMD_SCALE * found.value, CMMD_SCALE * found.influence)
-
-    return _with_halves(distance, features, splits, seed, clusters)
+    features, reference = _paired_sets(features, reference)
+    halves = _halves(len(features), splits, seed, clusters)
+    rows = _unit_rows(features, "features")
+    found = _discrepancy(_gaussian, rows, reference.unit, reference.gaussian, None, halves)
+    return Distance(CMMD_SCALE * found.value, CMMD_SCALE * found.influence, CMMD_SCALE * found.halves)
 
 
 def fd_infinity(
     features: ArrayLike | Tensor,
-    reference: ArrayLike | Tensor,
+    reference: AnyReference,
     *,
     seed: int,
     points: int = 15,
@@ -209,12 +248,12 @@ def fd_infinity(
     inverse = 1 / sizes
     # The value at 0 of the least-squares line is this combination of the distances.
     weights = 1 / points - inverse.mean() * (inverse - inverse.mean()) / np.sum((inverse - inverse.mean()) ** 2)
-    moments = _moments(reference)
+    projected = _projected(features, reference)
     generator = np.random.default_rng(seed)
     value, influence = 0.0, np.zeros(n)
     for size, weight in zip(sizes, weights, strict=True):
         subset = generator.permutation(n)[:size]
-        found = _frechet(features[subset], moments)
+        found = _frechet(features[subset], projected[subset], reference.mean, reference.factor)
         value += weight * found.value
         influence[subset] += weight * found.influence * n / size
     return Distance(float(value), influence)
@@ -235,6 +274,7 @@ def kernel_of_subsets(
     smaller than `size` are a ValueError.
     """
     features, reference = _paired_sets(features, reference)
+    reference = reference.rows
     if not 2 <= size <= min(len(features), len(reference)):
         raise ValueError(f"subsets of {size} rows cannot be drawn from {len(features)} and {len(reference)}")
     if subsets < 1:
@@ -247,58 +287,65 @@ def kernel_of_subsets(
     return float(np.mean(values)), float(np.std(values))
 
 
-def frechet_distance(features: ArrayLike | Tensor, reference: ArrayLike | Tensor) -> float:
+def frechet_distance(features: ArrayLike | Tensor, reference: AnyReference) -> float:
     """The value of :func:`frechet`."""
     return frechet(features, reference).value
 
 
-def kernel_distance(features: ArrayLike | Tensor, reference: ArrayLike | Tensor) -> float:
+def kernel_distance(features: ArrayLike | Tensor, reference: AnyReference) -> float:
     """The value of :func:`kernel`."""
     return kernel(features, reference).value
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Of a set: its mean (D,), and a factor (K, D) of its covariance, factor^T factor, with K = min(rows, D)."""
-
-    mean: Tensor
-    factor: Tensor
+def _projected(features: Tensor, reference: Reference) -> Tensor:
+    """Y (N, K) of :func:`frechet`, up to a row that is added to all: the rows of a part need only be centred."""
+    return (features - features.mean(dim=0)) @ reference.factor.T
 
 
-def _moments(rows: Tensor) -> _Moments:
-    _, triangle = torch.linalg.qr(rows - rows.mean(dim=0), mode="r")
-    return _Moments(rows.mean(dim=0), triangle / (len(rows) - 1) ** 0.5)
-
-
-def _frechet(features: Tensor, reference: _Moments) -> Distance:
+def _frechet(features: Tensor, projected: Tensor, mean_r: Tensor, factor: Tensor) -> Distance:
     n = len(features)
     mean = features.mean(dim=0)
-    shift, centred = mean - reference.mean, features - mean
-    basis, triangle = torch.linalg.qr(centred)
-    left, singular, _ = torch.linalg.svd(triangle @ reference.factor.T / (n - 1) ** 0.5, full_matrices=False)
+    shift, centred = mean - mean_r, features - mean
     squares = centred.square().sum(dim=1)  # x^T x
-    value = shift.square().sum() + squares.sum() / (n - 1) + reference.factor.square().sum() - 2 * singular.sum()
-    rooted = (n - 1) * (basis @ left).square() @ singular  # x^T A x
+    rooted = (n - 1) ** 0.5 * torch.from_numpy(_root_diagonal((projected - projected.mean(dim=0)).numpy()))  # x^T A x
+    value = shift.square().sum() + factor.square().sum() + (squares.sum() - 2 * rooted.sum()) / (n - 1)
     by_covariance = (squares - rooted) * (n / (n - 1))
     influence = 2 * centred @ shift + by_covariance - by_covariance.mean()
     return Distance(value.item(), influence.numpy())
 
 
-def _with_halves(
-    distance: Callable[[Tensor], Distance], features: Tensor, splits: int, seed: int, clusters: ArrayLike | None
-) -> Distance:
-    n = len(features)
+def _root_diagonal(rows: NDArray[np.float64], smallest: float | None = None) -> NDArray[np.float64]:
+    """The diagonal (N,) of (Y Y^T)^(1/2), of `rows` Y (N, K).
+
+    With the eigenvectors V of Y^T Y the columns of Y V are orthogonal, and the diagonal is the sum of their squares
+    over their lengths. V is three times cheaper than the singular vectors of Y, but knows singular values below
+    1e-8 of the largest only as noise: for the vectors with eigenvalues below RESOLVED of the largest the same is done
+    once more with the columns of Y V alone, which have no others to hide behind, until they are rounding (`smallest`).
+    """
+    if rows.shape[0] < rows.shape[1]:
+        (triangle,) = scipy.linalg.qr(rows.T, mode="r", check_finite=False)
+        rows = triangle[: rows.shape[0]].T  # Y Y^T is the same
+    eigenvalues, vectors = scipy.linalg.eigh(rows.T @ rows, driver="evd", overwrite_a=True, check_finite=False)
+    largest = eigenvalues[-1] if len(eigenvalues) else 0.0
+    smallest = np.finfo(np.float64).eps ** 2 * largest if smallest is None else smallest
+    if not largest > smallest:
+        return np.zeros(len(rows))
+    columns = rows @ vectors
+    first = int(np.searchsorted(eigenvalues, RESOLVED * largest))
+    unresolved, columns = columns[:, :first], columns[:, first:]
+    columns = np.square(columns, out=columns)
+    diagonal = columns @ (1 / np.sqrt(columns.sum(axis=0)))
+    return diagonal + _root_diagonal(unresolved, smallest) if first else diagonal
+
+
+def _halves(n: int, splits: int, seed: int, clusters: ArrayLike | None) -> Halves:
     numbers = np.arange(n) if clusters is None else _cluster_numbers(clusters, n)
     groups = numbers.max() + 1
     if splits < 0 or (splits and groups < 4):
         raise ValueError(f"halves need four rows or clusters and a number of splits, got {groups} and {splits}")
     generator = np.random.default_rng(seed)
-    halves = []
-    for _ in range(splits):
-        place = generator.permutation(groups)[numbers]
-        first, second = place < groups // 2, place >= groups - groups // 2  # an odd one is left out
-        halves.append((distance(features[first]).value + distance(features[second]).value) / 2)
-    return replace(distance(features), halves=np.array(halves))
+    places = [generator.permutation(groups)[numbers] for _ in range(splits)]
+    return [(place < groups // 2, place >= groups - groups // 2) for place in places]  # an odd one is left out
 
 
 def _cluster_numbers(clusters: ArrayLike, n: int) -> NDArray[np.int64]:
@@ -309,11 +356,31 @@ def _cluster_numbers(clusters: ArrayLike, n: int) -> NDArray[np.int64]:
     return np.unique(labels, return_inverse=True)[1]
 
 
-def _discrepancy(within: Tensor, within_reference: Tensor, between: Tensor) -> Distance:
-    """From mean kernels: of every row with the set's rows, of the reference's, of every row with the reference."""
-    value = within.mean() + within_reference.mean() - 2 * between.mean()
+def _discrepancy(
+    similarity: Callable[[Tensor, Tensor], Tensor],
+    rows: Tensor,
+    reference: Tensor,
+    within_reference: float,
+    with_itself: Tensor | None,
+    halves: Halves,
+) -> Distance:
+    """From the kernel of all pairs, which is computed once, also for the halves.
+
+    with_itself: (N,) of every row with itself, in the unbiased estimator, which leaves these pairs out; else None.
+    """
+    n, m, left_out = len(rows), len(reference), 0 if with_itself is None else 1
+    parts = np.array([own for both in halves for own in both], np.float64).reshape(2 * len(halves), n)
+    members = torch.from_numpy(parts).T  # (N, 2 splits)
+    sums = _row_sums(similarity, rows, rows, members)
+    if with_itself is not None:
+        sums = sums - with_itself[:, None]
+    within, between = sums[:, 0] / (n - left_out), _row_sums(similarity, rows, reference)[:, 0] / m
+    value = within.mean() + within_reference - 2 * between.mean()
     influence = 2 * (within - between)
-    return Distance(value.item(), (influence - influence.mean()).numpy())
+    sizes = members.sum(dim=0)
+    of_halves = (members * sums[:, 1:]).sum(dim=0) / (sizes * (sizes - left_out)) - 2 * (between @ members) / sizes
+    values = (of_halves + within_reference).reshape(len(halves), 2).mean(dim=1)
+    return Distance(value.item(), (influence - influence.mean()).numpy(), values.numpy())
 
 
 def _cubic(rows: Tensor, others: Tensor | None) -> Tensor:
@@ -327,10 +394,19 @@ def _gaussian(rows: Tensor, others: Tensor) -> Tensor:
     return ((rows @ others.T - 1) / CMMD_SIGMA**2).exp()
 
 
-def _row_sums(similarity: Callable[[Tensor, Tensor], Tensor], rows: Tensor, others: Tensor) -> Tensor:
-    """The kernel of every row with all others, summed; the whole matrix is never held."""
-    blocks = rows.split(max(1, KERNEL_BLOCK // len(others)))
-    return torch.cat([similarity(block, others).sum(dim=1) for block in blocks])
+def _row_sums(
+    similarity: Callable[[Tensor, Tensor], Tensor], rows: Tensor, others: Tensor, members: Tensor | None = None
+) -> Tensor:
+    """The kernel of every row with all others, summed, (N, 1); the whole matrix is never held.
+
+    members: (others, parts) 0 or 1; a column more for every part of the others, summed over that, (N, 1 + parts).
+    """
+    sums = []
+    for block in rows.split(max(1, KERNEL_BLOCK // len(others))):
+        kernels = similarity(block, others)
+        whole = kernels.sum(dim=1, keepdim=True)
+        sums.append(whole if members is None else torch.cat([whole, kernels @ members], dim=1))
+    return torch.cat(sums)
 
 
 def _unit_rows(rows: Tensor, name: str) -> Float[Tensor, "samples features"]:
@@ -341,21 +417,24 @@ def _unit_rows(rows: Tensor, name: str) -> Float[Tensor, "samples features"]:
 
 
 def _paired_sets(
-    features: ArrayLike | Tensor, reference: ArrayLike | Tensor
-) -> tuple[Float[Tensor, "samples features"], Float[Tensor, "references features"]]:
-    sets = []
-    for name, rows in (("features", features), ("reference", reference)):
-        rows = torch.as_tensor(rows, dtype=torch.float64, device="cpu").detach()
-        if rows.ndim != 2 or len(rows) < 2:
-            raise ValueError(f"{name} must be (samples, features) with two samples or more, got {tuple(rows.shape)}")
-        # Not left to the decomposition: on a NaN it can end the process.
-        finite = rows.isfinite().all(dim=1)
-        if not finite.all():
-            raise ValueError(f"{name} has values that are not finite, first in row {finite.int().argmin()}")
-        sets.append(rows)
-    if sets[0].shape[1] != sets[1].shape[1]:
+    features: ArrayLike | Tensor, reference: AnyReference
+) -> tuple[Float[Tensor, "samples features"], Reference]:
+    rows = _set(features, "features")
+    reference = reference if isinstance(reference, Reference) else Reference.of(reference)
+    if rows.shape[1] != reference.rows.shape[1]:
         raise ValueError(
-            f"features have {sets[0].shape[1]} dimensions, the reference {sets[1].shape[1]}: "
+            f"features have {rows.shape[1]} dimensions, the reference {reference.rows.shape[1]}: "
             "both must come from the same network"
         )
-    return sets[0], sets[1]
+    return rows, reference
+
+
+def _set(rows: ArrayLike | Tensor, name: str) -> Float[Tensor, "samples features"]:
+    rows = torch.as_tensor(rows, dtype=torch.float64, device="cpu").detach()
+    if rows.ndim != 2 or len(rows) < 2:
+        raise ValueError(f"{name} must be (samples, features) with two samples or more, got {tuple(rows.shape)}")
+    # Not left to the decomposition: on a NaN it can end the process.
+    finite = rows.isfinite().all(dim=1)
+    if not finite.all():
+        raise ValueError(f"{name} has values that are not finite, first in row {finite.int().argmin()}")
+    return rows

@@ -21,6 +21,7 @@ from maxbench.miniature.render import Rendering, render
 
 SEEDS = {"train": TRAIN_SEED, "val": VALIDATION_SEED}
 ANNOTATIONS = 2  # raise it when the same pictures come with other annotations
+ABOUT = "the rendered miniature world, not about photographs"
 CATEGORIES = {shape: number for number, shape in enumerate(world.SHAPES, start=1)}
 
 
@@ -29,7 +30,7 @@ def miniature_images(root: str | Path, split: str = "val", count: int = 768) -> 
     folder = Path(root) / folder_name(split, count)
     if not folder.exists():
         write_dataset(folder, split, count)
-    return CocoImages(folder, split, name=f"miniature {split} ({count} rendered scenes)")
+    return CocoImages(folder, split, f"miniature {split} ({count} rendered scenes)", ABOUT)
 
 
 def folder_name(split: str, count: int) -> str:

@@ -159,19 +159,30 @@ def is_pooled(branch: Branch) -> bool:
     return isinstance(branch, ControlNetModel) and branch.config.global_pool_conditions
 
 
-def evaluations(branches: Mapping[str, Branch], fusion: Fusion, steps: int, halves: int) -> int:
-    """How often control networks run for one picture.
+SPATIAL, POOLED, ADAPTER, PROMPT = "spatial", "pooled", "adapter", "prompt"
+"""Kinds of branches, by when they run."""
+
+
+def kind_of(branch: Branch) -> str:
+    """SPATIAL, POOLED, ADAPTER or PROMPT."""
+    if isinstance(branch, ControlNetModel):
+        return POOLED if is_pooled(branch) else SPATIAL
+    return ADAPTER if isinstance(branch, T2IAdapter) else PROMPT
+
+
+def evaluations(kinds: Mapping[str, str], fusion: Fusion, steps: int, halves: int) -> int:
+    """How often control networks run for one picture; kinds: of a method's branches, see :func:`kind_of`.
 
     A ControlNet runs in every step that it acts in, for each guidance half; with global pooling for the prompted half;
     adapters once for each set of them that acts together; the encoder of an image prompt once.
     """
     total, pyramids, prompts = 0, set(), set()
     for step in range(steps):
-        acting = {name: net for name, net in branches.items() if fusion.acts(name, step, steps)}
-        total += sum(halves if is_spatial(net) else 1 if is_pooled(net) else 0 for net in acting.values())
-        adapters = [name for name, net in acting.items() if isinstance(net, T2IAdapter)]
+        acting = {name: kind for name, kind in kinds.items() if fusion.acts(name, step, steps)}
+        total += sum({SPATIAL: halves, POOLED: 1}.get(kind, 0) for kind in acting.values())
+        adapters = [name for name, kind in acting.items() if kind == ADAPTER]
         pyramids.add((len(adapters), fusion.pyramid(adapters, *fusion.at(step, steps))))
-        prompts |= {name for name, net in acting.items() if isinstance(net, ImagePrompt)}
+        prompts |= {name for name, kind in acting.items() if kind == PROMPT}
     return total + sum(count for count, _ in pyramids) + len(prompts)
 
 

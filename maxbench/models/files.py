@@ -22,35 +22,61 @@ VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 """Of a tokenizer: the files of one of these."""
 
 
-def readable_files(part: Path) -> list[Path]:
-    """Every file of a part that a loader could read, in the order of their names.
+STATE_DICTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf"}
+"""Kinds of files that hold weights, also those that are never read here."""
 
-    They are all files below the folder but hidden ones, Markdown and PNG, and but a state dict in the pickle format
-    that lies beside the same one as safetensors, which is taken in its place. A part may be a single file.
+CHOICE = ((".safetensors", ""), (".safetensors", ".fp16"), (".bin", ""), (".bin", ".fp16"), (".pt", ""))
+"""Which of several state dicts of a folder is read, by suffix and variant: the first that is there."""
+
+
+def readable_files(part: Path, names: Sequence[str] | None = None) -> list[Path]:
+    """Every file of a part that its loader could read, in the order of their names.
+
+    They are its state dicts, see :func:`weights_of`, and all other files below the folder but hidden ones, Markdown
+    and PNG. A part may be a single file.
+
+    names: of the files beside the state dicts; null for all.
     """
     if part.is_file():
         return [part]
-    return sorted(path for path in part.rglob("*") if path.is_file() and not _is_passed_over(path, part))
+    if names is not None:
+        beside = [part / name for name in names if (part / name).is_file()]
+    else:
+        beside = [path for path in part.rglob("*") if path.is_file() and not _is_passed_over(path, part)]
+    return sorted({*beside, *weights_of(part)})
 
 
 def _is_passed_over(path: Path, part: Path) -> bool:
     hidden = any(name.startswith(".") for name in path.relative_to(part).parts)
-    superseded = path.suffix == ".bin" and path.with_suffix(".safetensors").is_file()
-    return hidden or superseded or path.suffix.lower() in BESIDE
+    return hidden or path.suffix.lower() in BESIDE | STATE_DICTS
 
 
 def weights_of(part: Path) -> list[Path]:
-    """The state dicts of a part: safetensors, or where there are none pickled ones, or a TorchScript file."""
+    """The state dicts that are read of a part: safetensors, or where there are none pickled ones, or TorchScript.
+
+    Of each kind full precision comes before half. A state dict of several files is all of them.
+    """
     if part.is_file():
         return [part]
-    return sorted(part.glob("*.safetensors")) or sorted(part.glob("*.bin")) or sorted(part.glob("*.pt"))
+    for suffix, variant in CHOICE:
+        if found := sorted(path for path in part.glob(f"*{suffix}") if variant_of(path) == variant):
+            return found
+    return []
 
 
-def digest_of(part: Path) -> str:
-    """SHA-256 over every file of a part that its loader could read, by relative name and content."""
+def variant_of(state_dict: Path) -> str:
+    """What a file's name says between its stem and its suffix: ".fp16" of `model.fp16.safetensors`."""
+    return "".join(state_dict.suffixes[:-1])
+
+
+def digest_of(part: Path, names: Sequence[str] | None = None) -> str:
+    """SHA-256 over every file of a part that its loader could read, by relative name and content.
+
+    names: of the files beside the state dicts; null for all.
+    """
     total = hashlib.sha256()
     try:
-        for path in readable_files(part):
+        for path in readable_files(part, names):
             said = path.stat()
             content = _sha256(path, said.st_mtime_ns, said.st_size)
             total.update(f"{content}  {path.relative_to(part).as_posix()}\n".encode())
@@ -66,7 +92,7 @@ def _sha256(path: Path, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def faults(part: Path, needed: Sequence[str]) -> Iterator[tuple[Path, str]]:
+def faults(part: Path, needed: Sequence[str], names: Sequence[str] | None = None) -> Iterator[tuple[Path, str]]:
     """What is missing or damaged in a part, with what is wrong: its `needed` files, all JSON and all safetensors.
 
     Of safetensors only the header is read, which knows how long the file must be.
@@ -74,7 +100,7 @@ def faults(part: Path, needed: Sequence[str]) -> Iterator[tuple[Path, str]]:
     for name in needed:
         if not (part / name).is_file():
             yield part / name, "is missing"
-    for path in readable_files(part):
+    for path in readable_files(part, names):
         if path.suffix == ".json" and (said := _json_fault(path)):
             yield path, f"cannot be loaded ({said})"
         if path.suffix == ".safetensors" and (said := _safetensors_fault(path)):

@@ -15,24 +15,29 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers import CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from maxbench.errors import UserError
-from maxbench.models.files import tokenizer_files
+from maxbench.models.files import tokenizer_files, variant_of, weights_of
 
-HARMLESS = ("position_ids",)
-"""Last parts of tensors' names that may be left over or missing: old CLIP checkpoints hold a buffer that counts up."""
+HARMLESS = ("position_ids", "relative_position_index")
+"""Last parts of tensors' names that may be left over or missing: buffers that old checkpoints of CLIP and Swin hold and
+that the libraries now compute."""
 
 LONGEST_CONTEXT = 10**6
 """Tokens; the library says far more where a tokenizer's configuration says nothing."""
 
 
-def load_network(kind: type, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A diffusers or transformers model for evaluation; a state dict that does not fit its class is a UserError."""
+def load_network(
+    kind: type, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, unread: Sequence[str] = ()
+) -> nn.Module:
+    """A diffusers or transformers model for evaluation; a state dict that does not fit its class is a UserError.
+
+    unread: first parts of the names of tensors that may be missing, for the model never reads them.
+    """
     quieten()
     with readable(folder):
         net, info = kind.from_pretrained(
@@ -43,17 +48,21 @@ def load_network(kind: type, folder: Path, device: torch.device, dtype: torch.dt
             **_how(kind, folder, dtype),
         )
         wrong = {name: (found, wanted) for name, found, wanted in info["mismatched_keys"]}
-        refuse_misfits(folder, kind.__name__, info["missing_keys"], info["unexpected_keys"], wrong)
+        missing = [name for name in info["missing_keys"] if not name.startswith(tuple(unread))]
+        refuse_misfits(folder, kind.__name__, missing, info["unexpected_keys"], wrong)
         return net.to(device).eval().requires_grad_(False)
 
 
 def _how(kind: type, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """What the two libraries want said differently."""
+    """Which state dict is read, and what the two libraries want said differently."""
+    files = weights_of(folder)
+    choice = {
+        "use_safetensors": not files or files[0].suffix == ".safetensors",
+        "variant": (variant_of(files[0]).removeprefix(".") or None) if files else None,
+    }
     if not issubclass(kind, ModelMixin):
-        return {"dtype": dtype, "weights_only": True}
-    safe = any((folder / name).is_file() for name in (SAFETENSORS_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
-    # said outright, for otherwise diffusers logs an error where a `.bin` is all there is
-    return {"torch_dtype": dtype, "use_safetensors": safe, "low_cpu_mem_usage": False}
+        return {"dtype": dtype, "weights_only": True, **choice}
+    return {"torch_dtype": dtype, "low_cpu_mem_usage": False, **choice}
 
 
 def refuse_misfits(

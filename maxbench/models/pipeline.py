@@ -6,8 +6,8 @@ Tensors in, tensors out; no files. Networks are diffusers' and transformers' own
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from maxbench.errors import UserError
 from maxbench.fusion import NotFinite, RuleError
-from maxbench.models.control import Branch, Control, Fusion, ImagePrompt, evaluations
+from maxbench.models.control import Branch, Control, Fusion, ImagePrompt, evaluations, kind_of
+from maxbench.models.precision import Precision, tf32
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,25 @@ class Evaluations(NamedTuple):
     control: int
 
 
+def scheduled(sampler: Sampler, config: dict, device: torch.device | str = "cpu") -> Any:
+    """The scheduler of a sampler, at its steps; config: the base model's."""
+    scheduler = sampler.scheduler(config)
+    scheduler.set_timesteps(sampler.steps, device=device)
+    return scheduler
+
+
+def cost_of(kinds: Mapping[str, str], fusion: Fusion, sampler: Sampler, config: dict) -> Evaluations:
+    """How often networks run for one picture; kinds: of its branches. No network is needed to know it."""
+    steps = len(scheduled(sampler, config).timesteps)  # some samplers evaluate a step twice
+    return Evaluations(steps * sampler.halves, evaluations(kinds, fusion, steps, sampler.halves))
+
+
 @dataclass(frozen=True)
 class Pipeline:
-    """The parts of one latent diffusion model and its controls by condition."""
+    """The parts of one latent diffusion model and its controls by condition.
+
+    allow_tf32: see :class:`maxbench.models.precision.Precision`; the autoencoder computes without.
+    """
 
     vae: AutoencoderKL
     unet: UNet2DConditionModel
@@ -57,11 +74,25 @@ class Pipeline:
     tokenizer: CLIPTokenizer
     scheduler_config: dict
     controls: dict[str, Branch]
+    allow_tf32: bool = False
 
     def __post_init__(self):
         prompts = [name for name, net in self.controls.items() if isinstance(net, ImagePrompt)]
         if len(prompts) > 1:  # the second one's attention has taken the place of the first's
             raise UserError(f"{' and '.join(prompts)} are image prompts; a U-Net takes one of them at a time.")
+
+    def computing(self, precision: Precision, batch: int, resolution: int) -> Pipeline:
+        """The same networks, changed in place to compute as `precision` says; its dtype is what they were loaded in.
+
+        batch, resolution: of the pictures, for how the autoencoder takes them.
+        """
+        if precision.channels_last:
+            for net in (self.unet, *self.controls.values()):
+                if not isinstance(net, ImagePrompt):  # which is part of the U-Net
+                    net.to(memory_format=torch.channels_last)
+        (self.vae.enable_slicing if precision.slices(batch, resolution) else self.vae.disable_slicing)()
+        (self.vae.enable_tiling if precision.tiled else self.vae.disable_tiling)()
+        return replace(self, allow_tf32=precision.tf32)
 
     @property
     def device(self) -> torch.device:
@@ -70,6 +101,13 @@ class Pipeline:
     @property
     def dtype(self) -> torch.dtype:
         return self.unet.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights, each network's once."""
+        nets = [net for net in self.controls.values() if not isinstance(net, ImagePrompt)]  # which is in the U-Net
+        weights = [each for net in (self.vae, self.unet, self.text_encoder, *nets) for each in net.parameters()]
+        return sum(each.nbytes for each in weights)
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         side = resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -85,7 +123,8 @@ class Pipeline:
             max_length=self.tokenizer.model_max_length,
             return_tensors="pt",
         ).input_ids
-        return self.text_encoder(tokens.to(self.device)).last_hidden_state
+        with tf32(self.allow_tf32):
+            return self.text_encoder(tokens.to(self.device)).last_hidden_state
 
     @torch.inference_mode()
     def control(self, hints: dict[str, Float[Tensor, "batch 3 height width"]], fusion: Fusion) -> Control:
@@ -99,15 +138,12 @@ class Pipeline:
 
     def cost(self, branches: Sequence[str], fusion: Fusion, sampler: Sampler) -> Evaluations:
         """How often networks run for one picture."""
-        steps = len(self.schedule(sampler).timesteps)  # some samplers evaluate a step twice
-        nets = {name: self.controls[name] for name in branches}
-        return Evaluations(steps * sampler.halves, evaluations(nets, fusion, steps, sampler.halves))
+        kinds = {name: kind_of(self.controls[name]) for name in branches}
+        return cost_of(kinds, fusion, sampler, self.scheduler_config)
 
     def schedule(self, sampler: Sampler) -> Any:
         """The sampler's scheduler, at its steps."""
-        scheduler = sampler.scheduler(self.scheduler_config)
-        scheduler.set_timesteps(sampler.steps, device=self.device)
-        return scheduler
+        return scheduled(sampler, self.scheduler_config, self.device)
 
     @torch.inference_mode()
     def denoise(
@@ -137,8 +173,10 @@ class Pipeline:
         for step, timestep in enumerate(scheduler.timesteps):
             sample = torch.cat([latents, latents]) if guided else latents  # (2B, C, h, w)
             sample = scheduler.scale_model_input(sample, timestep).to(self.dtype)
-            added = self._added(control, sample, timestep, text, step, len(scheduler.timesteps))
-            prediction = self.unet(sample, timestep, encoder_hidden_states=text, return_dict=False, **added)[0].float()
+            with tf32(self.allow_tf32):
+                added = self._added(control, sample, timestep, text, step, len(scheduler.timesteps))
+                prediction = self.unet(sample, timestep, encoder_hidden_states=text, return_dict=False, **added)[0]
+            prediction = prediction.float()
             if guided:
                 without, prompted = prediction.chunk(2)
                 prediction = without + sampler.guidance_scale * (prompted - without)
@@ -155,7 +193,10 @@ class Pipeline:
 
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 3 H W"]:
-        """Pictures, float32, about [0, 1], not clipped: a NaN is there to be found."""
+        """Pictures, float32, about [0, 1], not clipped: a NaN is there to be found.
+
+        In float16 the decoder of Stable Diffusion overflows on some latents, so it computes in float32 always.
+        """
         latents = latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
         decoded = self.vae.decode(latents, return_dict=False)[0]
         return decoded.float() / 2 + 0.5

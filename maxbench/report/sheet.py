@@ -7,7 +7,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,12 @@ from maxbench.store.files import write_atomically
 from maxbench.store.runfolder import mask_file, source_file
 
 CELL, GAP, MARGIN = 144, 6, 16  # pixels
+LARGE = 224  # pixels, of a cell of a preview
 LINE = 18  # pixels, of a heading or a caption
 INK, PAPER, FAINT, SILENT = (25, 25, 30), (255, 255, 255), (110, 110, 120), (20, 24, 60)
 ABSENT = (238, 238, 240)  # in place of a picture that is not there
 LIGHT, DARK = (255, 255, 255), (0, 0, 0)  # an outline and its edges: one of them is visible on any colour
+ORANGE = (230, 159, 0)  # Okabe and Ito's
 SATISFIED, NOT_SATISFIED = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermilion
 HALF = 0.5  # what the smallest q must exceed for all conditions to count as satisfied
 LARGEST = 1_900_000  # bytes; a sheet that needs more is kept with fewer colours
@@ -90,16 +92,95 @@ def write_sheet(folder: Path, samples: int = 8, output: Path | None = None) -> P
     return path
 
 
+def write_preview(folder: Path, output: Path, about: str, absent: Mapping[str, str]) -> Path:
+    """Draw the samples of a folder as they are before anything is generated; return where.
+
+    Every source picture stands before the maps that were drawn from it. Outlined in white is what its conditions
+    control, in orange where they are scored, if that is elsewhere. Below stands the whole prompt.
+
+    about: what stands below the title. absent: condition -> why it has no maps, which stands in their places.
+    """
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text())["samples"]
+    groups = _sharing(config, manifest)
+    columns = [(names, name) for names in groups for name in ("", *names)]
+    whose = {tuple(names): f"picture of {', '.join(names)}" if len(groups) > 1 else "picture" for names in groups}
+    headings = [name or whose[tuple(names)] for names, name in columns]
+    width = max(MARGIN + len(columns) * (LARGE + GAP) - GAP + MARGIN, 640)
+    prompts = [_wrapped(f"{sample['id']}: {sample['prompt']}", _font(14), width - 2 * MARGIN) for sample in manifest]
+    heights = [LARGE + LINE * len(lines) + 22 for lines in prompts]
+    notes = _wrapped(about, _font(14), width - 2 * MARGIN)
+    marks = [_outlines(folder, sample, names) for sample in manifest for names in groups]
+    if any(control for control, _ in marks):
+        notes.append("White: the border of what a condition controls. Dark blue in a map: nothing is said.")
+    if any(evaluation for _, evaluation in marks):
+        notes.append("Orange: the border of where a condition is scored, if that is another.")
+    first = 44 + LINE * len(notes) + 34
+    sheet = Image.new("RGB", (width, first + sum(heights)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, 12), f"{config['name']} on {config['suite']['name']}, seed {config['seed']}", INK, _font(20))
+    for place, line in enumerate(notes):
+        draw.text((MARGIN, 42 + LINE * place), line, FAINT, _font(14))
+    for place, heading in enumerate(headings):
+        left = MARGIN + place * (LARGE + GAP) + LARGE / 2
+        draw.text((left, first - 8), heading, INK, _font(15), anchor="ms")
+    top = first
+    for sample, lines, height in zip(manifest, prompts, heights, strict=True):
+        for place, (names, name) in enumerate(columns):
+            drawn = _given_cell(folder, config, sample, names, name, absent)
+            sheet.paste(drawn, (MARGIN + place * (LARGE + GAP), top))
+        for line, words in enumerate(lines):
+            draw.text((MARGIN, top + LARGE + 6 + LINE * line), words, INK, _font(14))
+        top += height
+    write_atomically(output, _encoded(sheet))
+    return output
+
+
+def _given_cell(
+    folder: Path, config: dict, sample: dict, names: Sequence[str], name: str, absent: Mapping[str, str]
+) -> Image.Image:
+    """A source picture of `names` with its outlines, or, if a condition is named, its map, or why there is none."""
+    if name in absent:
+        return _words_cell(f"No map of {name}. {absent[name]}")
+    if name:
+        return _map(folder, config, name, sample).resize((LARGE, LARGE), Image.Resampling.BICUBIC)
+    picture = _open(folder / source_file("real", sample["sources"][names[0]]))
+    picture = picture.resize((LARGE, LARGE), Image.Resampling.BICUBIC)
+    control, evaluation = _outlines(folder, sample, names)
+    return outlined(outlined(picture, evaluation, ORANGE), control)
+
+
+def _outlines(folder: Path, sample: dict, names: Iterable[str]) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Control masks, and those evaluation masks whose border is another."""
+    kinds = []
+    for kind in (CONTROL, EVALUATION):
+        paths = [folder / mask_file(kind, name, sample["id"]) for name in names]
+        kinds.append([mask.convert("L") for mask in map(_open, paths) if mask is not None])
+    control, evaluation = kinds
+    known = {each.tobytes() for mask in control for each in (mask, ImageOps.invert(mask))}
+    return control, [mask for mask in evaluation if mask.tobytes() not in known]
+
+
+def _words_cell(words: str) -> Image.Image:
+    """Words in the place of a picture, as many as it holds."""
+    cell = Image.new("RGB", (LARGE, LARGE), ABSENT)
+    lines = _wrapped(words, _font(13), LARGE - 16)
+    most = (LARGE - 16) // 17
+    if len(lines) > most:
+        lines = [*lines[: most - 1], "..."]
+    for place, line in enumerate(lines):
+        ImageDraw.Draw(cell).text((8, 8 + 17 * place), line, FAINT, _font(13))
+    return cell
+
+
 # --- what is shown --------------------------------------------------------------------------------------------------
 
 
 def _given(folder: Path, config: dict, manifest: Sequence[dict]) -> list[_Column]:
     """The maps, each beside the picture that it was drawn from; conditions that always share theirs stand together."""
-    sharing: dict[tuple, list[str]] = {}
-    for name in config["conditions"]:
-        sharing.setdefault(tuple(sample["sources"][name] for sample in manifest), []).append(name)
     columns = []
-    for names in sharing.values():
+    sharing = _sharing(config, manifest)
+    for names in sharing:
         columns += [_Column(name, lambda sample, name=name: _map(folder, config, name, sample)) for name in names]
         heading = "real" if len(sharing) == 1 else f"source of {', '.join(names)}"
         columns.append(
@@ -111,6 +192,14 @@ def _given(folder: Path, config: dict, manifest: Sequence[dict]) -> list[_Column
             )
         )
     return columns
+
+
+def _sharing(config: dict, manifest: Sequence[dict]) -> list[list[str]]:
+    """The conditions, those together that always share their picture."""
+    sharing: dict[tuple, list[str]] = {}
+    for name in config["conditions"]:
+        sharing.setdefault(tuple(sample["sources"][name] for sample in manifest), []).append(name)
+    return list(sharing.values())
 
 
 def _methods(folder: Path, everything: dict, conditions: Sequence[str]) -> list[_Column]:
@@ -158,8 +247,8 @@ def _cell(folder: Path, column: _Column, sample: dict) -> Image.Image:
     return outlined(picture, _masks(folder, sample, column.conditions))
 
 
-def outlined(picture: Image.Image, masks: Sequence[Image.Image]) -> Image.Image:
-    """A picture with the borders of masks as white lines with dark edges, one pixel wide each.
+def outlined(picture: Image.Image, masks: Sequence[Image.Image], colour: tuple[int, int, int] = LIGHT) -> Image.Image:
+    """A picture with the borders of masks as lines, white by default, with dark edges, one pixel wide each.
 
     A mask and its complement have the same border. The picture's own border is none.
     """
@@ -176,7 +265,7 @@ def outlined(picture: Image.Image, masks: Sequence[Image.Image]) -> Image.Image:
     white = Image.fromarray(np.uint8(255 * line))
     drawn = picture.copy()
     drawn.paste(DARK, mask=white.filter(ImageFilter.MaxFilter(3)))
-    drawn.paste(LIGHT, mask=white)
+    drawn.paste(colour, mask=white)
     return drawn
 
 

@@ -66,6 +66,10 @@ FURTHER = {
 
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 BY_ANNOTATOR = "_by_annotator"  # of a metric that the network which drew the maps has measured
+ABOUT = "These are numbers about "
+"""How the note begins that says on what pictures was measured; a run has one, or a pooled result one of each kind."""
+EVALUATED = "evaluation.json"
+MINIATURE = "maxbench.miniature.dataset.miniature_images"  # the data set of older runs, which do not say it
 AGAIN = "run the experiment again, which makes it anew."
 ENTERED = "entered"  # the role of pictures made elsewhere
 NOT_SHOWN = "not shown"  # the verdict on a difference that may be chance
@@ -101,7 +105,7 @@ def write_tables(folder: Path) -> str:
 def read_tables(folder: Path) -> Tables:
     """The tables of a run folder, or of results that were kept without its images; nothing is written."""
     metrics, differences = marked(_read(folder, "metrics.csv"), _read_differences(folder))
-    about, notes = _about(folder, metrics), _notes(folder)
+    about, notes = _about(folder), _notes(folder)
     silent = undecided(differences)
     says = [*_undecided_note(silent, metrics), *_inseparable(metrics), *notes]
     markdown = [
@@ -379,22 +383,36 @@ def _cell(row, metric: str, intervals: bool) -> str:
     return f"{row.value:.{digits}f} ±{max(row.high - row.value, row.value - row.low):.{digits}f}"
 
 
-def _about(folder: Path, metrics: pd.DataFrame) -> str:
+def _about(folder: Path) -> str:
     settings = _read_settings(folder, "config.yaml")
-    world = (
-        " These are numbers about the rendered miniature world, not about photographs."
-        if (metrics.suite.iloc[0] == "miniature")
-        else ""
-    )
+    said = [note for note in _evaluation_notes(folder) if note.startswith(ABOUT)]
+    if not said and _is_miniature(settings):
+        said = [f"{ABOUT}the rendered miniature world, not about photographs."]
     try:
         sampler = settings["sampler"]
         return (
             f"{settings['samples']} samples x {settings['replicates']}, {_seeds(settings)}, "
             f"{sampler['steps']} steps, guidance {sampler['guidance_scale']:g}; "
-            f"{100 * settings['metrics']['level']:g}% intervals over samples.{world}"
+            f"{100 * settings['metrics']['level']:g}% intervals over samples." + "".join(f" {each}" for each in said)
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.yaml'} is no configuration of a run; {AGAIN}") from error
+
+
+def _is_miniature(settings: Mapping[str, Any]) -> bool:
+    data = settings.get("data")
+    return isinstance(data, dict) and data.get("_target_") == MINIATURE
+
+
+def _evaluation_notes(folder: Path) -> list[str]:
+    """What a reader must know, in sentences; none of a result that was kept without them."""
+    name = EVALUATED
+    if not (folder / name).exists():
+        return []
+    try:
+        return [str(note) for note in _value(_read_settings(folder, name)).get("notes", [])]
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{folder / name} is damaged; {AGAIN}") from error
 
 
 def _seeds(settings: Mapping[str, Any]) -> str:
@@ -405,7 +423,7 @@ def _seeds(settings: Mapping[str, Any]) -> str:
 
 def _notes(folder: Path) -> list[str]:
     """What q means here, which condition was left out of it, which one each method favours, and what was tuned."""
-    name = "evaluation.json"
+    name = EVALUATED
     if not (folder / name).exists():
         return []
     lines = [
@@ -420,7 +438,7 @@ def _notes(folder: Path) -> list[str]:
         favours = [
             f"{method} {condition} ({100 * share:.0f}%)" for method, (condition, share) in joint["dominant"].items()
         ]
-        lines += said.get("notes", [])
+        lines += [note for note in _evaluation_notes(folder) if not note.startswith(ABOUT)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / name} is damaged; {AGAIN}") from error
     if favours:

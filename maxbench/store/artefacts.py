@@ -82,6 +82,16 @@ class Store:
         except (OSError, KeyError, TypeError):
             return None
 
+    def peek(self, kind: str, key: str, suffix: str = ".png") -> Artefact | None:
+        """The same by its record alone: the file is there, and whether it is whole is not looked at."""
+        record = read_sealed(self._file(kind, key, RECORD))
+        path = self._file(kind, key, suffix)
+        try:
+            known = record is not None and record["key"] == key and path.is_file()
+            return Artefact(key, record["sha256"], path, record["details"]) if known else None
+        except (KeyError, TypeError):
+            return None
+
     def keep(
         self, kind: str, key: str, content: bytes, details: Mapping[str, Any] | None = None, suffix: str = ".png"
     ) -> Artefact:
@@ -94,13 +104,17 @@ class Store:
 
     def value(self, kind: str, parts: Any, make: Callable[[], Any]) -> Any:
         """A JSON-like value that is determined by `parts`, computed once."""
+        value = self.known_value(kind, parts)
+        if value is None:
+            key, value = fingerprint(parts), make()
+            write_atomically(self._file(kind, key, RECORD), seal({"key": key, "value": value}))
+        return value
+
+    def known_value(self, kind: str, parts: Any) -> Any:
+        """The same if it has been computed before, else None."""
         key = fingerprint(parts)
-        path = self._file(kind, key, RECORD)
-        known = read_sealed(path)
-        if not isinstance(known, dict) or known.get("key") != key or "value" not in known:
-            known = {"key": key, "value": make()}
-            write_atomically(path, seal(known))
-        return known["value"]
+        known = read_sealed(self._file(kind, key, RECORD))
+        return known.get("value") if isinstance(known, dict) and known.get("key") == key else None
 
     # --- what lies there --------------------------------------------------------------------------------------
 

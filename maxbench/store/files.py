@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 STRAY_SECONDS = 600
 """Age from which a half-written file belongs to nobody: no write of ours takes that long."""
@@ -37,13 +37,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file that appears whole or not at all, and stays there after a power cut."""
+def write_atomically(path: Path, content: bytes | str | Callable[[BinaryIO], None]) -> None:
+    """Write a file that appears whole or not at all, and stays there after a power cut.
+
+    content: of what is large, a function that writes it into an open file.
+    """
     data = content.encode() if isinstance(content, str) else content
 
     def fill(partial: Path) -> None:
         with open(partial, "wb") as file:
-            file.write(data)
+            data(file) if callable(data) else file.write(data)
             file.flush()
             os.fsync(file.fileno())
 

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from maxbench.errors import UserError
 from maxbench.progress import track
@@ -121,12 +121,22 @@ class RunFolder:
                 f"Cannot write to {path}: {reason}; set output_dir= to a folder you can write to."
             ) from error
         sweep(path)
-        folder = cls(path, store)
-        folder.known.update({(each.kind, each.key): each for each in folder._all_entries()})
-        return folder
+        return cls(path, store)._remembering()
 
-    def write(self, file: str, content: bytes | str) -> Path:
-        """Write one of the run's own files, whole or not at all."""
+    @classmethod
+    def look(cls, output_dir: Path, name: str, identity: Any, store: Store) -> RunFolder:
+        """The same folder to be looked at only: nothing is written, and it need not be there."""
+        path = output_dir / name
+        if (path / MARK).exists():
+            _is_marked(path / MARK, identity)  # another run's is refused now and not later
+        return cls(path, store)._remembering()
+
+    def _remembering(self) -> RunFolder:
+        self.known.update({(each.kind, each.key): each for each in self._all_entries()})
+        return self
+
+    def write(self, file: str, content: bytes | str | Callable[[BinaryIO], None]) -> Path:
+        """Write one of the run's own files, whole or not at all; see :func:`write_atomically`."""
         write_atomically(self.path / file, content)
         return self.path / file
 
@@ -143,6 +153,14 @@ class RunFolder:
         except OSError:
             return None
         return self.store.keep(kind, key, content, entry.details, suffix) if digest(content) == entry.sha256 else None
+
+    def peek(self, kind: str, key: str) -> Artefact | None:
+        """The same, believing the records: no file is read whole, and nothing is written."""
+        artefact, entry = self.store.peek(kind, key), self.known.get((kind, key))
+        if artefact is not None or entry is None:
+            return artefact
+        path = self.path / entry.file
+        return Artefact(key, entry.sha256, path, entry.details) if path.is_file() else None
 
     def keep(
         self, kind: str, key: str, content: bytes, details: Mapping[str, Any] | None = None, suffix: str = ".png"
@@ -254,9 +272,17 @@ class RunFolder:
         if needed != known or not (self.path / REFERENCES).exists():
             self.write(REFERENCES, seal({"artefacts": sorted(map(list, needed[0])), "scores": sorted(needed[1])}))
         here = str(self.path.resolve())
-        mark = self.store.path / "runs" / f"{digest(here)}.json"
-        if read_sealed(mark) != here:
-            write_atomically(mark, seal(here))
+        if read_sealed(self._mark_in_store) != here:
+            write_atomically(self._mark_in_store, seal(here))
+
+    def forget(self) -> None:
+        """Let the store not know this folder any more: of one that is about to be removed."""
+        self._mark_in_store.unlink(missing_ok=True)
+
+    @property
+    def _mark_in_store(self) -> Path:
+        """The file by which the store knows this folder."""
+        return self.store.path / "runs" / f"{digest(str(self.path.resolve()))}.json"
 
     def summarise(self, **more: Any) -> None:
         """Write `run.json`: what the last invocation made, and what it found."""

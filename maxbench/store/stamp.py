@@ -6,9 +6,11 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,9 +54,12 @@ def made_by(device: torch.device) -> dict[str, str]:
     return {"code": code_version(now), "machine": machine, **libraries}
 
 
-def write_stamp(folder: RunFolder, device: torch.device) -> list[str]:
-    """Add this environment to the run's stamps unless the last is the same; say what has changed since."""
-    stamps, now = _stamps(folder.path / STAMP), environment(device)
+def write_stamp(folder: RunFolder, device: torch.device, weights: Mapping[str, Any] | None = None) -> list[str]:
+    """Add this environment to the run's stamps unless the last is the same; say what has changed since.
+
+    weights: where they come from, by part of the suite; empty for those that no repository publishes.
+    """
+    stamps, now = _stamps(folder.path / STAMP), environment(device) | ({"weights": dict(weights)} if weights else {})
     last = {key: value for key, value in stamps[-1].items() if key != "date"} if stamps else None
     if last == now:
         return []

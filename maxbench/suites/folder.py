@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from transformers import CLIPTextModel
 
 from maxbench.conditions.base import Annotator
 from maxbench.errors import UserError
-from maxbench.models.control import Branch, ImagePrompt
+from maxbench.models.control import ADAPTER, POOLED, PROMPT, SPATIAL, Branch, ImagePrompt
 from maxbench.models.files import CONFIG, SCHEDULER_CONFIG, digest_of, faults, tokenizer_files, weights_of
 from maxbench.models.image_prompt import ImageEncoder, embedding_width, install_image_prompt
 from maxbench.models.loading import load_network, load_tokenizer, readable
 from maxbench.models.pipeline import Pipeline
 from maxbench.names import leaves_folder
 from maxbench.store.identity import identity
+from maxbench.suites.hub import HubPart, Shelf, megabytes
 
 PACKAGED = Path(__file__).parent / "weights"
 CLIP = "clip"
@@ -31,21 +33,12 @@ BASE = ("vae", "unet", "text_encoder")
 TOKENIZER, SCHEDULER = "tokenizer", "scheduler"  # folders of the base model without weights
 
 
-def weight_files(root: Path, part: str) -> list[Path]:
-    """The weights of a part: a subfolder, or a single file as IP-Adapters come."""
-    return weights_of(root / part)
-
-
-def is_image_prompt(part: str) -> bool:
-    """IP-Adapters have no configuration: they are known by being a file."""
-    return part.endswith(".safetensors")
-
-
 @dataclass(frozen=True)
 class Weights:
-    """A network beside the base model: the subfolder of its weights, and a loader called with (folder, device).
+    """A network beside the base model: the part of its weights, and a loader called with (folder, device).
 
-    needs: files besides its weights that the loader cannot do without.
+    folder: a subfolder of the suite's, or the name of a published part.
+    needs: files besides its weights that the loader cannot do without; a published part names its own.
     """
 
     folder: str
@@ -55,11 +48,17 @@ class Weights:
 
 @dataclass(frozen=True)
 class FolderSuite:
-    """Everything that has weights, found under `root` and loaded only when asked for.
+    """Everything that has weights, found on this machine and loaded only when asked for.
+
+    A part is a subfolder of `root`, or one that `hub` names: that is looked for under `weights_dir`, then in the Hub's
+    cache.
 
     root: a folder; a relative one is looked up in the current folder, then among the packaged suites.
-    controls: condition -> subfolder of its ControlNet or T2I-Adapter, or file of its IP-Adapter.
-    adapters: condition -> subfolder of a T2I-Adapter, for experiments to put in the place of a ControlNet.
+    hub: part -> the arguments of a :class:`HubPart`. The base model's parts are unet, vae, text_encoder, tokenizer and
+        scheduler.
+    weights_dir: a folder in which published parts lie as <organisation>/<name>.
+    controls: condition -> part of its ControlNet or T2I-Adapter, or file of its IP-Adapter.
+    adapters: condition -> part of a T2I-Adapter, for experiments to put in the place of a ControlNet.
     annotators: condition -> the network that draws its maps. scorers: condition -> the network that measures them in
         pictures; where there is none, the annotator does.
     text_scorer: measures how well pictures fit texts; where no other network of features is there, it also gives those
@@ -67,27 +66,32 @@ class FolderSuite:
     features: name -> a network of image features for such distances ("inception" for FID and KID, "dinov2", "cmmd");
         those whose weights are not there are left out, and the tables say so.
     image_encoder: what looks at pictures for IP-Adapters.
-    steps, guidance_scale, control_scale: what experiments use unless they say otherwise.
-    megabytes: what all of it weighs, for the message that says what is missing.
+    steps, guidance_scale, negative_prompt, control_scale: what experiments use unless they say otherwise.
+    megabytes: what the subfolders weigh in all, for the message that says what is missing.
     palette, classes: colour and name of every segmentation class.
+    categories: category of a data set -> the class that its objects have, where that is another name.
     """
 
     name: str
-    root: str
     resolution: int
     controls: dict[str, str]
-    adapters: dict[str, str]
     annotators: dict[str, Weights]
     scorers: dict[str, Weights]
     text_scorer: Weights
-    megabytes: int
     steps: int
     guidance_scale: float
     control_scale: float
+    negative_prompt: str = ""
+    adapters: dict[str, str] = field(default_factory=dict)
+    root: str = "."
+    hub: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    weights_dir: str | None = None
+    megabytes: int = 0
     image_encoder: Weights | None = None
     features: dict[str, Weights] = field(default_factory=dict)
     palette: Sequence[Sequence[int]] = ()
     classes: Sequence[str] = ()
+    categories: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         for key, part in self._named_parts():
@@ -114,11 +118,45 @@ class FolderSuite:
         given = Path(self.root)
         return given if given.is_absolute() or given.exists() else PACKAGED / given
 
+    @cached_property
+    def published(self) -> dict[str, HubPart]:
+        """The parts that are published on the Hub."""
+        return {name: HubPart(**entry) for name, entry in self.hub.items()}
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """Where those lie."""
+        return Shelf(Path(self.weights_dir).expanduser() if self.weights_dir else None)
+
+    def place(self, part: str) -> Path:
+        """The folder or file of a part, whether it is there or not."""
+        return self.shelf.place(self.published[part]) if part in self.published else self.folder / part
+
+    def weight_files(self, part: str) -> list[Path]:
+        """The state dicts of a part; none where it is not there, or has none."""
+        return weights_of(self.place(part))
+
+    def is_image_prompt(self, part: str) -> bool:
+        """IP-Adapters have no configuration: they are known by being a file."""
+        return (part in self.published and self.published[part].alone) or part.endswith(".safetensors")
+
+    def _beside(self, part: str) -> Sequence[str] | None:
+        """The files of a published part besides its state dict; null for a subfolder, of which all count."""
+        return self.published[part].beside if part in self.published else None
+
     def parts(self, conditions: Sequence[str]) -> list[str]:
-        """Folders and files that an experiment on `conditions` reads."""
+        """Parts that an experiment on `conditions` reads."""
         controls = [self.controls[name] for name in self._known(conditions)]
         networks = [each.folder for each in self._networks(conditions)]
         return list(dict.fromkeys([*BASE, TOKENIZER, SCHEDULER, *controls, *networks]))
+
+    def published_parts(self, conditions: Sequence[str] | None = None) -> list[str]:
+        """Published parts that an experiment on `conditions` can use, those that only add a metric among them; for
+        null all of the suite's."""
+        if conditions is None:
+            return list(self.published)
+        named = [*self.parts(conditions), *(each.folder for each in self.features.values())]
+        return [part for part in dict.fromkeys(named) if part in self.published]
 
     def _known(self, conditions: Sequence[str]) -> Sequence[str]:
         for name in conditions:
@@ -132,7 +170,7 @@ class FolderSuite:
         networks = [group[name] for name in conditions for group in (self.annotators, self.scorers) if name in group]
         networks.append(self.text_scorer)
         networks += [self.features[name] for name in self.feature_names if name in self.features]
-        prompts = [name for name in conditions if is_image_prompt(self.controls[name])]
+        prompts = [name for name in conditions if self.is_image_prompt(self.controls[name])]
         if len(prompts) > 1:
             raise UserError(f"{' and '.join(prompts)} are image prompts; a U-Net takes one of them at a time.")
         if prompts:
@@ -146,48 +184,79 @@ class FolderSuite:
     def _needs(self, conditions: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Part -> the files besides its weights that loading it takes."""
         controls = [self.controls[name] for name in self._known(conditions)]
-        needs = {part: () if is_image_prompt(part) else (CONFIG,) for part in (*BASE, *controls)}
-        needs |= {TOKENIZER: tokenizer_files(self.folder / TOKENIZER), SCHEDULER: (SCHEDULER_CONFIG,)}
+        needs = {part: () if self.is_image_prompt(part) else (CONFIG,) for part in (*BASE, *controls)}
+        needs |= {TOKENIZER: tokenizer_files(self.place(TOKENIZER)), SCHEDULER: (SCHEDULER_CONFIG,)}
         for network in self._networks(conditions):
             needs[network.folder] = (*needs.get(network.folder, ()), *network.needs)
-        return needs
+        return needs | {part: tuple(self.published[part].beside) for part in needs if part in self.published}
 
     def missing(self, conditions: Sequence[str]) -> list[Path]:
         """Parts without weights or with damaged ones, and files that are not there or not whole."""
-        return [*self._absent(conditions), *dict(self._faults(conditions))]
+        absent = [self.place(part) for part in self.absent(conditions)]
+        return [*absent, *dict(self._faults(conditions))]
 
-    def _absent(self, conditions: Sequence[str]) -> list[Path]:
-        weighty = (part for part in self.parts(conditions) if part not in (TOKENIZER, SCHEDULER))
-        return [self.folder / part for part in weighty if not weight_files(self.folder, part)]
+    def absent(self, conditions: Sequence[str]) -> list[str]:
+        """Parts that are not there, of those that an experiment on `conditions` reads."""
+        return [part for part in self.parts(conditions) if not self._is_there(part)]
+
+    def _is_there(self, part: str) -> bool:
+        if part in self.published:
+            return self.shelf.find(self.published[part]) is not None
+        return part in (TOKENIZER, SCHEDULER) or bool(self.weight_files(part))
 
     def _faults(self, conditions: Sequence[str]) -> Iterator[tuple[Path, str]]:
-        absent = self._absent(conditions)
+        absent = self.absent(conditions)
         for part, needed in self._needs(conditions).items():
-            if self.folder / part not in absent:
-                yield from faults(self.folder / part, needed)
+            if part not in absent:
+                yield from faults(self.place(part), needed, self._beside(part))
 
     def require(self, conditions: Sequence[str]) -> None:
         """Raise a UserError that says what is missing, how big it is and where it goes, or which file is damaged."""
-        if absent := self._absent(conditions):
-            names = ", ".join(str(path.relative_to(self.folder)) for path in absent)
+        absent = self.absent(conditions)
+        if published := [self.published[part] for part in absent if part in self.published]:
+            raise UserError(self._lacking(published))
+        if absent:
             raise UserError(
-                f"The suite '{self.name}' lacks the weights of {names} under {self.folder}; put the suite's folder "
-                f"there ({self.megabytes} MB in all, it comes with the package) or train it with "
+                f"The suite '{self.name}' lacks the weights of {', '.join(absent)} under {self.folder}; put the "
+                f"suite's folder there ({self.megabytes} MB in all, it comes with the package) or train it with "
                 "`python scripts/train_miniature.py`."
             )
         for path, said in self._faults(conditions):
             raise UserError(f"{path} {said}, and the suite '{self.name}' needs it; restore it.")
 
+    def _lacking(self, parts: Sequence[HubPart]) -> str:
+        """What to fetch, how big it is, and where it would go."""
+        names = ", ".join(map(str, parts))
+        total = sum(part.size for part in parts)
+        size = f", {megabytes(total)} in all" if total and len(parts) > 1 else ""
+        setting = f" suite.weights_dir={self.weights_dir}" if self.weights_dir else ""
+        home = self.shelf.home(parts[0]) if self.weights_dir else "suite.weights_dir=DIR as DIR/" + parts[0].id
+        others = [f"{revision[:8]} of {part.id}" for part in parts for revision in self.shelf.others(part)]
+        kept = f" (the Hub's cache has other revisions: {', '.join(others[:3])})" if others else ""
+        return (
+            f"The suite '{self.name}' lacks {names}{size}{kept}; fetch what is missing with `python -m maxbench data "
+            f"weights suite={self.name}{setting} experiment=...`, or put it where it is looked for: {home}"
+            f"{' and so on' if len(parts) > 1 else ''}."
+        )
+
     def digest(self, part: str) -> str:
         """SHA-256 of everything in a part that its loader could read; changes with it and with nothing else."""
-        if leaves_folder(part) or not (self.folder / part).exists():
+        if leaves_folder(part) or not self.place(part).exists():
             raise UserError(f"The suite '{self.name}' has no '{part}' under {self.folder}; restore its folder.")
-        return digest_of(self.folder / part)
+        return digest_of(self.place(part), self._beside(part))
 
     def fingerprint(self, conditions: Sequence[str]) -> dict[str, str]:
         """The digest of every part that bears on an experiment."""
         self.require(conditions)
         return {part: self.digest(part) for part in self.parts(conditions)}
+
+    def origins(self, conditions: Sequence[str]) -> dict[str, dict[str, str | None]]:
+        """Published part -> its id and the commit that its files are of, null where nobody wrote that down."""
+        return {
+            part: {"id": self.published[part].id, "revision": self.shelf.revision(self.published[part])}
+            for part in self.parts(conditions)
+            if part in self.published
+        }
 
     def base_identity(self) -> dict[str, str]:
         """Part -> digest, of all that every picture depends on."""
@@ -197,7 +266,7 @@ class FolderSuite:
         """What a condition's control is: its digest, and of an image prompt the encoder's."""
         part = self.controls[condition]
         control: dict[str, Any] = {"weights": self.digest(part)}
-        if is_image_prompt(part):
+        if self.is_image_prompt(part):
             control["encoder"] = self.network_identity(self.image_encoder)
         return control
 
@@ -235,10 +304,12 @@ class FolderSuite:
 
     def _named(self, conditions: Sequence[str], networks: dict[str, Weights]) -> dict[str, str]:
         self.require(conditions)
-        return {
-            name: f"{self.name}/{network.folder}@{self.digest(network.folder)[:8]}"
-            for name, network in networks.items()
-        }
+        return {name: self._title(network.folder) for name, network in networks.items()}
+
+    def _title(self, part: str) -> str:
+        """A part as tables name it: where it comes from, and the beginning of its digest."""
+        name = self.published[part].id if part in self.published else f"{self.name}/{part}"
+        return f"{name}@{self.digest(part)[:8]}"
 
     def pipeline(self, conditions: Sequence[str], device: torch.device, dtype: torch.dtype) -> Pipeline:
         """The base model with the controls of `conditions`, in evaluation mode.
@@ -248,12 +319,12 @@ class FolderSuite:
         self.require(conditions)
 
         def load(kind: type, part: str, dtype: torch.dtype = dtype) -> Any:
-            return load_network(kind, self.folder / part, device, dtype)
+            return load_network(kind, self.place(part), device, dtype)
 
         unet, text_encoder = load(UNet2DConditionModel, "unet"), load(CLIPTextModel, "text_encoder")
 
         def control(part: str) -> Branch:
-            if is_image_prompt(part):
+            if self.is_image_prompt(part):
                 return self._image_prompt(unet, part, device)
             return load(self._kind(part), part)
 
@@ -261,18 +332,18 @@ class FolderSuite:
             vae=load(AutoencoderKL, "vae", torch.float32),
             unet=unet,
             text_encoder=text_encoder,
-            tokenizer=load_tokenizer(self.folder / TOKENIZER, text_encoder.config.vocab_size),
-            scheduler_config=_scheduler_config(self.folder / SCHEDULER),
+            tokenizer=load_tokenizer(self.place(TOKENIZER), text_encoder.config.vocab_size),
+            scheduler_config=self.scheduler_config(),
             controls={name: control(self.controls[name]) for name in conditions},
         )
 
     def _image_prompt(self, unet: UNet2DConditionModel, part: str, device: torch.device) -> ImagePrompt:
-        with readable(self.folder / part):
-            install_image_prompt(unet, self.folder / part)
+        with readable(self.place(part)):
+            install_image_prompt(unet, self.place(part))
         encoder = self._load(self.image_encoder, device)
         if isinstance(encoder, ImageEncoder) and encoder.width != embedding_width(unet):
             raise UserError(
-                f"{self.folder / part} reads pictures of width {embedding_width(unet)}, but the image encoder in "
+                f"{self.place(part)} reads pictures of width {embedding_width(unet)}, but the image encoder in "
                 f"{self.image_encoder.folder} gives {encoder.width}; take both from one IP-Adapter."
             )
         return ImagePrompt(unet, encoder)
@@ -280,15 +351,32 @@ class FolderSuite:
     def control_kind(self, condition: str) -> str:
         """What a condition's control is: the name of its class, or IMAGE_PROMPT."""
         part = self.controls[condition]
-        return IMAGE_PROMPT if is_image_prompt(part) else self._kind(part).__name__
+        return IMAGE_PROMPT if self.is_image_prompt(part) else self._kind(part).__name__
 
-    def _kind(self, subfolder: str) -> type[ControlNetModel] | type[T2IAdapter]:
+    def branch_kind(self, condition: str) -> str:
+        """When a condition's control runs, see :func:`maxbench.models.control.kind_of`; its weights are not loaded."""
+        part = self.controls[condition]
+        if self.is_image_prompt(part):
+            return PROMPT
+        if self._kind(part) is T2IAdapter:
+            return ADAPTER
+        folder = self.place(part)
+        with readable(folder):
+            said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return POOLED if said.get("global_pool_conditions") else SPATIAL
+
+    def scheduler_config(self) -> dict:
+        """The base model's configuration of a scheduler."""
+        return _scheduler_config(self.place(SCHEDULER))
+
+    def _kind(self, part: str) -> type[ControlNetModel] | type[T2IAdapter]:
         """A control's class, as its own configuration names it."""
-        with readable(self.folder / subfolder):
-            said = json.loads((self.folder / subfolder / CONFIG).read_text(encoding="utf-8")).get("_class_name")
+        folder = self.place(part)
+        with readable(folder):
+            said = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("_class_name")
         kinds = {kind.__name__: kind for kind in (ControlNetModel, T2IAdapter)}
         if said not in kinds:
-            raise UserError(f"{self.folder / subfolder} holds a {said}; a control is one of {', '.join(kinds)}.")
+            raise UserError(f"{folder} holds a {said}; a control is one of {', '.join(kinds)}.")
         return kinds[said]
 
     def annotator(self, condition: str, device: torch.device) -> Annotator | None:
@@ -306,7 +394,7 @@ class FolderSuite:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """The networks of features whose weights are there; without any, the text scorer's own."""
-        return tuple(name for name, each in self.features.items() if weight_files(self.folder, each.folder)) or (CLIP,)
+        return tuple(name for name, each in self.features.items() if self.weight_files(each.folder)) or (CLIP,)
 
     @property
     def feature_notes(self) -> tuple[str, ...]:
@@ -325,7 +413,7 @@ class FolderSuite:
     def _load(self, network: Weights | None, device: torch.device) -> Any:
         if network is None:
             return None
-        folder = self.folder / network.folder
+        folder = self.place(network.folder)
         with readable(folder):
             return network.load(folder, device)
 

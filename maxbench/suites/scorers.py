@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,10 @@ from maxbench.models.loading import load_network, load_tokenizer
 class ClipScorer:
     """A CLIP model as scorer: embeddings for the CLIP score, and image features for distances between sets.
 
+    Pictures are squares, of 8 bits; they are resized to the model's size on the CPU, by the bicubic filter that Pillow
+    has, to 8 bits again, as the model's own processor does. In floating point a bicubic would shoot over white and
+    black.
+
     mean, std: of the pixel normalisation the model was trained with.
     """
 
@@ -27,6 +32,8 @@ class ClipScorer:
     tokenizer: CLIPTokenizer
     mean: Sequence[float]
     std: Sequence[float]
+
+    version: ClassVar[int] = 2
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> ClipScorer:
@@ -37,11 +44,11 @@ class ClipScorer:
     @torch.inference_mode()
     def images(self, images: Images) -> Float[Tensor, "batch feature"]:
         """Projected image embeddings, float32, not normalised."""
-        size = self.model.config.vision_config.image_size
+        size, levels = self.model.config.vision_config.image_size, (images.cpu() * 255).round().to(torch.uint8)
         if images.shape[-2:] != (size, size):
-            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+            levels = F.interpolate(levels, (size, size), mode="bicubic", antialias=True)
         mean, std = (torch.tensor(list(values)).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        pixels = ((images - mean) / std).to(self.model.device)
+        pixels = ((levels / 255 - mean) / std).to(self.model.device)
         return self.model.get_image_features(pixel_values=pixels).pooler_output.float().cpu()
 
     def __call__(self, images: Images) -> Float[Tensor, "batch feature"]:

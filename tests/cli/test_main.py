@@ -132,8 +132,9 @@ def test_bfloat16_is_called_slow_where_the_processor_lacks_it(monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda path: flags)
     assert "set runtime.dtype=float32" in doctor.slow_dtype("bfloat16", "cpu")
     assert doctor.slow_dtype("float32", "cpu") is None and doctor.slow_dtype("bfloat16", "cuda:0") is None
+    assert "no instructions for float16" in doctor.slow_dtype("float16", "cpu")
     flags += " avx512_bf16"
-    assert doctor.slow_dtype("bfloat16", "cpu") is None
+    assert doctor.slow_dtype("bfloat16", "cpu") is None and doctor.slow_dtype("float16", "cpu") is not None
 
 
 def test_doctor_names_damaged_data(tmp_path, capsys):

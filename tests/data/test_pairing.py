@@ -13,7 +13,7 @@ from maxbench.errors import UserError
 class Shelf:
     """An image set that is no COCO: pairings must not notice."""
 
-    name = "shelf"
+    name, about, has_objects = "shelf", "what is on a shelf", True
 
     def __init__(self, count):
         self.ids = list(range(100, 100 + count))
@@ -109,6 +109,22 @@ def test_the_prompt_of_an_object_follows_its_template():
         plan = ObjectOnScene(reference=10, template=template).plan(Shelf(60), ["hed", "depth"], 3, seed=0)
         assert all(sample.prompt.startswith(said) for sample in plan.samples)
     assert {sample.prompt for sample in plan.samples} == {"a cow"}
+
+
+def test_objects_are_of_the_categories_that_have_a_class():
+    def planned(categories, **more):
+        pairing = ObjectOnScene(reference=10, low=0.005, high=0.4, categories=categories)
+        return pairing.plan(Shelf(60), ["hed", "depth"], more.get("samples", 6), seed=0)
+
+    kinds = {"any": {}, "cow": {"cow": "animal"}, "ant": {"ant": "animal", "owl": "animal"}}
+    plans = {name: planned(categories) for name, categories in kinds.items()}
+    found = {name: {sample.category["hed"] for sample in plan.samples} for name, plan in plans.items()}
+    assert found == {"any": {"ant"}, "cow": {"cow"}, "ant": {"ant"}}  # an ant comes before the cow
+    sources = {name: [sample.sources for sample in plan.samples] for name, plan in plans.items()}
+    assert sources["any"] == sources["cow"] == sources["ant"]  # every picture with one has the other
+    assert planned(kinds["cow"], samples=3).samples == plans["cow"].samples[:3]
+    with pytest.raises(UserError, match=r"are 0 objects of the 1 categories in pairing\.categories that cover"):
+        planned({"owl": "animal"})
 
 
 def test_a_cross_pair_takes_each_map_whole_from_an_image_of_its_own():

@@ -177,6 +177,25 @@ def test_defects_are_counted_and_named(state):
     assert value(table.metrics(), "defects", "average").value == 2
 
 
+def test_images_that_were_made_again_are_counted_for_each_method_and_said(state):
+    def again(*places):
+        marks = np.zeros(N)
+        marks[list(places)] = 1
+        return marks
+
+    marks = {"average": again(2, 5, 7), "none": again(), "better": again(1)}
+    measured = {
+        row: {**own, **({"retried": marks[row]} if row in marks else {})} for row, own in state.measured.items()
+    }
+    table = made(replace(state, measured=measured, notes=("First.",)))
+    rows = table.metrics().query("metric == 'retried'").set_index("method").value
+    assert rows.to_dict() == {"average": 3, "better": 1}
+    said = f"Images of {N} that were NaN or black and were made again in float32: "
+    assert table.notes[0] == "First." and len(table.notes) == 2 and table.notes[1].startswith(said)
+    assert set(table.notes[1].removeprefix(said).removesuffix(".").split(", ")) == {"average 3", "better 1"}
+    assert made(state).notes == list(state.notes)
+
+
 # --- samples -------------------------------------------------------------------------------------------------
 
 

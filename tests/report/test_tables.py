@@ -1,4 +1,6 @@
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -44,6 +46,33 @@ def test_differences_are_bold_after_holm_and_only_then(finished_run, tmp_path):
     text = (copy / "table.md").read_text()
     assert text.count("**") == 2 and "**+1.00 [+0.50, +1.50]**" in text
     assert f"Holm's correction for the {differences.comparisons.iloc[0]} comparisons" in text
+
+
+MINIATURE = "These are numbers about the rendered miniature world, not about photographs."
+
+
+def test_what_numbers_are_about_is_said_by_the_data_set(finished_run, tmp_path):
+    assert read_tables(finished_run).markdown.count(MINIATURE) == 1
+    copy = shutil.copytree(finished_run, tmp_path / "run")
+    said = json.loads((copy / "evaluation.json").read_text())
+    notes = said["value"]["notes"]
+    assert notes.count(MINIATURE) == 1
+    photographs = "These are numbers about the pictures of COCO 2017 Dataset, split val2017."
+    notes[notes.index(MINIATURE)] = photographs
+    (copy / "evaluation.json").write_text(json.dumps(said))
+    tables = read_tables(copy)  # the suite is the miniature still
+    for text in tables:
+        assert text.count(photographs) == 1 and "miniature world" not in text
+    assert f"intervals over samples. {photographs}" in tables.markdown
+    notes.remove(photographs)
+    (copy / "evaluation.json").write_text(json.dumps(said))
+    (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("miniature_images", "other"))
+    assert "These are numbers" not in read_tables(copy).markdown
+
+
+def test_kept_results_that_do_not_say_it_are_known_by_their_data_set():
+    kept = Path(__file__).parents[2] / "results" / "hed_depth"
+    assert read_tables(kept).markdown.count(MINIATURE) == 1
 
 
 # --- tables made by hand -------------------------------------------------------------------------------------

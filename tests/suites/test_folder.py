@@ -170,7 +170,6 @@ CHANGES = [
     ("tokenizer/merges.txt", "tokenizer"),
     ("controlnet_hed/config.json", "controlnet_hed"),
     ("controlnet_hed/diffusion_pytorch_model.safetensors", "controlnet_hed"),
-    ("controlnet_depth/pytorch_model.bin", "controlnet_depth"),  # beside a safetensors file of another name
     ("text_encoder/model.safetensors", "text_encoder"),
     ("unet/config.json", "unet"),
     ("annotators/config.json", "annotators"),
@@ -197,12 +196,23 @@ def test_a_changed_file_changes_the_digest_of_its_part_alone(small_suite, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "file", ["vae/README.md", "vae/sample.png", "vae/.cache/x.json", "vae/.x", "vae/diffusion_pytorch_model.bin"]
+    "file",
+    [
+        "vae/README.md",
+        "vae/sample.png",
+        "vae/.cache/x.json",
+        "vae/.x",
+        "vae/diffusion_pytorch_model.bin",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.non_ema.safetensors",
+        "vae/tf_model.h5",
+        "controlnet_depth/pytorch_model.bin",
+    ],
 )
 def test_a_file_that_no_loader_reads_changes_no_digest(small_suite, tmp_path, file):
     root = shutil.copytree(small_suite, tmp_path / "suite")
     (root / file).parent.mkdir(exist_ok=True)
-    (root / file).write_bytes(b"no pickle")  # a .bin beside the safetensors file of its name is not read
+    (root / file).write_bytes(b"no pickle")  # what lies beside full precision as safetensors is not read
     suite = suite_at(root)
     assert suite.fingerprint(CONDITIONS) == suite_at(small_suite).fingerprint(CONDITIONS)
     suite.pipeline(["depth"], torch.device("cpu"), torch.float32)
