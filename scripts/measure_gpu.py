@@ -32,6 +32,7 @@ from maxbench import images as im
 from maxbench.errors import UserError
 from maxbench.fusion import SITES, Average, Fusion, MaxFusion, Sum
 from maxbench.models.pipeline import Pipeline, Sampler
+from maxbench.models.precision import Precision, forbid_tf32
 from maxbench.report.tables import markdown_table
 from maxbench.store.files import write_atomically
 from maxbench.store.stamp import code_version, environment
@@ -61,17 +62,6 @@ FIRST = ("maxfusion", "sum", "single", "none")
 """What is measured before all else."""
 
 FAMILIES = ("controlnet", "adapter")
-
-
-class Precision(NamedTuple):
-    """dtype: of the networks but the autoencoder, which is float32. tf32: whether tensor cores may round float32.
-
-    channels_last: whether weights lie with their channels last in memory.
-    """
-
-    dtype: torch.dtype
-    tf32: bool = False
-    channels_last: bool = False
 
 
 PRECISIONS = {
@@ -192,14 +182,12 @@ class Bench:
 
     def networks(self, family: str, precision: str) -> Pipeline:
         asked = PRECISIONS[precision]
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = asked.tf32
         if self._made != (family, precision):
             self.drop()
             controls = dict.fromkeys(BRANCHES, family)
-            self._pipe, self._made = pipeline(self.shapes, controls, self.device, asked.dtype), (family, precision)
-            if asked.channels_last:
-                for net in (self._pipe.unet, *self._pipe.controls.values()):
-                    net.to(memory_format=torch.channels_last)
+            made = pipeline(self.shapes, controls, self.device, asked.dtype)
+            # as a run of these precisions has it; how the autoencoder takes a batch depends on the batch
+            self._pipe, self._made = made.computing(asked, 1, self.shapes.resolution), (family, precision)
         return self._pipe
 
     def prediction(self, family: str, method: str, precision: str) -> Tensor:
@@ -220,7 +208,8 @@ class Bench:
 
     def time(self, cell: Cell) -> dict[str, Any] | None:
         """Seconds a picture and what else it takes; None where it would not end in time."""
-        pipe = self.networks(cell.family, cell.precision)
+        asked = PRECISIONS[cell.precision]
+        pipe = self.networks(cell.family, cell.precision).computing(asked, cell.batch, self.shapes.resolution)
         warm = 2
         begun = time.monotonic()
         self._pictures(pipe, cell, warm)
@@ -364,6 +353,7 @@ def main() -> int:
         print("measure_gpu: no CUDA device is visible; --tiny --device cpu tries the script.", file=sys.stderr)
         return 2
     ends = time.monotonic() + 60 * chosen.minutes
+    forbid_tf32()  # as a run does; a pipeline allows it to its own networks
     stamp = environment(device)
     card = stamp["device"] if device.type == "cuda" else stamp["processor"]
     folder = chosen.output / slug(card)

@@ -5,7 +5,7 @@
 One picture at 512, two ControlNets, one step of classifier-free guidance, random weights, float32. MaxFusion in
 lockstep is held against the paper's formulas, written out below without the package's rules and lockstep, and `sum`
 against diffusers' MultiControlNetModel. Then seconds and memory by part, and one step of the whole pipeline. It takes
-minutes and about 12 GB; `--tiny` does the same on narrow networks in seconds. Memory is read from /proc, as Linux has
+minutes and about 10 GB; `--tiny` does the same on narrow networks in seconds. Memory is read from /proc, as Linux has
 it.
 """
 

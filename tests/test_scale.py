@@ -134,8 +134,10 @@ def test_the_page_quotes_what_the_scripts_wrote():
     assert len(quoted) > 30
     for line in quoted:
         assert line in kept.splitlines(), f"copy this line anew from results/scale/: {line}"
-    for number in re.findall(r"\*\*([\d.,]+)", page):
-        assert number in kept, f"{number} is in no file of results/scale/"
+    phrases = re.findall(r"[\d.,]*\d(?: to [\d.,]+)? (?:GB|hours)\b", page)
+    assert len(phrases) > 1
+    for phrase in phrases:
+        assert phrase in kept, f"'{phrase}' is in no file of results/scale/"
 
 
 # --- measuring ----------------------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from data.photographs import write_photographs
-from suites.replica import write_replica
 
+from data.photographs import write_photographs
 from maxbench.cli import choice
 from maxbench.cli.config import MAIN, compose, hydra_on, plain
 from maxbench.suites.hub import HubPart
+from suites.replica import write_replica
 
 WORDS = ["experiment=hed_depth"]
 

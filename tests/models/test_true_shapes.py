@@ -32,16 +32,10 @@ def test_maxfusion_is_the_papers_formulas_and_sum_is_diffusers(shapes):
     maxfusion, total = agreement(ours, theirs), fused(nets, Sum(), inputs, sites=())
     assert maxfusion.largest < CLOSE and maxfusion.places == 0
     assert agreement(total, by_diffusers(nets, inputs)).largest < 1e-6
-    # and the controls do speak, and the rule does decide: neither the sum nor the mean is what it gives
+    # the controls do speak and the rule does decide: it gives neither the sum nor the mean
     mean = fused(nets, Average(), inputs, sites=())
     for one, other in ((ours, total), (ours, mean), (mean, total)):
         assert agreement(one, other).largest > 0.1
-    agree, *_ = decide([fused(nets[i : i + 1], Sum(), pick(inputs, i))[0] for i in range(2)], DELTA)
-    assert shapes is SD15 or 0 <= agree.double().mean() < 1
-
-
-def pick(inputs, branch):
-    return inputs._replace(maps=inputs.maps[branch : branch + 1])
 
 
 @BOTH
