@@ -1,6 +1,7 @@
 """`suite=sd15` end to end without a network: its parts in small, and photographs in COCO's layout."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,18 @@ def test_it_needs_no_network(words, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (only_run(tmp_path / "runs") / "table.md").is_file()
+
+
+def test_a_part_that_is_missing_is_said_before_anything_is_made(words, tmp_path, capsys):
+    weights = Path(next(each for each in words if "weights_dir" in each).partition("=")[2])
+    shutil.copytree(weights, tmp_path / "weights")
+    shutil.rmtree(tmp_path / "weights" / "Intel")
+    rest = [each for each in words if "weights_dir" not in each and "output_dir" not in each]
+    more = [f"suite.weights_dir={tmp_path / 'weights'}", f"output_dir={tmp_path / 'runs'}"]
+    assert main(["run", "experiment=hed_depth", *rest, *more]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("maxbench: The suite 'sd15' lacks Intel/dpt-hybrid-midas (490 MB, revision 11eaf7a1)")
+    assert "python -m maxbench data weights suite=sd15" in said and str(tmp_path / "weights" / "Intel") in said
+    assert not (tmp_path / "runs").exists()
+    assert main(["run", "experiment=adapters_hed_depth", *words]) == 2
+    assert "adapters" in capsys.readouterr().err
