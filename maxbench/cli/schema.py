@@ -510,6 +510,12 @@ def _check_conditions(config: Configuration) -> None:
             raise UserError(
                 f"The suite '{config.suite.name}' has no control for '{name}'; {nearest(name, config.suite.controls)}"
             )
+        if config.suite.controls[name] is None:
+            there = [each for each, part in config.suite.adapters.items() if part is not None]
+            raise UserError(
+                f"The suite '{config.suite.name}' has no control of this kind for '{name}'; of T2I-Adapters there are "
+                f"{', '.join(there) or 'none'}."
+            )
     for key in ("object", "style"):
         if key in pairing.model_fields_set and getattr(pairing, key) not in (None, *conditions):
             raise UserError(f"pairing.{key} is '{getattr(pairing, key)}'; it must be one of {', '.join(conditions)}.")

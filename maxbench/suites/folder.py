@@ -22,7 +22,7 @@ from maxbench.models.loading import load_network, load_tokenizer, readable
 from maxbench.models.pipeline import Pipeline
 from maxbench.names import leaves_folder
 from maxbench.store.identity import identity
-from maxbench.suites.hub import HubPart, Shelf, megabytes
+from maxbench.suites.hub import HubPart, Shelf, megabytes, named
 
 PACKAGED = Path(__file__).parent / "weights"
 CLIP = "clip"
@@ -58,7 +58,8 @@ class FolderSuite:
         scheduler.
     weights_dir: a folder in which published parts lie as <organisation>/<name>.
     controls: condition -> part of its ControlNet or T2I-Adapter, or file of its IP-Adapter.
-    adapters: condition -> part of a T2I-Adapter, for experiments to put in the place of a ControlNet.
+    adapters: condition -> part of a T2I-Adapter, for experiments to put in the place of a ControlNet; null where there
+        is none.
     annotators: condition -> the network that draws its maps. scorers: condition -> the network that measures them in
         pictures; where there is none, the annotator does.
     text_scorer: measures how well pictures fit texts; where no other network of features is there, it also gives those
@@ -83,7 +84,7 @@ class FolderSuite:
     guidance_scale: float
     control_scale: float
     negative_prompt: str = ""
-    adapters: dict[str, str] = field(default_factory=dict)
+    adapters: dict[str, str | None] = field(default_factory=dict)
     root: str = "."
     hub: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     weights_dir: str | None = None
@@ -106,8 +107,8 @@ class FolderSuite:
 
     def _named_parts(self) -> Iterator[tuple[str, Any]]:
         """Settings that name a part."""
-        for group in ("controls", "adapters"):
-            yield from ((f"{group}.{name}", part) for name, part in getattr(self, group).items())
+        yield from ((f"controls.{name}", part) for name, part in self.controls.items())
+        yield from ((f"adapters.{name}", part) for name, part in self.adapters.items() if part is not None)
         for group in ("annotators", "scorers"):
             yield from ((f"{group}.{name}.folder", each.folder) for name, each in getattr(self, group).items())
         yield from ((f"features.{name}.folder", each.folder) for name, each in self.features.items())
@@ -228,7 +229,6 @@ class FolderSuite:
 
     def _lacking(self, parts: Sequence[HubPart]) -> str:
         """What to fetch, how big it is, and where it would go."""
-        names = ", ".join(map(str, parts))
         total = sum(part.size for part in parts)
         size = f", {megabytes(total)} in all" if total and len(parts) > 1 else ""
         setting = f" suite.weights_dir={self.weights_dir}" if self.weights_dir else ""
@@ -236,8 +236,8 @@ class FolderSuite:
         others = [f"{revision[:8]} of {part.id}" for part in parts for revision in self.shelf.others(part)]
         kept = f" (the Hub's cache has other revisions: {', '.join(others[:3])})" if others else ""
         return (
-            f"The suite '{self.name}' lacks {names}{size}{kept}; fetch what is missing with `python -m maxbench data "
-            f"weights suite={self.name}{setting} experiment=...`, or put it where it is looked for: {home}"
+            f"The suite '{self.name}' lacks {named(parts)}{size}{kept}; fetch what is missing with "
+            f"`python -m maxbench data weights suite={self.name}{setting} experiment=...`, or put it where it is looked for: {home}"
             f"{' and so on' if len(parts) > 1 else ''}."
         )
 

@@ -84,14 +84,7 @@ class HubPart:
         return bool(weights_of(place))
 
     def __str__(self) -> str:
-        """As a message names it: "Intel/dpt-hybrid-midas (490 MB, revision 11eaf7a1)"."""
-        said = [megabytes(self.size)] if self.size else []
-        if self.address is None:
-            said.append(f"revision {self.revision[:8]}" if self.revision else "newest revision")
-        else:
-            said.append(self.address)
-        name = f"{self.id}/{self.folder}" if self.folder else self.id
-        return f"{name} ({', '.join(said)})"
+        return named([self])
 
 
 @dataclass(frozen=True)
@@ -158,6 +151,20 @@ class Shelf:
             return (self._snapshots(part).parent / "refs" / "main").read_text().strip() or None
         except OSError:
             return None
+
+
+def named(parts: Sequence[HubPart]) -> str:
+    """Parts as a message names them, those of one repository together: "Intel/dpt-hybrid-midas (490 MB, revision
+    11eaf7a1)"."""
+    repositories: dict[tuple[str, str | None], list[HubPart]] = {}
+    for part in parts:
+        repositories.setdefault((part.id, part.revision), []).append(part)
+    said = []
+    for (name, revision), own in repositories.items():
+        folders, size = " ".join(each.folder for each in own if each.folder), sum(each.size for each in own)
+        about = own[0].address or (f"revision {revision[:8]}" if revision else "newest revision")
+        said.append(f"{name} ({', '.join([*filter(None, [folders]), *([megabytes(size)] if size else []), about])})")
+    return ", ".join(said)
 
 
 def megabytes(size: int) -> str:

@@ -146,4 +146,4 @@ def test_a_part_that_is_missing_is_said_before_anything_is_made(words, tmp_path,
     assert "python -m maxbench data weights suite=sd15" in said and str(tmp_path / "weights" / "Intel") in said
     assert not (tmp_path / "runs").exists()
     assert main(["run", "experiment=adapters_hed_depth", *words]) == 2
-    assert "adapters" in capsys.readouterr().err
+    assert "has no control of this kind for 'hed'; of T2I-Adapters there are depth, canny" in capsys.readouterr().err

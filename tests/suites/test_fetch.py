@@ -169,7 +169,7 @@ def test_a_file_that_is_published_elsewhere(tmp_path, monkeypatch):
 
 def test_a_part_is_named_with_its_size_and_revision():
     assert str(NET) == "org/net (3 MB, revision c0ffee00)"
-    assert str(INNER) == "org/base/unet (newest revision)"
+    assert str(INNER) == "org/base (unet, newest revision)"
     assert not INNER.is_pinned and not WORDS.is_pinned and NET.is_pinned
     assert NET.within(Path("x")) == Path("x") and replace(NET, alone=True).within(Path("x")) == Path(
         "x/model.safetensors"
