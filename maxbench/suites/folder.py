@@ -237,8 +237,8 @@ class FolderSuite:
         kept = f" (the Hub's cache has other revisions: {', '.join(others[:3])})" if others else ""
         return (
             f"The suite '{self.name}' lacks {named(parts)}{size}{kept}; fetch what is missing with "
-            f"`python -m maxbench data weights suite={self.name}{setting} experiment=...`, or put it where it is looked for: {home}"
-            f"{' and so on' if len(parts) > 1 else ''}."
+            f"`python -m maxbench data weights suite={self.name}{setting} experiment=...`, or put it where it is "
+            f"looked for: {home}{' and so on' if len(parts) > 1 else ''}."
         )
 
     def digest(self, part: str) -> str:
