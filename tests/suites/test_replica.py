@@ -79,7 +79,7 @@ def ours(parts, hints, fusion):
 
 def theirs(kind, parts, weights, image, **more):
     """The same by diffusers, its scheduler from the base model's own."""
-    pipeline, sampler = parts
+    pipeline, _ = parts
     networks = {name: more.pop(name) for name in ("controlnet", "adapter") if name in more}
     scheduler = PNDMScheduler.from_pretrained(weights / "stable-diffusion-v1-5/stable-diffusion-v1-5/scheduler")
     own = kind(
