@@ -18,8 +18,9 @@ from maxbench.images import to_bytes
 class Canny(Levels):
     """Hard edges.
 
-    low, high: hysteresis thresholds on the grey picture's gradient, in 8-bit levels; 100 and 200 are what
-        ControlNet's canny model was trained with.
+    low, high: hysteresis thresholds on the grey picture's gradient, in 8-bit levels; 100 and 200 are the defaults of
+        ControlNet's own tool, whose model was trained with random ones. That tool gives OpenCV the colours, of which
+        it takes the channel that changes most: it draws more edges.
     """
 
     low: int = 100

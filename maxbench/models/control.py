@@ -20,6 +20,7 @@ from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
+from maxbench.errors import UserError
 from maxbench.fusion import Fusion, Rule, require_finite
 from maxbench.models.lockstep import embed_hint, lockstep_adapters, lockstep_controlnets, scales_of
 
@@ -138,7 +139,8 @@ class Control:
         return [whole(*each) for each in zip(down, down_scales, strict=True)], whole(mid, mid_scale)
 
     def _pyramid(self, names: Sequence[str], rule: Rule, sites: Sequence[str]) -> list[Tensor]:
-        nets, hints = [self.branches[name] for name in names], [self.hints[name] for name in names]
+        nets = [self.branches[name] for name in names]
+        hints = [_in_channels_of(net, name, self.hints[name]) for name, net in zip(names, nets, strict=True)]
         weights = [self.fusion.weight(name) for name in names]
 
         def run() -> list[Tensor]:
@@ -188,6 +190,18 @@ def evaluations(kinds: Mapping[str, str], fusion: Fusion, steps: int, halves: in
 
 def _total(residuals: Sequence[Tensor]) -> Tensor:
     return reduce(torch.add, residuals)
+
+
+def _in_channels_of(net: T2IAdapter, name: str, hint: Images) -> Float[Tensor, "batch channel height width"]:
+    """A map as an adapter reads it: those of canny edges and sketches have one channel, to which a grey map is brought.
+
+    Raises UserError for colours where there is one channel.
+    """
+    if net.config.in_channels != 1:
+        return hint
+    if not torch.equal(hint[:, :1].expand_as(hint), hint):
+        raise UserError(f"The T2I-Adapter of '{name}' reads maps of one channel, but its condition shows colours.")
+    return hint[:, :1]
 
 
 def _for_both_halves(feature: Tensor, sample: Tensor) -> Tensor:

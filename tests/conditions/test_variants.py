@@ -1,9 +1,12 @@
-"""Safe soft edges, and objects of a data set whose categories are not the segmentation's classes."""
+"""Safe soft edges, objects of a data set whose categories are not the segmentation's classes; what canny reads."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from skimage.data import astronaut
 
+from maxbench.conditions.canny import Canny
 from maxbench.conditions.hed import HED, SafeHED
 from maxbench.conditions.seg import Segmentation
 from maxbench.errors import UserError
@@ -70,3 +73,11 @@ def test_a_category_that_is_no_class_is_refused():
     for name in ("tiger", "nothing"):
         with pytest.raises(UserError, match=f"says that 'dog' is the class '{name}'"):
             Segmentation(PALETTE, CLASSES, {"dog": name})
+
+
+def test_canny_reads_the_grey_picture_and_controlnets_own_tool_draws_more():
+    """`conventions.canny` of suite=sd15 says so. That tool gives OpenCV the three channels."""
+    picture = astronaut()
+    edges = Canny().draw(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255, None)[0].numpy()
+    np.testing.assert_array_equal(edges, cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), 100, 200))
+    assert (cv2.Canny(picture, 100, 200) > 0).mean() > 1.1 * (edges > 0).mean()

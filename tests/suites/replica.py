@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, PNDMScheduler, T2IAdapter, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel
 from torch import nn
 from transformers import (
     CLIPConfig,
@@ -69,7 +69,10 @@ def write_replica(weights_dir: Path, parts: dict[str, HubPart]) -> Path:
         if name.startswith("controlnet"):
             _diffusers(_control(unet), place, str(part.file))
         elif name.startswith("t2iadapter"):
-            adapter = T2IAdapter(3, list(WIDTHS), num_res_blocks=2, downscale_factor=8, adapter_type="full_adapter")
+            channels = 1 if name.endswith("canny") else 3  # as published: edges are read as grey
+            adapter = T2IAdapter(
+                channels, list(WIDTHS), num_res_blocks=2, downscale_factor=8, adapter_type="full_adapter"
+            )
             _diffusers(adapter, place, str(part.file))
         elif name == "hed_annotator":
             write_tiny_hed(place, "bsds500" if "bsds500" in str(part.file) else "apache2")
@@ -136,14 +139,22 @@ def _text_encoder(folder: Path) -> None:
 
 
 def _scheduler(folder: Path) -> None:
-    PNDMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        skip_prk_steps=True,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    ).save_pretrained(folder)
+    """As published: what the file does not say is each scheduler's own default, the spacing of timesteps among them."""
+    folder.mkdir(parents=True)
+    said = {
+        "_class_name": "PNDMScheduler",
+        "_diffusers_version": "0.6.0",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "clip_sample": False,
+        "num_train_timesteps": 1000,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "trained_betas": None,
+    }
+    (folder / "scheduler_config.json").write_text(json.dumps(said), encoding="utf-8")
 
 
 def _clip(folder: Path) -> None:

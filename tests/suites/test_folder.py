@@ -39,7 +39,7 @@ def test_only_what_an_experiment_needs_is_asked_for(small_suite, tmp_path):
     suite.require(["hed", "depth"])
     with pytest.raises(UserError, match=r"lacks the weights of controlnet_seg under .* MB"):
         suite.require(["seg", "depth"])
-    with pytest.raises(UserError, match="no control for 'pose'; it has depth, seg, hed, canny"):
+    with pytest.raises(UserError, match="no control for 'pose'; it has depth, seg, hed, hed_safe, canny"):
         suite.require(["pose"])
 
 
