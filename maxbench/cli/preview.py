@@ -57,15 +57,15 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
     """The sheet of a checked configuration; returns where it is."""
     import json
     import tempfile
-    from functools import cache, partial
+    from functools import partial
 
     import torch
     from omegaconf import OmegaConf
 
+    from maxbench.cli.assemble import make_inputs
     from maxbench.cli.build import check_regions, pick_device
     from maxbench.cli.component import CONDITION, PAIRING, component
     from maxbench.cli.perform import row
-    from maxbench.generation.inputs import Annotators, ControlInputs
     from maxbench.report.sheet import write_preview
     from maxbench.store.artefacts import Store
     from maxbench.store.runfolder import RunFolder
@@ -84,19 +84,10 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
     with tempfile.TemporaryDirectory() as place:
         store = Store.open(Path(config["store_dir"]))
         folder = RunFolder.open(Path(place), "preview", {"preview": config["name"]}, store)
-        inputs = ControlInputs(
-            conditions=conditions,
-            samples=plan.samples[:pairs],
-            folder=folder,
-            image_set=image_set,
-            resolution=config["suite"]["resolution"],
-            batch_size=config["runtime"]["batch_size"],
-            annotators=Annotators(
-                load=cache(partial(suite.annotator, device=device)),
-                identity=cache(suite.annotator_identity),
-                device=device.type,
-            ),
-        )
+        inputs = make_inputs(
+            suite, conditions, plan.samples[:pairs], image_set, folder, config["runtime"]["batch_size"], device,
+            partial(suite.annotator, device=device),
+        )  # fmt: skip
         try:
             inputs.make(drawn=())
             absent = {}
