@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from maxbench.cli.command import Command, jobs, parser_of, read_overrides
-from maxbench.cli.config import compose, hydra_on, plain, sentences
+from maxbench.cli.command import parser_of
+from maxbench.cli.config import compose_one, plain
 from maxbench.errors import UserError
 
 HELP = """\
@@ -41,14 +41,7 @@ def preview(words: Sequence[str]) -> int:
         raise UserError(f"--pairs is {found.pairs}; it must be a whole number from 1 to {MOST}.")
     if found.output is not None and found.output.suffix.lower() != ".png":
         raise UserError(f"--output is {found.output}; give a file that ends with .png.")
-    if found.config_dir is not None and not found.config_dir.is_dir():
-        raise UserError(f"--config-dir is {found.config_dir}, which is no folder; give one laid out like conf/.")
-    command = Command(tuple(found.settings), config_dir=found.config_dir and found.config_dir.absolute())
-    with hydra_on(command.config_dir) as hydra:
-        with sentences(hydra, command.overrides):
-            overrides = read_overrides(command, hydra.config_loader)
-        cfg = compose(hydra, jobs(overrides)[0])
-    path = _draw(cfg, found.pairs, found.output)
+    path = _draw(compose_one(found.settings, found.config_dir), found.pairs, found.output)
     print(f"preview: {path}")
     return 0
 
