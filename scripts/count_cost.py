@@ -111,7 +111,7 @@ class Settings:
 class Work:
     """What is asked for, by key; whatever has a key twice is made once.
 
-    pictures: the entry of the method, U-Net evaluations and ControlNet evaluations, by key. looks: passes of a network
+    pictures: the entry of the method, U-Net evaluations and ControlNet evaluations, by key. passes: of a network
     over a picture: (network, picture, what it is held against). The others are keys that say what they are.
     """
 
@@ -119,17 +119,17 @@ class Work:
     sources: set = field(default_factory=set)
     maps: set = field(default_factory=set)
     masks: set = field(default_factory=set)
-    looks: set = field(default_factory=set)
+    passes: set = field(default_factory=set)
 
     def add(self, other: Work) -> None:
         self.pictures = {**other.pictures, **self.pictures}
-        for kind in ("sources", "maps", "masks", "looks"):
+        for kind in ("sources", "maps", "masks", "passes"):
             getattr(self, kind).update(getattr(other, kind))
 
     def beyond(self, known: Work) -> Work:
         """What is asked for here and is not known."""
         new = {key: each for key, each in self.pictures.items() if key not in known.pictures}
-        rest = {kind: getattr(self, kind) - getattr(known, kind) for kind in ("sources", "maps", "masks", "looks")}
+        rest = {kind: getattr(self, kind) - getattr(known, kind) for kind in ("sources", "maps", "masks", "passes")}
         return Work(new, **rest)
 
 
@@ -167,18 +167,18 @@ def ask(experiment: str, settings: Settings, overrides: Sequence[str] = ()) -> A
     trained = component({**config["pairing"], "reference": 2}, "pairing", PAIRING).plan(
         training, names, config["calibration"]["samples"], config["calibration"]["seed"]
     )
-    counting = _Counting(component(config["sampler"], "sampler", SAMPLER), settings, conditions)
+    count = _Counting(component(config["sampler"], "sampler", SAMPLER), settings, conditions)
     units = [method for method in methods if method.role == NONE or (method.role == SINGLE and method.is_unit)]
     asked: dict[str, Work] = {}
     for method in methods:
         options = [option.method for option in candidates(method)] if method.tune else []
-        work = counting.method(_on_its_own(options[0], experiment) if options else method, images, plan.samples)
+        work = count.method(_on_its_own(options[0], experiment) if options else method, images, plan.samples)
         for option in (*options, *(units if options else ())):
-            work.add(counting.method(option, training, trained.samples))
+            work.add(count.method(option, training, trained.samples))
         asked[method.name] = work
-    common = counting.inputs(images, plan.samples, plan.reference)
+    common = count.inputs(images, plan.samples, plan.reference)
     if any(method.tune for method in methods):
-        common.add(counting.inputs(training, trained.samples, ()))
+        common.add(count.inputs(training, trained.samples, ()))
     return Asked(experiment, len(plan.samples), len(methods), asked, common)
 
 
@@ -203,7 +203,7 @@ class _Counting:
         return len(scheduler.timesteps)
 
     def method(self, method: Method, images: Squares, samples: Sequence[Sample]) -> Work:
-        """The pictures of a method, and what is looked at in them."""
+        """The pictures of a method, and what networks measure in them."""
         acting = sum(method.acts(name, step, self.steps) for name in method.branches for step in range(self.steps))
         evaluations = (self.steps * self.sampler.halves, acting * self.sampler.halves)
         what, work = fingerprint(method.identity()), Work()
@@ -211,11 +211,11 @@ class _Counting:
             inputs = [(name, *self._given(name, images, sample)) for name in method.branches]
             key = (what, sample.prompt, images.name, sample.group, *inputs)
             work.pictures[key] = (method.entry, *evaluations)
-            work.looks |= set(self._looks(key, images, sample))
+            work.passes |= set(self._passes(key, images, sample))
         return work
 
     def inputs(self, images: Squares, samples: Sequence[Sample], reference: Iterable[int]) -> Work:
-        """Source pictures, maps and masks, and what is looked at in real pictures and reconstructions."""
+        """Source pictures, maps and masks, and what networks measure in real pictures and reconstructions."""
         work = Work()
         for sample, other in zip(samples, [*samples[1:], samples[0]], strict=True):
             sources = sample.sources
@@ -228,17 +228,17 @@ class _Counting:
             for row in ("real", "vae_reconstruction"):
                 for name, image in sources.items():
                     picture = (row, images.name, image)
-                    work.looks |= set(self._looks(picture, images, sample, None if same else name))
+                    work.passes |= set(self._passes(picture, images, sample, None if same else name))
             for name in sources:  # shuffled and, where pictures differ, exchanged: by the scorers alone
                 shown = [("real", images.name, sources[name])]
                 shown += [] if same else [("real", images.name, sources[following[name]])]
                 for picture, target in zip(shown, (other, sample), strict=False):
-                    work.looks.add((f"scorer {name}", picture, self._target(name, images, target)))
-        work.looks |= {(kind, ("real", images.name, image), None) for image in reference for kind in FEATURES}
+                    work.passes.add((f"scorer {name}", picture, self._target(name, images, target)))
+        work.passes |= {(kind, ("real", images.name, image), None) for image in reference for kind in FEATURES}
         return work
 
-    def _looks(self, picture: Any, images: Squares, sample: Sample, only: str | None = None) -> Iterable[tuple]:
-        """Passes over a picture: for text and features, and for each condition by its scorer and its annotator."""
+    def _passes(self, picture: Any, images: Squares, sample: Sample, only: str | None = None) -> Iterable[tuple]:
+        """Over a picture: for text and features, and for each condition by its scorer and its annotator."""
         if only is None:
             yield from ((kind, picture, None) for kind in FEATURES)
         for name in sample.sources if only is None else [only]:
@@ -257,7 +257,7 @@ class _Counting:
 # --- what it costs ------------------------------------------------------------------------------------------
 
 FEATURES = ("clip", "inception")
-"""Networks that look at every picture whatever its conditions; CLIP's features also give the text score."""
+"""Networks that every picture goes through, whatever its conditions; CLIP's features also give the text score."""
 
 
 def _clip() -> torch.nn.Module:
@@ -315,10 +315,10 @@ def _vgg() -> torch.nn.Module:
     return torchvision.models.vgg16(weights=None, init_weights=False).features[:30]
 
 
-class Looker(NamedTuple):
-    """A network that looks at pictures: its name, how it is made, and at how many pixels a side it looks.
+class PictureNetwork(NamedTuple):
+    """A network that takes pictures: its name, how it is made, and the pixels a side that it takes.
 
-    mode: in which it is made and looks without weights; not every network can both ways.
+    mode: in which it is made and run without weights; not every network can both ways.
     """
 
     name: str
@@ -327,35 +327,35 @@ class Looker(NamedTuple):
     mode: Callable[[], Any] = partial(torch.device, "meta")
 
 
-LOOKERS = {
-    "clip": Looker("CLIP ViT-L/14", _clip, 224),
-    "inception": Looker("Inception v3", lambda: torchvision.models.inception_v3(init_weights=False), 299),
-    "annotator depth": Looker("DPT hybrid", _dpt_hybrid, 384),
-    "scorer depth": Looker("Depth Anything V2 small", _depth_anything, 518),
-    "annotator seg": Looker("UperNet, ConvNeXt small", _upernet, 512),
-    "scorer seg": Looker("Mask2Former, Swin large", _mask2former, 512, FakeTensorMode),
-    "annotator hed": Looker("HED", _vgg, 512),
-    "scorer hed": Looker("HED, the other kind", _vgg, 512),
+NETWORKS = {
+    "clip": PictureNetwork("CLIP ViT-L/14", _clip, 224),
+    "inception": PictureNetwork("Inception v3", lambda: torchvision.models.inception_v3(init_weights=False), 299),
+    "annotator depth": PictureNetwork("DPT hybrid", _dpt_hybrid, 384),
+    "scorer depth": PictureNetwork("Depth Anything V2 small", _depth_anything, 518),
+    "annotator seg": PictureNetwork("UperNet, ConvNeXt small", _upernet, 512),
+    "scorer seg": PictureNetwork("Mask2Former, Swin large", _mask2former, 512, FakeTensorMode),
+    "annotator hed": PictureNetwork("HED", _vgg, 512),
+    "scorer hed": PictureNetwork("HED, the other kind", _vgg, 512),
 }
 
 
 @cache
-def looker_flops(kind: str) -> int:
-    """FLOPs of one look; its weights are never made."""
-    looker = LOOKERS[kind]
+def pass_flops(kind: str) -> int:
+    """FLOPs of one pass; its weights are never made."""
+    own = NETWORKS[kind]
     transformers.logging.set_verbosity_error()
-    with looker.mode(), torch.inference_mode(looker.mode is not FakeTensorMode), torch.no_grad():
-        net, picture = looker.make().eval(), torch.empty(1, 3, looker.side, looker.side)
+    with own.mode(), torch.inference_mode(own.mode is not FakeTensorMode), torch.no_grad():
+        net, picture = own.make().eval(), torch.empty(1, 3, own.side, own.side)
         return counting(lambda: net(picture))
 
 
 @dataclass(frozen=True)
 class Costs:
-    """FLOPs of evaluations, by part and by looker; bytes of one picture as PNG."""
+    """FLOPs of evaluations, by part and by network; bytes of one picture as PNG."""
 
     parts: Mapping[str, int]
     picture_bytes: int
-    looker: Callable[[str], int] = looker_flops
+    of_pass: Callable[[str], int] = pass_flops
 
     def pictures(self, work: Work) -> int:
         """FLOPs of generating: text, all steps, decoding. A map's embedding, once per picture, is too small to show."""
@@ -368,11 +368,11 @@ class Costs:
             for (unet, control), count in tally.items()
         )
 
-    def looks(self, work: Work) -> int:
+    def passes(self, work: Work) -> int:
         """FLOPs of drawing maps, of reconstructions and of all that is measured by a network."""
-        drawn = sum(self.looker(f"annotator {name}") for name, *_ in work.maps)
+        drawn = sum(self.of_pass(f"annotator {name}") for name, *_ in work.maps)
         rebuilt = len(work.sources) * (self.parts["encode"] + self.parts["decode"])
-        return drawn + rebuilt + sum(self.looker(kind) for kind, *_ in work.looks)
+        return drawn + rebuilt + sum(self.of_pass(kind) for kind, *_ in work.passes)
 
     def disk(self, work: Work, resolution: int) -> int:
         """Bytes of the store: pictures, sources and reconstructions as PNG; maps and masks as large as they can be."""
@@ -458,7 +458,7 @@ def sharing_table(asked: Sequence[Asked], costs: Costs) -> str:
             rows.append(
                 [f"pictures of `{entry}`", f"{own:,}", f"{len(new.pictures):,}", _saved(flops, costs.pictures(new))]
             )
-    for what, kind in (("source pictures", "sources"), ("maps", "maps"), ("looks at pictures", "looks")):
+    for what, kind in (("source pictures", "sources"), ("maps", "maps"), ("passes over pictures", "passes")):
         own = sum(len(getattr(each.all(), kind)) for each in asked)
         distinct = len(set().union(*(getattr(each.all(), kind) for each in asked)))
         rows.append([what, f"{own:,}", f"{distinct:,}", f"{1 - distinct / own:.0%}"])
@@ -489,25 +489,25 @@ def gpu_table(asked: Sequence[Asked], costs: Costs, shares: Sequence[float], car
     return markdown_table(headings, rows)
 
 
-def looks_table(work: Work, costs: Costs) -> str:
+def passes_table(work: Work, costs: Costs) -> str:
     tally: dict[str, int] = defaultdict(int)
-    for kind, *_ in work.looks:
+    for kind, *_ in work.passes:
         tally[kind] += 1
     rows = [
-        [kind, LOOKERS[kind].name, str(LOOKERS[kind].side), f"{costs.looker(kind) / 1e12:.2f}", f"{tally[kind]:,}"]
-        for kind in LOOKERS
+        [kind, NETWORKS[kind].name, str(NETWORKS[kind].side), f"{costs.of_pass(kind) / 1e12:.2f}", f"{tally[kind]:,}"]
+        for kind in NETWORKS
         if tally[kind]
     ]
-    return markdown_table(["look", "network", "pixels a side", "TFLOP", "looks"], rows)
+    return markdown_table(["what for", "network", "pixels a side", "TFLOP", "passes"], rows)
 
 
 def page(asked: Sequence[Asked], costs: Costs, resolution: int, shares: Sequence[float], cards: Sequence[int]) -> str:
     """Everything that is counted for one image set, Markdown."""
     counted, work = count_table(asked, costs, shares)
-    alone, generating, looking = (
+    alone, generating, measuring = (
         sum(costs.pictures(each.all()) for each in asked),
         costs.pictures(work),
-        costs.looks(work),
+        costs.passes(work),
     )
     files = len(work.pictures) + 2 * len(work.sources) + len(work.maps) + len(work.masks)
     return f"""{counted}
@@ -524,10 +524,10 @@ Without the store, every experiment by itself, generating would be {alone / 1e18
 Disk: {costs.disk(work, resolution) / 1e9:,.0f} GB in {files:,} files and as many records, at {costs.picture_bytes:,}
 bytes a picture; maps and masks as if PNG did not make them smaller.
 
-Networks that look at pictures (maps, reconstructions, metrics): {looking / 1e18:.2f} EFLOP, {looking / generating:.1%}
-of generating; in float32, as scorers run, {hours(looking, PEAKS["float32"], shares)} hours.
+Networks that take pictures (maps, reconstructions, metrics): {measuring / 1e18:.2f} EFLOP, {measuring / generating:.1%}
+of generating; in float32, as scorers run, {hours(measuring, PEAKS["float32"], shares)} hours.
 
-{looks_table(work, costs)}
+{passes_table(work, costs)}
 
 ### More than one card
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
+import torch
+
 from maxbench.cli.build import Run
+from maxbench.data.pairing import ImageSet, Sample
 from maxbench.errors import UserError
 from maxbench.evaluation.runner import Evaluation
 from maxbench.evaluation.scoring import Scorers
@@ -20,24 +23,16 @@ from maxbench.progress import Outlook
 from maxbench.report.tables import ABOUT
 from maxbench.store.runfolder import RunFolder
 from maxbench.store.stamp import made_by
+from maxbench.suites.folder import FolderSuite
 
 
 def make_generation(job: Run, folder: RunFolder, outlook: Outlook | None = None) -> Generation:
     """What makes a run's pictures; outlook: on all of the run, of which this may be its training."""
-    forbid_tf32()  # of annotators and scorers, also where nothing is generated
-    inputs = ControlInputs(
-        conditions=job.experiment.conditions,
-        samples=job.experiment.samples,
-        folder=folder,
-        image_set=job.image_set,
-        resolution=job.suite.resolution,
-        batch_size=job.batch_size,
-        annotators=Annotators(
-            load=cache(_unchanged(job, partial(job.suite.annotator, device=job.device))),
-            identity=cache(job.suite.annotator_identity),
-            device=job.device.type,
-        ),
-    )
+    load = _unchanged(job, partial(job.suite.annotator, device=job.device))
+    inputs = make_inputs(
+        job.suite, job.experiment.conditions, job.experiment.samples, job.image_set, folder, job.batch_size,
+        job.device, load,
+    )  # fmt: skip
     sampling = Sampling(
         inputs=inputs,
         sampler=job.sampler,
@@ -62,6 +57,25 @@ def make_generation(job: Run, folder: RunFolder, outlook: Outlook | None = None)
         made_by=made_by(job.device),
         outlook=outlook,
     )
+
+
+def make_inputs(
+    suite: FolderSuite,
+    conditions: Mapping[str, Any],
+    samples: Sequence[Sample],
+    image_set: ImageSet,
+    folder: RunFolder,
+    batch_size: int,
+    device: torch.device,
+    load: Callable[[str], Any],
+) -> ControlInputs:
+    """What draws the maps of samples. load: condition -> its annotator on the device.
+
+    Every caller gets maps of the same arithmetic: their keys say nothing of TF32, and the store shares them.
+    """
+    forbid_tf32()
+    annotators = Annotators(cache(load), cache(suite.annotator_identity), device.type)
+    return ControlInputs(conditions, samples, folder, image_set, suite.resolution, batch_size, annotators)
 
 
 def _pipeline(job: Run, precision: Precision) -> Pipeline:

@@ -65,10 +65,7 @@ def parse(arguments: Sequence[str]) -> Command:
     found, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         raise UserError(_unknown(unknown[0], arguments))
-    if found.config_dir is not None and not found.config_dir.is_dir():
-        raise UserError(
-            f"--config-dir is {found.config_dir}, which is no folder; give one that is laid out like conf/."
-        )
+    folder = config_folder(found.config_dir)
     if found.cfg is None and (found.package or found.resolve):
         raise UserError("--package and --resolve go with --cfg; add --cfg job.")
     if found.cfg is not None and found.multirun:
@@ -76,11 +73,19 @@ def parse(arguments: Sequence[str]) -> Command:
     if found.cfg is not None and found.dry_run:
         raise UserError("--cfg and --dry-run both print and stop; leave one of them out.")
     seeds = _seeds(found) if found.seeds is not None else ()
-    folder = found.config_dir.absolute() if found.config_dir else None
     command = Command(**{**vars(found), "overrides": tuple(found.overrides), "config_dir": folder, "seeds": seeds})
     if command.dry_run and command.by_hydra:
         raise UserError("--dry-run looks at runs here; leave out hydra/launcher= and hydra/sweeper=.")
     return command
+
+
+def config_folder(given: Path | None) -> Path | None:
+    """The folder of --config-dir, absolute; UserError where there is none."""
+    if given is None:
+        return None
+    if not given.is_dir():
+        raise UserError(f"--config-dir is {given}, which is no folder; give one that is laid out like conf/.")
+    return given.absolute()
 
 
 def _seeds(found: argparse.Namespace) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from yaml import MarkedYAMLError
 
 from maxbench.cli.choice import with_suite
+from maxbench.cli.command import Command, config_folder, jobs, read_overrides
 from maxbench.cli.schema import check, nearest
 from maxbench.cli.sources import check_components
 from maxbench.errors import UserError
@@ -65,6 +66,15 @@ def compose(hydra: Hydra, overrides: Sequence[str]) -> DictConfig:
             del cfg["hydra"]
         check_all(plain(cfg))
     return cfg
+
+
+def compose_one(settings: Sequence[str], config_dir: Path | None) -> DictConfig:
+    """The same from the words of a command that is about one run; several values of a setting are a UserError."""
+    command = Command(tuple(settings), config_dir=config_folder(config_dir))
+    with hydra_on(command.config_dir) as hydra:
+        with sentences(hydra, command.overrides):
+            overrides = read_overrides(command, hydra.config_loader)
+        return compose(hydra, jobs(overrides)[0])
 
 
 def check_all(config: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from maxbench.cli.command import Command, jobs, parser_of, read_overrides
-from maxbench.cli.config import compose, hydra_on, sentences
+from maxbench.cli.command import parser_of
+from maxbench.cli.config import compose_one
 from maxbench.errors import UserError
 
 
@@ -20,14 +20,7 @@ def export(arguments: Sequence[str]) -> int:
     found = parser.parse_intermixed_args(arguments)
     if found.output is None:
         raise UserError("Say where to: --output DIR, a new folder.")
-    if found.config_dir is not None and not found.config_dir.is_dir():
-        raise UserError(f"--config-dir is {found.config_dir}, which is no folder; give one laid out like conf/.")
-    command = Command(_overrides(found.overrides), config_dir=found.config_dir and found.config_dir.absolute())
-    with hydra_on(command.config_dir) as hydra:
-        with sentences(hydra, command.overrides):
-            overrides = read_overrides(command, hydra.config_loader)
-        cfg = compose(hydra, jobs(overrides)[0])
-    return _write(cfg, found.output)
+    return _write(compose_one(_overrides(found.overrides), found.config_dir), found.output)
 
 
 def _overrides(words: Sequence[str]) -> tuple[str, ...]:

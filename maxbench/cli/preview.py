@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from maxbench.cli.command import Command, jobs, parser_of, read_overrides
-from maxbench.cli.config import compose, hydra_on, plain, sentences
+from maxbench.cli.command import parser_of
+from maxbench.cli.config import compose_one, plain
 from maxbench.errors import UserError
 
 HELP = """\
@@ -41,14 +41,7 @@ def preview(words: Sequence[str]) -> int:
         raise UserError(f"--pairs is {found.pairs}; it must be a whole number from 1 to {MOST}.")
     if found.output is not None and found.output.suffix.lower() != ".png":
         raise UserError(f"--output is {found.output}; give a file that ends with .png.")
-    if found.config_dir is not None and not found.config_dir.is_dir():
-        raise UserError(f"--config-dir is {found.config_dir}, which is no folder; give one laid out like conf/.")
-    command = Command(tuple(found.settings), config_dir=found.config_dir and found.config_dir.absolute())
-    with hydra_on(command.config_dir) as hydra:
-        with sentences(hydra, command.overrides):
-            overrides = read_overrides(command, hydra.config_loader)
-        cfg = compose(hydra, jobs(overrides)[0])
-    path = _draw(cfg, found.pairs, found.output)
+    path = _draw(compose_one(found.settings, found.config_dir), found.pairs, found.output)
     print(f"preview: {path}")
     return 0
 
@@ -57,15 +50,15 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
     """The sheet of a checked configuration; returns where it is."""
     import json
     import tempfile
-    from functools import cache, partial
+    from functools import partial
 
     import torch
     from omegaconf import OmegaConf
 
+    from maxbench.cli.assemble import make_inputs
     from maxbench.cli.build import check_regions, pick_device
     from maxbench.cli.component import CONDITION, PAIRING, component
     from maxbench.cli.perform import row
-    from maxbench.generation.inputs import Annotators, ControlInputs
     from maxbench.report.sheet import write_preview
     from maxbench.store.artefacts import Store
     from maxbench.store.runfolder import RunFolder
@@ -84,19 +77,10 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
     with tempfile.TemporaryDirectory() as place:
         store = Store.open(Path(config["store_dir"]))
         folder = RunFolder.open(Path(place), "preview", {"preview": config["name"]}, store)
-        inputs = ControlInputs(
-            conditions=conditions,
-            samples=plan.samples[:pairs],
-            folder=folder,
-            image_set=image_set,
-            resolution=config["suite"]["resolution"],
-            batch_size=config["runtime"]["batch_size"],
-            annotators=Annotators(
-                load=cache(partial(suite.annotator, device=device)),
-                identity=cache(suite.annotator_identity),
-                device=device.type,
-            ),
-        )
+        inputs = make_inputs(
+            suite, conditions, plan.samples[:pairs], image_set, folder, config["runtime"]["batch_size"], device,
+            partial(suite.annotator, device=device),
+        )  # fmt: skip
         try:
             inputs.make(drawn=())
             absent = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maxbench.cli.command import parser_of
-from maxbench.cli.config import compose, hydra_on, plain
+from maxbench.cli.config import compose_one, plain
 from maxbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 THERE = "there"
 ANY = "hed_depth"
 """The experiment that a configuration is composed with where none is asked for."""
-
 
 HELP = """\
 usage: maxbench data weights suite=NAME [experiment=NAME] [key=value ...] [--list]
@@ -44,15 +43,14 @@ def weights(words: Sequence[str]) -> int:
         return 0
     parser = parser_of("data weights")
     parser.add_argument("settings", nargs="*")
-    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("-cd", "--config-dir", type=Path)
     parser.add_argument("--list", action="store_true")
     found = parser.parse_intermixed_args(words)
     chosen = [each for each in found.settings if each.startswith("experiment=")]
     if not any(each.startswith("suite=") for each in found.settings):
         raise UserError("Say which suite's weights: suite=sd15, or suite=sd15_v11.")
     settings = found.settings if chosen else [*found.settings, f"experiment={ANY}"]
-    with hydra_on(found.config_dir.absolute() if found.config_dir else None) as hydra:
-        config = plain(compose(hydra, settings))
+    config = plain(compose_one(settings, found.config_dir))
     from maxbench.cli.component import component  # torch, once the command is known to be right
 
     suite = component(config["suite"], "suite")

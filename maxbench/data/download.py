@@ -32,7 +32,7 @@ from maxbench.progress import say, track
 
 ADDRESS = "http://images.cocodataset.org"  # its certificate is of another name, so no https; the digests decide
 SPLIT = "val2017"
-WORKSHOP = ".download"
+STAGING = ".download"
 CHUNK = 2**20  # bytes at a time, at most
 TIMEOUT = 60.0  # seconds without a byte
 ATTEMPTS = 4  # in a row that bring no byte
@@ -81,15 +81,15 @@ def fetch_coco(
         raise UserError(f"--from is '{address}'; give an address that begins with http:// or https://.")
     missing = [archive for archive in (annotations, pictures) if not _is_there(root, archive, pictures)]
     if missing:
-        with _explained(root), _workshop(root) as workshop:
+        with _explained(root), _staging(root) as staging:
             own = {archive: root / archive.name for archive in missing if (root / archive.name).is_file()}
-            _check_room(root, workshop, missing, own)
+            _check_room(root, staging, missing, own)
             for archive in missing:
                 if archive in own:
                     say(f"{own[archive]} is there already")
                     _check(own[archive], archive, "move it away, or fetch it again")
-                path = own.get(archive) or _download(workshop, archive, address)
-                _unpack(path, archive, workshop, root)
+                path = own.get(archive) or _download(staging, archive, address)
+                _unpack(path, archive, staging, root)
                 if archive not in own:
                     path.unlink()
     _check_pictures(root)
@@ -115,17 +115,17 @@ def _check_pictures(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _workshop(root: Path) -> Iterator[Path]:
+def _staging(root: Path) -> Iterator[Path]:
     """The folder of what is on its way, for one process at a time; it is gone after a success."""
-    workshop = root / WORKSHOP
-    workshop.mkdir(parents=True, exist_ok=True)
-    with open(workshop / "lock", "w") as lock:
+    staging = root / STAGING
+    staging.mkdir(parents=True, exist_ok=True)
+    with open(staging / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"Another process is fetching COCO into {root}; wait for it.") from error
-        yield workshop
-    shutil.rmtree(workshop)
+        yield staging
+    shutil.rmtree(staging)
 
 
 @contextlib.contextmanager
@@ -145,9 +145,9 @@ def _explained(root: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_room(root: Path, workshop: Path, missing: Sequence[Archive], own: dict[Archive, Path]) -> None:
+def _check_room(root: Path, staging: Path, missing: Sequence[Archive], own: dict[Archive, Path]) -> None:
     """Say what is fetched, how large it is and what is free; UserError where that is too little."""
-    to_fetch = sum(archive.size - _size(_partial(workshop, archive)) for archive in missing if archive not in own)
+    to_fetch = sum(archive.size - _size(_partial(staging, archive)) for archive in missing if archive not in own)
     needed, free = to_fetch + sum(archive.most for archive in missing), shutil.disk_usage(root).free
     names = ", ".join(archive.name for archive in missing)
     say(f"{names}: {_gb(to_fetch)} to fetch, {_gb(needed)} needed with what is unpacked, {_gb(free)} free in {root}")
@@ -181,13 +181,13 @@ def _check(path: Path, archive: Archive, remedy: str) -> None:
 # --- transfer ---------------------------------------------------------------------------------------------
 
 
-def _partial(workshop: Path, archive: Archive) -> Path:
-    return workshop / f"{archive.name}.part"
+def _partial(staging: Path, archive: Archive) -> Path:
+    return staging / f"{archive.name}.part"
 
 
-def _download(workshop: Path, archive: Archive, address: str) -> Path:
+def _download(staging: Path, archive: Archive, address: str) -> Path:
     """The whole archive, checked; what an earlier call has left is gone on with."""
-    path, partial = workshop / archive.name, _partial(workshop, archive)
+    path, partial = staging / archive.name, _partial(staging, archive)
     if not path.exists():
         if _size(partial) > archive.size:
             partial.unlink()
@@ -268,9 +268,9 @@ def _receive(response: http.client.HTTPResponse, partial: Path, archive: Archive
 # --- unpacking --------------------------------------------------------------------------------------------
 
 
-def _unpack(path: Path, archive: Archive, workshop: Path, root: Path) -> None:
+def _unpack(path: Path, archive: Archive, staging: Path, root: Path) -> None:
     """Let the members of an archive appear in the data set's folder: a picture folder whole, annotations one by one."""
-    place = workshop / f"{archive.name}.unpacked"
+    place = staging / f"{archive.name}.unpacked"
     shutil.rmtree(place, ignore_errors=True)
     try:
         with zipfile.ZipFile(path) as opened:

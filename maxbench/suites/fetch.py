@@ -6,7 +6,6 @@ The transfer is the library's (`huggingface_hub`): it resumes what was cut off, 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from maxbench.errors import UserError
+from maxbench.store.files import file_digest
 from maxbench.suites.hub import REVISION_FILE, HubPart, Shelf, megabytes
 
 SPARE = 10**8
@@ -120,17 +120,12 @@ def _verify(path: Path, wanted: Wanted) -> None:
     said = None
     if wanted.size and path.stat().st_size != wanted.size:
         said = f"has {path.stat().st_size:,} bytes and not {wanted.size:,}"
-    elif wanted.sha256 and _sha256(path) != wanted.sha256:
+    elif wanted.sha256 and file_digest(path) != wanted.sha256:
         said = "is not what its SHA-256 says"
     if said:
         for file in {path, path.resolve()}:  # in the cache it is a link
             file.unlink(missing_ok=True)
         raise UserError(f"{path} {said}; it was removed: run the same command again.")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data.photographs import write_photographs
@@ -79,6 +80,13 @@ def test_maps_and_masks_stay_in_the_store_and_are_found(own, tmp_path, capsys):
     assert "maps" not in capsys.readouterr().err  # nothing is drawn again
     assert before == {path: path.stat().st_mtime_ns for path in store.rglob("*.png")}
     assert not list((store / "runs").iterdir())  # no folder of ours is left behind
+
+
+def test_annotators_draw_without_tf32(own):
+    """As in a run: the store gives it these maps, and their keys say nothing of TF32."""
+    torch.backends.cudnn.allow_tf32 = True  # PyTorch's own default
+    assert main(["data", "preview", "experiment=contradictory_hed_depth", *own, "--pairs", "1"]) == 0
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_run_s_maps_are_found(finished_run, small_run, tmp_path, capsys):

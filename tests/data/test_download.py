@@ -213,7 +213,7 @@ def test_a_killed_process_loses_nothing(published, tmp_path):
 
 
 def test_two_processes_do_not_write_one_file(published, tmp_path):
-    with download._workshop(tmp_path), pytest.raises(UserError, match="Another process is fetching COCO"):
+    with download._staging(tmp_path), pytest.raises(UserError, match="Another process is fetching COCO"):
         fetch(published, tmp_path)
     fetch(published, tmp_path)
     assert is_whole(tmp_path)

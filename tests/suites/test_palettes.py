@@ -13,11 +13,11 @@ from maxbench.cli.config import CONF
 from maxbench.conditions.seg import Segmentation
 from maxbench.miniature.world import CLASSES
 
-PARTS = CONF / "suite" / "part"
+FILES = CONF / "suite" / "classes"
 
 
 def read(name):
-    return yaml.safe_load((PARTS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((FILES / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module", params=["ade20k", "cocostuff"])
@@ -28,9 +28,11 @@ def part(request):
 def test_a_suite_includes_it_by_its_defaults(tmp_path):
     """Hydra finds it in the suite's own group, and puts it into the suite."""
     for name in ("ade20k", "cocostuff"):
-        (tmp_path / "suite" / "part").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "suite" / "part" / f"{name}.yaml").write_text((PARTS / f"{name}.yaml").read_text(encoding="utf-8"))
-        (tmp_path / "suite" / f"{name}.yaml").write_text(f"defaults: [part/{name}@_here_, _self_]\nname: {name}\n")
+        (tmp_path / "suite" / "classes").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "suite" / "classes" / f"{name}.yaml").write_text(
+            (FILES / f"{name}.yaml").read_text(encoding="utf-8")
+        )
+        (tmp_path / "suite" / f"{name}.yaml").write_text(f"defaults: [classes/{name}@_here_, _self_]\nname: {name}\n")
         (tmp_path / "condition").mkdir(exist_ok=True)
         (tmp_path / "condition/seg.yaml").write_text((CONF / "condition/seg.yaml").read_text(encoding="utf-8"))
         (tmp_path / "main.yaml").write_text("defaults: [suite: null, condition@conditions.seg: seg]\n")
@@ -110,4 +112,4 @@ def test_labels_of_151_classes_are_shown_in_their_colours():
 
 
 def test_the_files_lie_where_the_package_takes_them():
-    assert {path.stem for path in Path(PARTS).glob("*.yaml")} == {"ade20k", "cocostuff"}
+    assert {path.stem for path in Path(FILES).glob("*.yaml")} == {"ade20k", "cocostuff"}
