@@ -233,7 +233,7 @@ class _Counting:
                 shown = [("real", images.name, sources[name])]
                 shown += [] if same else [("real", images.name, sources[following[name]])]
                 for picture, target in zip(shown, (other, sample), strict=False):
-                    work.passes.add((f"scorer {name}", picture, self._target(name, images, target)))
+                    work.passes.add((_looker("scorer", name), picture, self._target(name, images, target)))
         work.passes |= {(kind, ("real", images.name, image), None) for image in reference for kind in FEATURES}
         return work
 
@@ -243,7 +243,7 @@ class _Counting:
             yield from ((kind, picture, None) for kind in FEATURES)
         for name in sample.sources if only is None else [only]:
             for kind in ("scorer", "annotator"):
-                yield f"{kind} {name}", picture, self._target(name, images, sample)
+                yield _looker(kind, name), picture, self._target(name, images, sample)
 
     def _given(self, name: str, images: Squares, sample: Sample) -> tuple:
         """The map that is a control, and where it is one."""
@@ -256,17 +256,23 @@ class _Counting:
 
 # --- what it costs ------------------------------------------------------------------------------------------
 
-FEATURES = ("clip", "inception")
+FEATURES = ("clip", "inception", "dinov2", "cmmd")
 """Networks that every picture goes through, whatever its conditions; CLIP's features also give the text score."""
 
 
-def _clip() -> torch.nn.Module:
+def _clip(side: int = 224) -> torch.nn.Module:
     return transformers.CLIPVisionModelWithProjection(
         transformers.CLIPVisionConfig(
             hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14,
-            projection_dim=768,
+            projection_dim=768, image_size=side,
         )
     )  # fmt: skip
+
+
+def _dinov2() -> torch.nn.Module:
+    return transformers.Dinov2Model(
+        transformers.Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=518)
+    )
 
 
 def _dpt_hybrid() -> torch.nn.Module:
@@ -335,8 +341,15 @@ NETWORKS = {
     "annotator seg": PictureNetwork("UperNet, ConvNeXt small", _upernet, 512),
     "scorer seg": PictureNetwork("Mask2Former, Swin large", _mask2former, 512, FakeTensorMode),
     "annotator hed": PictureNetwork("HED", _vgg, 512),
-    "scorer hed": PictureNetwork("HED, the other kind", _vgg, 512),
+    "dinov2": PictureNetwork("DINOv2 ViT-L/14", _dinov2, 224),
+    "cmmd": PictureNetwork("CLIP ViT-L/14", partial(_clip, 336), 336),
 }
+
+
+def _looker(kind: str, condition: str) -> str:
+    """The network that looks at pictures as a condition's scorer or annotator; without a scorer it is the latter."""
+    named = f"{kind} {condition}"
+    return named if named in NETWORKS else f"annotator {condition}"
 
 
 @cache

@@ -29,8 +29,8 @@ from maxbench.metrics.statistics import (
     intervals,
     needed,
     sign_flip,
+    t_test,
     win_rate,
-    z_test,
 )
 
 SMALLEST_FOR_INFINITY = 256  # images; of fewer the extrapolation says nothing
@@ -526,6 +526,7 @@ class Tables:
                 "change": change,
                 "higher_is_better": column.higher_is_better,
             }
+        clusters = len(np.unique(self._groups))
         for column in (each for each in self._distances if each.metric not in FURTHER):
             for method in methods:
                 if not {method, baseline} <= set(column.distances):
@@ -535,7 +536,7 @@ class Tables:
                 interval = self._of_distance(change)
                 yield {
                     **self._said(method, baseline, "", column.metric, column.protocol, interval),
-                    "p": z_test(change.value, change.error(self._groups)),
+                    "p": t_test(change.value, change.error(self._groups), clusters),
                     "win_rate": np.nan,
                     "change": change.value + change.influence - change.influence.mean(),
                     "higher_is_better": False,

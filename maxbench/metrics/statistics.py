@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtr
 
 BLOCK = 2**18  # numbers drawn at a time: bounds memory, 2 MiB of indices or weights
 SMALL = 512  # up to so many clusters "auto" is BCa; beyond, the two cover alike, whatever the values
@@ -192,11 +192,16 @@ def influence_interval(value: float, influence: ArrayLike, groups: ArrayLike | N
 # --- tests of differences ---------------------------------------------------------------------------------------------
 
 
-def z_test(value: float, standard_error: float) -> float:
-    """Two-sided p of `value` if it were normal about 0 with that error; 1 for 0 without spread, NaN for a NaN."""
+def t_test(value: float, standard_error: float, clusters: int) -> float:
+    """Two-sided p of `value` if it were 0 in truth, by Student's t with `clusters` - 1 degrees of freedom.
+
+    The error is estimated from that many clusters. 1 for 0 without spread, NaN for a NaN or a single cluster.
+    """
+    if clusters < 2:
+        return math.nan
     if standard_error == 0:
         return math.nan if math.isnan(value) else float(value == 0)
-    return float(2 * ndtr(-abs(value) / standard_error))
+    return float(2 * stdtr(clusters - 1, -abs(value) / standard_error))
 
 
 def sign_flip(

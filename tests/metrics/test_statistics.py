@@ -19,8 +19,8 @@ from maxbench.metrics.statistics import (
     resampled_sums,
     sign_flip,
     standard_error,
+    t_test,
     win_rate,
-    z_test,
 )
 
 GROUPS = np.array([7, 7, 0, 3, 3, 3, 0, 12, 5, 5])  # five clusters of one to three images
@@ -371,11 +371,14 @@ def test_influence_values_give_a_variance_its_standard_error():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_z_test_is_the_normals_two_tails():
-    assert z_test(1.96, 1.0) == pytest.approx(2 * scipy.stats.norm.sf(1.96), rel=1e-12)
-    assert z_test(-3.0, 1.5) == z_test(2.0, 1.0)
-    assert (z_test(0.0, 0.0), z_test(0.1, 0.0), z_test(0.0, 2.0)) == (1.0, 0.0, 1.0)
-    assert np.isnan([z_test(1.0, np.nan), z_test(np.nan, 1.0), z_test(np.nan, 0.0)]).all()
+def test_a_t_test_is_students_two_tails():
+    values = np.random.default_rng(0).normal(0.3, 1, 12)
+    error = values.std(ddof=1) / 12**0.5
+    assert t_test(values.mean(), error, 12) == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue, rel=1e-12)
+    assert t_test(-3.0, 1.5, 9) == t_test(2.0, 1.0, 9) > t_test(2.0, 1.0, 99)
+    assert t_test(1.96, 1.0, 10**6) == pytest.approx(2 * scipy.stats.norm.sf(1.96), rel=1e-4)
+    assert (t_test(0.0, 0.0, 5), t_test(0.1, 0.0, 5), t_test(0.0, 2.0, 5)) == (1.0, 0.0, 1.0)
+    assert np.isnan([t_test(1.0, np.nan, 5), t_test(np.nan, 1.0, 5), t_test(np.nan, 0.0, 5), t_test(1.0, 1.0, 1)]).all()
 
 
 @pytest.mark.parametrize("groups", [None, GROUPS])
