@@ -21,6 +21,9 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 """Of a tokenizer: the files of one of these."""
 
+ALSO_READ = {TOKENIZER_CONFIG: ("tokenizer.json", "added_tokens.json", "special_tokens_map.json")}
+"""File of a part -> what the library reads beside it if it is there, in the place of the vocabulary or besides it."""
+
 
 STATE_DICTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf"}
 """Kinds of files that hold weights, also those that are never read here."""
@@ -35,12 +38,13 @@ def readable_files(part: Path, names: Sequence[str] | None = None) -> list[Path]
     They are its state dicts, see :func:`weights_of`, and all other files below the folder but hidden ones, Markdown
     and PNG. A part may be a single file.
 
-    names: of the files beside the state dicts; null for all.
+    names: of the files beside the state dicts; null for all. What the library takes without being told counts too.
     """
     if part.is_file():
         return [part]
     if names is not None:
-        beside = [part / name for name in names if (part / name).is_file()]
+        taken = (*names, *(also for name in names for also in ALSO_READ.get(name, ())))
+        beside = [part / name for name in taken if (part / name).is_file()]
     else:
         beside = [path for path in part.rglob("*") if path.is_file() and not _is_passed_over(path, part)]
     return sorted({*beside, *weights_of(part)})

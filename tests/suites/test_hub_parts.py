@@ -1,5 +1,6 @@
 """Stable Diffusion's suite in small: found where it is looked for, loaded by its published files, or named."""
 
+import json
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from maxbench.cli.component import component
 from maxbench.cli.config import compose, hydra_on, plain
 from maxbench.errors import UserError
 from maxbench.models.files import digest_of
+from maxbench.models.loading import load_tokenizer
 from maxbench.suites.hub import HubPart
 from suites.replica import SIZE, write_replica
 
@@ -127,6 +129,21 @@ def test_files_that_a_part_does_not_name_change_nothing(replica, tmp_path):
         file.write(b"\n")
     after = suite_at(folder, replica.name).fingerprint(PAIR)
     assert {part for part in before if before[part] != after[part]} == {"clip"}
+
+
+def test_a_vocabulary_that_the_library_prefers_counts_though_no_part_names_it(replica, tmp_path):
+    folder = shutil.copytree(replica.weights_dir, tmp_path / "weights")
+    suite = suite_at(folder, replica.name)
+    before, place = suite.digest("tokenizer"), suite.place("tokenizer")
+    text = "a photo of a cat"
+    read = load_tokenizer(place, 10**6)(text).input_ids
+    vocabulary = json.loads((suite.place("clip") / "tokenizer.json").read_text())
+    words = vocabulary["model"]["vocab"]
+    first = list(words)[:200]
+    words |= dict(zip(first, [words[word] for word in reversed(first)], strict=True))
+    (place / "tokenizer.json").write_text(json.dumps(vocabulary))
+    assert load_tokenizer(place, 10**6)(text).input_ids != read  # the file is read in the place of vocab.json
+    assert suite_at(folder, replica.name).digest("tokenizer") != before
 
 
 def test_scorers_are_named_by_their_ids(replica):
