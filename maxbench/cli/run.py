@@ -32,7 +32,7 @@ def run(arguments: Sequence[str], debug: bool) -> int:
         if command.seeds:
             return _pooled(hydra, members, debug)
         if command.multirun:
-            return _sweep(hydra, members, debug)[0]
+            return _sweep(hydra, members, debug, _perform)[0]
         if command.cfg:
             return _show(hydra, command, members[0])
         _perform(compose(hydra, members[0]))
@@ -67,7 +67,7 @@ def _pooled(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
     """The same run with several seeds, then their results as one; nothing is pooled where one of them failed."""
     for overrides in members:
         compose(hydra, overrides)  # a mistake in the command is one sentence, not one for each seed
-    code, folders = _sweep(hydra, members, debug)
+    code, folders = _sweep(hydra, members, debug, _perform)
     if code:
         print(
             "maxbench: nothing is pooled; run the same command again to finish the seeds that failed.", file=sys.stderr
@@ -79,7 +79,7 @@ def _pooled(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
 
 
 def _sweep(
-    hydra: Hydra, members: Sequence[Sequence[str]], debug: bool, task: Callable[[DictConfig], Any] = _perform
+    hydra: Hydra, members: Sequence[Sequence[str]], debug: bool, task: Callable[[DictConfig], Any]
 ) -> tuple[int, list[Any]]:
     """Every member in turn, in this process; one that fails says why and does not stop the others.
 
