@@ -41,6 +41,8 @@ def preview(words: Sequence[str]) -> int:
         raise UserError(f"--pairs is {found.pairs}; it must be a whole number from 1 to {MOST}.")
     if found.output is not None and found.output.suffix.lower() != ".png":
         raise UserError(f"--output is {found.output}; give a file that ends with .png.")
+    if found.output is not None and (found.output.is_dir() or found.output.parent.is_file()):
+        raise UserError(f"--output is {found.output}, where a file cannot be written; give another.")
     path = _draw(compose_one(found.settings, found.config_dir), found.pairs, found.output)
     print(f"preview: {path}")
     return 0

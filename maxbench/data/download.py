@@ -281,6 +281,9 @@ def _unpack(path: Path, archive: Archive, staging: Path, root: Path) -> None:
                 with opened.open(member) as source, open(target, "wb") as file:
                     shutil.copyfileobj(source, file, CHUNK)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+        if path.parent == staging:  # what was fetched here; a user's own archive is the user's
+            path.unlink(missing_ok=True)
+            raise UserError(f"{path} was damaged ({error}) and is removed; {AGAIN}.") from error
         raise UserError(f"{path} is damaged ({error}); delete it and {AGAIN}.") from error
     for folder in sorted(place.iterdir()):
         if not (root / folder.name).exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,8 @@ ALSO_READ = {TOKENIZER_CONFIG: ("tokenizer.json", "added_tokens.json", "special_
 
 STATE_DICTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf"}
 """Kinds of files that hold weights, also those that are never read here."""
+
+PICKLED = (".bin", ".pt", ".pth")
 
 CHOICE = ((".safetensors", ""), (".safetensors", ".fp16"), (".bin", ""), (".bin", ".fp16"), (".pt", ""))
 """Which of several state dicts of a folder is read, by suffix and variant: the first that is there."""
@@ -97,18 +100,23 @@ def _sha256(path: Path, modified: int, size: int) -> str:
 
 
 def faults(part: Path, needed: Sequence[str], names: Sequence[str] | None = None) -> Iterator[tuple[Path, str]]:
-    """What is missing or damaged in a part, with what is wrong: its `needed` files, all JSON and all safetensors.
+    """What is missing or damaged in a part, with what is wrong: its `needed` files, all JSON and all state dicts.
 
-    Of safetensors only the header is read, which knows how long the file must be.
+    Of safetensors only the header is read, which knows how long the file must be, of pickled ones only the end.
     """
     for name in needed:
         if not (part / name).is_file():
             yield part / name, "is missing"
     for path in readable_files(part, names):
-        if path.suffix == ".json" and (said := _json_fault(path)):
-            yield path, f"cannot be loaded ({said})"
-        if path.suffix == ".safetensors" and (said := _safetensors_fault(path)):
-            yield part, f"cannot be loaded ({path.name}: {said})"
+        if said := file_fault(path):
+            plain = path.suffix == ".json"
+            yield (path if plain else part), f"cannot be loaded ({'' if plain else f'{path.name}: '}{said})"
+
+
+def file_fault(path: Path) -> str | None:
+    """What is wrong with a file that is there, as far as can be told without reading all of it."""
+    checks = {".json": _json_fault, ".safetensors": _safetensors_fault} | dict.fromkeys(PICKLED, _pickle_fault)
+    return checks[path.suffix](path) if path.suffix in checks else None
 
 
 def _json_fault(path: Path) -> str | None:
@@ -137,6 +145,16 @@ def _safetensors_fault(path: Path) -> str | None:
         with safe_open(path, framework="pt"):
             return None
     except (OSError, SafetensorError) as error:
+        return f"{type(error).__name__}: {_line(error)}"
+
+
+def _pickle_fault(path: Path) -> str | None:
+    """torch writes a zip file, whose list of contents is at its end; what is older is not looked into."""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(4)
+        return None if begins != b"PK\x03\x04" or zipfile.is_zipfile(path) else "it is cut off"
+    except OSError as error:
         return f"{type(error).__name__}: {_line(error)}"
 
 

@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from maxbench.errors import UserError
+from maxbench.models.files import file_fault
 from maxbench.store.files import file_digest
 from maxbench.suites.hub import REVISION_FILE, HubPart, Shelf, megabytes
 
@@ -86,17 +87,29 @@ def require_space(wanted: Sequence[Wanted], shelf: Shelf) -> int:
 
 
 def fetch(wanted: Sequence[Wanted], shelf: Shelf) -> None:
-    """Have these files, each verified; what is there already is not fetched again, what was cut off goes on."""
+    """Have these files, each verified; what was cut off goes on.
+
+    A whole file in a user's own folder stays as it is, also where it is another than the published one.
+    """
     for each in wanted:
         if each.part.address is not None:
             _download(each, shelf.home(each.part) / each.name)
             continue
         home = None if shelf.weights_dir is None else shelf.weights_dir / each.part.id
+        if home is not None and (home / each.name).is_file() and file_fault(home / each.name) is None:
+            continue
         with _sentences(each.part):
             path = Path(hf_hub_download(each.part.id, each.name, revision=each.commit, local_dir=home))
         _verify(path, each)
-        if home is not None:
+        if home is not None and not _has_others(each, wanted, home):
             (home / REVISION_FILE).write_text(each.commit + "\n")
+
+
+def _has_others(wanted: Wanted, every: Sequence[Wanted], home: Path) -> bool:
+    """Whether a repository's folder has files that nobody fetched, so that no commit can be said of it."""
+    own = [each.name for each in every if each.part.id == wanted.part.id]
+    later = own[own.index(wanted.name) + 1 :]
+    return not (home / REVISION_FILE).is_file() and any((home / name).is_file() for name in later)
 
 
 def _download(wanted: Wanted, path: Path) -> None:

@@ -97,6 +97,8 @@ class FolderSuite:
     categories: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
+        if self.weights_dir and Path(self.weights_dir).expanduser().is_file():
+            raise UserError(f"suite.weights_dir is {self.weights_dir}, which is a file; name a folder.")
         for key, part in self._named_parts():
             if not isinstance(part, str) or not part.strip():
                 raise UserError(f"suite.{key} is {part!r}; give the path of a folder below the suite's.")

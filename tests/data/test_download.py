@@ -363,9 +363,9 @@ def test_a_damaged_archive_is_one_sentence(damage, published, tmp_path):
         content[central + 8] |= 1
         content[6] |= 1
     published.server.files[f"/{PICTURES.path}"] = bytes(content)
-    with pytest.raises(UserError, match=r"val2017\.zip is damaged \(.*\); delete it and run the same command again"):
+    with pytest.raises(UserError, match=r"val2017\.zip was damaged \(.*\) and is removed; run the same command again"):
         fetch(published, tmp_path, pictures=described(PICTURES, bytes(content), count=1, most=1_000_000))
-    assert not (tmp_path / "val2017").exists()
+    assert not (tmp_path / "val2017").exists() and not list((tmp_path / ".download").glob("*.zip"))
 
 
 # --- the command ----------------------------------------------------------------------------------------------

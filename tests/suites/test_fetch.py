@@ -111,6 +111,19 @@ def test_content_that_is_not_what_was_announced_is_removed(hub, tmp_path):
         assert (shelf.place(NET) / "model.safetensors").read_bytes() == WEIGHTS
 
 
+def test_a_user_s_own_file_is_neither_fetched_over_nor_given_a_commit(hub, tmp_path):
+    shelf = Shelf(tmp_path / "weights")
+    own = shelf.home(NET) / "config.json"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b'{"own": 1}')
+    fetch(look_up([NET]), shelf)
+    assert own.read_bytes() == b'{"own": 1}' and (own.parent / "model.safetensors").read_bytes() == WEIGHTS
+    assert shelf.revision(NET) is None
+    own.write_bytes(b'{"own": ')  # damaged: of no use to anybody
+    fetch(look_up([NET]), shelf)
+    assert own.read_bytes() == b"{}"
+
+
 def test_a_digest_that_is_known_beforehand_is_held_to(hub):
     with pytest.raises(UserError, match="SHA-256"):
         fetch(look_up([replace(NET, sha256="0" * 64)]), Shelf())

@@ -116,6 +116,18 @@ def test_a_file_that_is_missing_beside_the_weights_is_named(replica, tmp_path):
     suite.require(PAIR)
 
 
+def test_a_pickle_that_is_cut_off_is_named_before_anything_is_loaded(replica, tmp_path):
+    folder = shutil.copytree(replica.weights_dir, tmp_path / "weights")
+    suite = suite_at(folder, replica.name)
+    (file,) = suite.weight_files("depth_annotator")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"cannot be loaded \(pytorch_model\.bin: it is cut off\)"):
+        suite.require(PAIR)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="which is a file; name a folder"):
+        suite_at(tmp_path / "file", replica.name)
+
+
 def test_files_that_a_part_does_not_name_change_nothing(replica, tmp_path):
     folder = shutil.copytree(replica.weights_dir, tmp_path / "weights")
     suite = suite_at(folder, replica.name)
