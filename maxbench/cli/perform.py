@@ -14,7 +14,7 @@ from maxbench.cli.assemble import make_evaluation, make_generation, require_same
 from maxbench.cli.build import Run, build
 from maxbench.cli.config import CONF
 from maxbench.cli.doctor import slow_dtype
-from maxbench.cli.plan import Plan, look_ahead
+from maxbench.cli.plan import MANIFEST, Plan, look_ahead
 from maxbench.cli.tuning import tuned
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
@@ -32,8 +32,6 @@ from maxbench.store.artefacts import Store
 from maxbench.store.identity import identity
 from maxbench.store.runfolder import RunFolder, run_name
 from maxbench.store.stamp import write_stamp
-
-MANIFEST = "manifest.json"
 
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
 # run's identity by their digests. Of how networks compute, only what is unusual is there.

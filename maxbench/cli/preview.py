@@ -60,7 +60,7 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
     from maxbench.cli.assemble import make_inputs
     from maxbench.cli.build import check_regions, pick_device
     from maxbench.cli.component import CONDITION, PAIRING, component
-    from maxbench.cli.perform import row
+    from maxbench.cli.perform import MANIFEST, row
     from maxbench.report.sheet import write_preview
     from maxbench.store.artefacts import Store
     from maxbench.store.runfolder import RunFolder
@@ -94,7 +94,7 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
             inputs.place()
             folder.write("config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
             said = [row(sample) for sample in inputs.samples]
-            folder.write("manifest.json", json.dumps({"samples": said, "methods": []}))
+            folder.write(MANIFEST, json.dumps({"samples": said, "methods": []}))
             about = f"{len(said)} of {len(plan.samples)} samples; {image_set.name}, {len(image_set.ids):,} pictures"
             write_preview(folder.path, path, about, absent)
         finally:

@@ -66,7 +66,7 @@ def look_up(parts: Sequence[HubPart]) -> list[Wanted]:
                     f"The repository {part.id} has no file {name} at revision {commit[:8]}; correct suite.hub."
                 )
             digest = files[name].lfs.sha256 if files[name].lfs else None
-            if part.file and name.endswith(part.file) and part.sha256:
+            if part.file and name == part.files[0] and part.sha256:
                 digest = part.sha256
             found.append(Wanted(part, name, commit, files[name].size or 0, digest))
     return found

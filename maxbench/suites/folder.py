@@ -158,9 +158,14 @@ class FolderSuite:
     def published_parts(self, conditions: Sequence[str] | None = None) -> list[str]:
         """Published parts that an experiment on `conditions` can use, those that only add a metric among them; for
         null all of the suite's."""
+        features = [each.folder for each in self.features.values()]
         if conditions is None:
-            return list(self.published)
-        named = [*self.parts(conditions), *(each.folder for each in self.features.values())]
+            groups = (self.annotators.values(), self.scorers.values(), filter(None, [self.image_encoder]))
+            networks = [each.folder for group in groups for each in group]
+            controls = [*self.controls.values(), *filter(None, self.adapters.values())]
+            named = [*BASE, TOKENIZER, SCHEDULER, *controls, *networks, self.text_scorer.folder, *features]
+        else:
+            named = [*self.parts(conditions), *features]
         return [part for part in dict.fromkeys(named) if part in self.published]
 
     def _known(self, conditions: Sequence[str]) -> Sequence[str]:
