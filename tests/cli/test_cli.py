@@ -88,7 +88,7 @@ def test_debug_brings_the_traceback_back(small_run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["data", "coco"], "no data set 'coco'"),
+        (["data", "cocoa"], "no data set 'cocoa'"),
     ],
 )
 def test_other_verbs_have_manners_too(arguments, sentence, capsys):

@@ -1,18 +1,12 @@
 """`data weights`: what an experiment needs is fetched and nothing else, from a Hub on this machine."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from maxbench.__main__ import main
 from maxbench.cli.config import compose, hydra_on, plain
 from maxbench.suites.hub import HubPart
-from suites.hub_server import Repositories, serving
+from suites.hub_server import Repositories, ask, serving
 from suites.replica import write_replica
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -39,25 +33,17 @@ def hub(parts, tmp_path_factory):
 
 
 @pytest.fixture
-def command(hub, tmp_path):
-    """A command in a process of its own: the library reads its variables when it is loaded."""
+def command(hub, tmp_path, monkeypatch, capsys):
+    """The command on this Hub and a cache of its own: code, output and errors."""
     with serving(hub) as address:
         hub.asked.clear()
+        monkeypatch.chdir(tmp_path)
 
-        def run(*words, **variables):
-            environment = {
-                **os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0",
-                "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", **variables,
-            }  # fmt: skip
-            done = subprocess.run(
-                [sys.executable, "-m", "maxbench", "data", "weights", *words],
-                capture_output=True,
-                text=True,
-                env=environment,
-                cwd=tmp_path,
-            )
-            assert "Traceback" not in done.stderr
-            return done.returncode, done.stdout, done.stderr
+        def run(*words, endpoint=address, offline=False):
+            ask(monkeypatch, endpoint, tmp_path / "home" / "hub", offline)
+            capsys.readouterr()
+            code = main(["data", "weights", *words])
+            return code, *capsys.readouterr()
 
         yield run
 
@@ -65,7 +51,7 @@ def command(hub, tmp_path):
 LEAVE = ["~suite.features.inception", "suite.hub.hed_annotator.sha256=null"]  # what is not in small
 
 
-def test_an_experiment_s_parts_are_fetched_listed_and_found_again(command, hub, parts, tmp_path):
+def test_an_experiment_s_parts_are_fetched_listed_and_found_again(command, hub, parts, tmp_path, capsys):
     words = ["suite=sd15", "experiment=hed_depth", f"suite.weights_dir={tmp_path / 'weights'}", *LEAVE]
     code, said, _ = command(*words, "--list")
     assert code == 1 and "parts are missing in" in said and not hub.asked
@@ -83,11 +69,9 @@ def test_an_experiment_s_parts_are_fetched_listed_and_found_again(command, hub, 
     code, said, _ = command(*words)
     assert code == 0 and "everything is there" in said and len(hub.asked) == count
     assert command(*words, "--list")[0] == 0
-    run = subprocess.run(
-        [sys.executable, "-m", "maxbench", "doctor"], capture_output=True, text=True, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert "data weights suite=sd15" in run.stdout and "not pinned: t2iadapter_depth" in run.stdout
+    main(["doctor"])
+    said = capsys.readouterr().out
+    assert "data weights suite=sd15" in said and "not pinned: t2iadapter_depth" in said
 
 
 def test_a_short_revision_is_resolved_when_it_is_fetched(command, tmp_path):
@@ -106,17 +90,17 @@ MISTAKES = [
     (["suite=sd16"], {}, "There is no suite 'sd16'; did you mean 'sd15'?"),
     (["suite=sd15", "experiment=none"], {}, "There is no experiment 'none'"),
     (["suite=sd15", "--all"], {}, "--all"),
-    (["suite=sd15", "experiment=hed_depth", *LEAVE], {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-    (["suite=sd15", "experiment=hed_depth", *LEAVE], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be fetched"),
+    (["suite=sd15", "experiment=hed_depth", *LEAVE], {"offline": True}, "HF_HUB_OFFLINE is set"),
+    (["suite=sd15", "experiment=hed_depth", *LEAVE], {"endpoint": "http://127.0.0.1:9"}, "cannot be fetched"),
     (["suite=sd15", "suite.hub.unet.revision='1234567'", *LEAVE], {}, "has no revision 1234567"),
     (["suite=sd15", "suite.hub.clip.id=openai/none", *LEAVE], {}, "The Hub has no openai/none"),
     (["suite=sd15", "suite.weights_dir=/proc/none", *LEAVE], {}, "/proc"),
 ]
 
 
-@pytest.mark.parametrize(("words", "variables", "sentence"), MISTAKES)
-def test_a_mistake_is_one_sentence(command, words, variables, sentence):
-    code, _, error = command(*words, **variables)
+@pytest.mark.parametrize(("words", "how", "sentence"), MISTAKES)
+def test_a_mistake_is_one_sentence(command, words, how, sentence):
+    code, _, error = command(*words, **how)
     assert code == 2, error
     last = error.strip().splitlines()[-1]
     assert last.startswith("maxbench: ") and sentence in last

@@ -9,7 +9,10 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from huggingface_hub import constants, file_download, hf_api
 
 LARGE = (".safetensors", ".bin", ".pth", ".pt")
 
@@ -132,3 +135,13 @@ def serving(hub: Repositories):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def ask(monkeypatch, address: str, cache: Path, offline: bool = False) -> None:
+    """Let huggingface_hub ask this Hub and keep what comes in `cache`; it reads its variables when it is loaded."""
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    said = {"ENDPOINT": address, "HF_HUB_CACHE": str(cache), "HF_HOME": str(cache.parent), "HF_HUB_OFFLINE": offline}
+    for module in (constants, file_download, hf_api):
+        for name, value in {**said, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_DISABLE_XET": True}.items():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)

@@ -12,7 +12,7 @@ import pytest
 from maxbench.errors import UserError
 from maxbench.suites.fetch import fetch, look_up, require_space
 from maxbench.suites.hub import HubPart, Shelf
-from suites.hub_server import Repositories, serving
+from suites.hub_server import Repositories, ask, serving
 
 COMMIT = "c0ffee" + "0" * 34
 WEIGHTS = os.urandom(3_000_000)
@@ -30,15 +30,8 @@ def hub(tmp_path, monkeypatch):
     repositories = Repositories(files, {"org/net": COMMIT, "org/base": "beef" + "0" * 36})
     cache = tmp_path / "cache"
     with serving(repositories) as address:
-        for module in (constants, *map(__import__, ("huggingface_hub.file_download", "huggingface_hub.hf_api"))):
-            for name, value in (("ENDPOINT", address), ("HF_HUB_CACHE", str(cache)), ("HF_HUB_OFFLINE", False)):
-                monkeypatch.setattr(constants, name, value, raising=False)
-                if hasattr(module, name):
-                    monkeypatch.setattr(module, name, value)
+        ask(monkeypatch, address, cache)
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
         yield repositories
 
 
