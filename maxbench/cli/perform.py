@@ -26,7 +26,7 @@ from maxbench.progress import Outlook, say
 from maxbench.report.conflict import write_conflict
 from maxbench.report.curves import write_curves
 from maxbench.report.maps import write_maps
-from maxbench.report.sheet import write_sheet
+from maxbench.report.sheet import SHEET, write_sheet
 from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
 from maxbench.store.identity import identity
@@ -89,11 +89,14 @@ def perform(cfg: DictConfig) -> Path:
     require_same_weights(job)
     folder.summarise()
     table = write_tables(folder.path)
-    sheet = write_sheet(folder.path)
+    images, scores = folder.count("image"), folder.count("score")
+    idle = not evaluated and not images.made and not scores.made
+    sheet = folder.path / SHEET
+    if not idle or changed or not sheet.is_file():  # by the same code of the same pictures it is the same
+        write_sheet(folder.path)
     figures = {"curves": write_curves(folder.path), "conflict": write_conflict(folder.path)}
     maps = write_maps(folder.path) if job.tracing.samples else []
-    images, scores = folder.count("image"), folder.count("score")
-    if not evaluated and not images.made and not scores.made:
+    if idle:
         say("nothing to do: every image and every metric is there already")
     print(f"\n{table}\n")
     print(f"images: {images.made} made, {images.found} found; scores: {scores.made} made, {scores.found} found")

@@ -29,6 +29,9 @@ LIGHT, DARK = (255, 255, 255), (0, 0, 0)  # an outline and its edges: one of the
 ORANGE = (230, 159, 0)  # Okabe and Ito's
 SATISFIED, NOT_SATISFIED = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermilion
 HALF = 0.5  # what the smallest q must exceed for all conditions to count as satisfied
+SHEET = "contact_sheet.png"
+"""Its file in a run's folder."""
+
 LARGEST = 1_900_000  # bytes; a sheet that needs more is kept with fewer colours
 CONTROL, EVALUATION = "control_masks", "evaluation_masks"
 SCORES = ("q", "joint", "conflict")
@@ -87,7 +90,7 @@ def write_sheet(folder: Path, samples: int = 8, output: Path | None = None) -> P
         if sample["id"] in conflict:
             words = f"conflict {_number(conflict[sample['id']])}: {words}"
         draw.text((MARGIN, top + high - LINE - 8), words, FAINT, _font(14))
-    path = output or folder / "contact_sheet.png"
+    path = output or folder / SHEET
     write_atomically(path, _encoded(sheet))
     return path
 
