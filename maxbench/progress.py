@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -12,11 +13,108 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 EVERY = 20.0  # seconds between two lines of a log
+OFTEN = 2.0  # and between two snapshots
+
+
+Listener = Callable[["Snapshot | str"], None]
+_listeners: list[Listener] = []
+
+
+class Snapshot(NamedTuple):
+    """Long work at a moment.
+
+    rate: units a second. left: seconds until it is done, 0 at its end. note: of who does it.
+    """
+
+    what: str
+    done: float
+    total: float
+    unit: str
+    rate: float
+    left: float
+    note: str = ""
+
+    @property
+    def line(self) -> str:
+        left = f", {self.left:.0f} s left" if self.done < self.total - 1e-9 else ""
+        said = f"{self.what}: {self.done:.0f}/{self.total:.0f} {self.unit}, {self.rate:.1f} {self.unit}/s{left}"
+        return said + (f", {self.note}" if self.note else "")
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Within it a listener hears every plain line that is said, and now and then a snapshot of long work."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def _tell(news: Snapshot | str) -> None:
+    for listener in tuple(_listeners):
+        listener(news)
 
 
 def say(line: str) -> None:
     """A plain line among the progress, on standard error."""
     tqdm.write(line, file=sys.stderr)
+    _tell(line)
+
+
+class Progress:
+    """How far long work is: a bar on a terminal, a plain line now and then in a log, snapshots for listeners.
+
+    total: in units; a float, as of megabytes, is no whole number. brief: of a part of longer work, leaves nothing
+    behind when it is done. done: units that were done before. note: says who does it, when it is asked.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: float,
+        unit: str,
+        brief: bool = False,
+        done: float = 0,
+        note: Callable[[], str] = lambda: "",
+    ):
+        self.what, self.total, self.unit, self.brief, self.note = what, total, unit, brief, note
+        self.before = self.done = done
+        self.begun = self.said = self.told = time.monotonic()
+        self.bar = None
+        if sys.stderr.isatty():
+            scaled = isinstance(total, float)
+            self.bar = tqdm(
+                total=total, desc=what, unit=f" {unit}", leave=not brief, initial=done, unit_scale=scaled
+            )  # fmt: skip
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def add(self, count: float = 1) -> None:
+        """So many units more are done."""
+        self.done += count
+        now = time.monotonic()
+        ended = self.done >= self.total - 1e-9
+        snapshot = self._at(now)
+        if self.bar is not None:
+            self.bar.set_postfix_str(snapshot.note, refresh=False)
+            self.bar.update(count)
+        elif (ended and not self.brief) or now - self.said >= EVERY:
+            tqdm.write(snapshot.line, file=sys.stderr)
+            self.said = now
+        if ended or now - self.told >= OFTEN:
+            self.told = now
+            _tell(snapshot)
+
+    def _at(self, now: float) -> Snapshot:
+        rate = (self.done - self.before) / max(now - self.begun, 1e-9)
+        left = max(self.total - self.done, 0) / rate if rate else 0.0
+        return Snapshot(self.what, self.done, self.total, self.unit, rate, left, self.note())
 
 
 def track(
@@ -24,37 +122,20 @@ def track(
     what: str,
     total: float,
     unit: str,
-    size=lambda item: 1,
+    size: Callable[[T], float] = lambda item: 1,
     brief: bool = False,
     done: float = 0,
 ) -> Iterator[T]:
-    """Pass items on, counting `size(item)` of `total` units for each: rate and time left go to stderr.
-
-    brief: of a part of longer work, leaves nothing behind when it is done. done: units that were done before.
-    """
-    if sys.stderr.isatty():
-        scaled = isinstance(total, float)  # as of megabytes, which are no whole numbers
-        with tqdm(total=total, desc=what, unit=f" {unit}", leave=not brief, initial=done, unit_scale=scaled) as bar:
-            for item in items:
-                yield item
-                bar.update(size(item))
-        return
-    start = said = time.monotonic()
-    before = done
-    for item in items:
-        yield item
-        done += size(item)
-        now = time.monotonic()
-        ended = done >= total - 1e-9
-        if (ended and not brief) or now - said >= EVERY:
-            rate = (done - before) / max(now - start, 1e-9)
-            left = "" if ended else f", {(total - done) / rate:.0f} s left"
-            say(f"{what}: {done:.0f}/{total:.0f} {unit}, {rate:.1f} {unit}/s{left}")
-            said = now
+    """Pass items on, each counted as `size(item)` of `total` units when the next is asked for."""
+    with Progress(what, total, unit, brief, done) as progress:
+        for item in items:
+            yield item
+            progress.add(size(item))
 
 
 FIRST, AGAIN, SHORT = 3, 600.0, 60.0
-"""Batches after which the time of a whole run is said, seconds until it is said again, and what is not worth saying."""
+"""Batches of every worker after which the time of a whole run is said, seconds until it is said again, and what is not
+worth saying."""
 
 
 class Work(NamedTuple):
@@ -74,11 +155,12 @@ NO_WORK = Work()
 class Outlook:
     """How long all images of a run will take, its training included: said after the first batches, and now and then.
 
-    Time is taken to be proportional to cost. The first batch of a process does not count: it loads networks.
+    Time is taken to be proportional to cost. The first batch of every worker does not count: it loads networks.
     left: stage of the run -> what is still to be made in it, as was planned; a stage that begins says it exactly.
     """
 
     left: dict[str, Work]
+    workers: int = 1
     done: Work = NO_WORK
     seconds: float = 0.0
     batches: int = 0
@@ -88,14 +170,15 @@ class Outlook:
         self.left[stage] = work
 
     def batch(self, stage: str, images: int, cost: float, seconds: float) -> None:
-        """Count a batch of a stage, and say what is left where it is time to."""
+        """Count a batch of a stage, made within `seconds` of the one before; say what is left where it is time to."""
         self.left[stage] = self.left.get(stage, NO_WORK).plus(-images, -cost)
         self.batches += 1
-        if self.batches > 1:
+        if self.batches > self.workers:
             self.done = self.done.plus(images, cost)
             self.seconds += seconds
         now = time.monotonic()
-        if self.batches == FIRST or (self.batches > FIRST and now - self.said >= AGAIN):
+        first = FIRST * self.workers
+        if self.batches == first or (self.batches > first and now - self.said >= AGAIN):
             self.said = now
             if line := self.line():
                 say(line)

@@ -39,6 +39,8 @@ from maxbench.data.pairing import Sample
 from maxbench.evaluation.aggregate import DISTANCES, LARGE, SPLITS, Tables
 from maxbench.evaluation.scoring import CLIP, Asked, Measuring, Scorers, Scoring, Target
 from maxbench.evaluation.state import Image, Row, State, features_label, fidelity_label
+from maxbench.generation.executors.local import LocalExecutor
+from maxbench.generation.networks import Networks
 from maxbench.report.tables import markdown_table
 from maxbench.store.artefacts import Artefact
 from maxbench.store.files import file_digest, write_atomically
@@ -186,15 +188,21 @@ def scoring(folder: Path, size: Size, metric: str) -> Callable[[], object]:
     used = {condition: every[condition]} if condition else {}
     networks = {CLIP: Projection(CLIP_WIDTH), "inception": Projection(size.width)}
     shutil.rmtree(folder / "scores", ignore_errors=True)
+    executor = LocalExecutor(
+        Networks(
+            used,
+            load_clip=lambda: networks[CLIP],
+            load_features=networks.get,
+            load_scorer=lambda name: network_of(name, size.classes),
+        )
+    )
     measuring = Measuring(
         used,
         Scorers(
-            load_clip=lambda: networks[CLIP], load_features=networks.get,
-            load_map=lambda name: network_of(name, size.classes), load_annotator=lambda name: None,
             features=("inception",) if metric == "features" else (), identity=lambda kind, name: [kind, name],
             device="cpu",
         ),
-        frozenset(), Scores(folder), BATCH,
+        frozenset(), Scores(folder), BATCH, executor,
     )  # fmt: skip
     targets = {
         name: [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -13,35 +14,64 @@ from maxbench.data.pairing import ImageSet, Sample
 from maxbench.errors import UserError
 from maxbench.evaluation.runner import Evaluation
 from maxbench.evaluation.scoring import Scorers
+from maxbench.generation.executors.base import Executor
+from maxbench.generation.executors.local import LocalExecutor
 from maxbench.generation.inputs import Annotators, ControlInputs
+from maxbench.generation.networks import Networks
 from maxbench.generation.runner import Generation
-from maxbench.generation.sampling import Networks, Sampling
+from maxbench.generation.sampling import NetworkIdentity, Sampling
 from maxbench.generation.strength import ResidualNorms
 from maxbench.models.pipeline import Pipeline
 from maxbench.models.precision import Precision, forbid_tf32
 from maxbench.progress import Outlook
 from maxbench.report.tables import ABOUT
 from maxbench.store.runfolder import RunFolder
-from maxbench.store.stamp import made_by
 from maxbench.suites.folder import FolderSuite
 
 
-def make_generation(job: Run, folder: RunFolder, outlook: Outlook | None = None) -> Generation:
-    """What makes a run's pictures; outlook: on all of the run, of which this may be its training."""
-    load = _unchanged(job, partial(job.suite.annotator, device=job.device))
+def make_executor(job: Run) -> Executor:
+    """What does the work of a run, with its networks: to be closed at the end."""
+    return LocalExecutor(make_networks(job))
+
+
+def make_networks(job: Run) -> Networks:
+    """What loads every network of a run, in this process or in another."""
+    suite, device, names = job.suite, job.device, tuple(job.experiment.conditions)
+    checked = partial(Unchanged, suite, names, job.weights)
+    return Networks(
+        conditions=job.experiment.conditions,
+        precision=job.precision,
+        device=device,
+        load_pipeline=checked(partial(_pipeline, suite, names, device, job.batch_size)),
+        load_annotator=checked(partial(suite.annotator, device=device)),
+        load_scorer=checked(partial(suite.scorer, device=device)),
+        load_self_consistency=checked(partial(suite.self_consistency, device=device)),
+        load_clip=checked(partial(suite.clip_scorer, device)),
+        load_features=checked(partial(suite.feature_network, device=device)),
+    )
+
+
+def make_generation(
+    job: Run, folder: RunFolder, outlook: Outlook | None = None, executor: Executor | None = None
+) -> Generation:
+    """What makes a run's pictures; outlook: on all of the run, of which this may be its training.
+
+    executor: what does the work; without one, this process.
+    """
+    suite = job.suite
     inputs = make_inputs(
-        job.suite, job.experiment.conditions, job.experiment.samples, job.image_set, folder, job.batch_size,
-        job.device, load,
+        suite, job.experiment.conditions, job.experiment.samples, job.image_set, folder, job.batch_size, job.device,
+        executor or make_executor(job),
     )  # fmt: skip
     sampling = Sampling(
         inputs=inputs,
         sampler=job.sampler,
-        networks=Networks(
-            load=_unchanged(job, partial(_pipeline, job)),
-            base=job.suite.base_identity(),
-            control=cache(job.suite.control_identity),
-            kind=cache(job.suite.branch_kind),
-            scheduler=cache(job.suite.scheduler_config),
+        networks=NetworkIdentity(
+            base=suite.base_identity(),
+            control=cache(suite.control_identity),
+            kind=cache(suite.branch_kind),
+            scheduler=cache(suite.scheduler_config),
+            latents=cache(suite.latent_shape),
             precision=job.precision,
             device=job.device,
         ),
@@ -54,7 +84,6 @@ def make_generation(job: Run, folder: RunFolder, outlook: Outlook | None = None)
         sampling=sampling,
         norms=ResidualNorms(job.experiment.methods, folder, _training(job, sampling)),
         tracing=job.tracing,
-        made_by=made_by(job.device),
         outlook=outlook,
     )
 
@@ -67,21 +96,23 @@ def make_inputs(
     folder: RunFolder,
     batch_size: int,
     device: torch.device,
-    load: Callable[[str], Any],
+    executor: Executor,
 ) -> ControlInputs:
-    """What draws the maps of samples. load: condition -> its annotator on the device.
+    """What draws the maps of samples.
 
     Every caller gets maps of the same arithmetic: their keys say nothing of TF32, and the store shares them.
     """
     forbid_tf32()
-    annotators = Annotators(cache(load), cache(suite.annotator_identity), device.type)
-    return ControlInputs(conditions, samples, folder, image_set, suite.resolution, batch_size, annotators)
+    annotators = Annotators(cache(suite.annotator_identity), device.type)
+    return ControlInputs(conditions, samples, folder, image_set, suite.resolution, batch_size, annotators, executor)
 
 
-def _pipeline(job: Run, precision: Precision) -> Pipeline:
+def _pipeline(
+    suite: FolderSuite, conditions: Sequence[str], device: torch.device, batch_size: int, precision: Precision
+) -> Pipeline:
     """All networks that make pictures, loaded and computing as `precision` says."""
-    loaded = job.suite.pipeline(list(job.experiment.conditions), job.device, precision.dtype)
-    return loaded.computing(precision, job.batch_size, job.suite.resolution)
+    loaded = suite.pipeline(conditions, device, precision.dtype)
+    return loaded.computing(precision, batch_size, suite.resolution)
 
 
 def _training(job: Run, sampling: Sampling) -> Sampling | None:
@@ -91,12 +122,13 @@ def _training(job: Run, sampling: Sampling) -> Sampling | None:
     inputs = sampling.inputs
     training = ControlInputs(
         inputs.conditions, job.calibration.samples, inputs.folder, job.calibration.image_set, inputs.resolution,
-        inputs.batch_size, inputs.annotators,
+        inputs.batch_size, inputs.annotators, inputs.executor,
     )  # fmt: skip
     return Sampling(training, sampling.sampler, sampling.networks, job.calibration.seed, job.batch_size)
 
 
 def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evaluation:
+    """What scores a run's pictures, by the executor of its inputs."""
     forbid_tf32()
     suite, conditions = job.suite, list(job.experiment.conditions)
     annotator_names = suite.annotator_names(conditions)
@@ -106,15 +138,7 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
         inputs=inputs,
         image_set=job.image_set,
         batch_size=job.batch_size,
-        scorers=Scorers(
-            load_clip=_unchanged(job, partial(suite.clip_scorer, job.device)),
-            load_features=cache(_unchanged(job, partial(suite.feature_network, device=job.device))),
-            load_map=cache(_unchanged(job, partial(suite.scorer, device=job.device))),
-            load_annotator=cache(_unchanged(job, partial(suite.self_consistency, device=job.device))),
-            features=suite.feature_names,
-            identity=cache(suite.scorer_identity),
-            device=job.device.type,
-        ),
+        scorers=Scorers(features=suite.feature_names, identity=cache(suite.scorer_identity), device=job.device.type),
         with_annotators=frozenset(annotator_names),
         scorer_names=suite.scorer_names(conditions),
         annotator_names=annotator_names,
@@ -125,23 +149,31 @@ def make_evaluation(job: Run, folder: RunFolder, inputs: ControlInputs) -> Evalu
     )
 
 
-def _unchanged(job: Run, load: Callable[..., Any]) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class Unchanged:
     """A loader after which the weights are still those that the run began with, and that its keys are made of."""
 
-    def loading(*arguments: Any) -> Any:
-        network = load(*arguments)
-        require_same_weights(job)
-        return network
+    suite: FolderSuite
+    conditions: tuple[str, ...]
+    weights: Mapping[str, str]
+    load: Callable[..., Any]
 
-    return loading
+    def __call__(self, *arguments: Any) -> Any:
+        network = self.load(*arguments)
+        _require_same(self.suite, self.conditions, self.weights)
+        return network
 
 
 def require_same_weights(job: Run) -> None:
     """UserError if a part of the suite is not what it was when the run began."""
-    now = job.suite.fingerprint(list(job.experiment.conditions))
-    changed = [part for part, digest in now.items() if job.weights.get(part) != digest]
+    _require_same(job.suite, tuple(job.experiment.conditions), job.weights)
+
+
+def _require_same(suite: FolderSuite, conditions: Sequence[str], weights: Mapping[str, str]) -> None:
+    now = suite.fingerprint(list(conditions))
+    changed = [part for part, digest in now.items() if weights.get(part) != digest]
     if changed:
         raise UserError(
-            f"{', '.join(changed)} of the suite '{job.suite.name}' changed while the run was going on; run again when "
+            f"{', '.join(changed)} of the suite '{suite.name}' changed while the run was going on; run again when "
             "the weights are at rest."
         )

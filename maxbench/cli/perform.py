@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from maxbench.cli.assemble import make_evaluation, make_generation, require_same_weights
+from maxbench.cli.assemble import make_evaluation, make_executor, make_generation, require_same_weights
 from maxbench.cli.build import Run, build
 from maxbench.cli.config import CONF
 from maxbench.cli.doctor import slow_dtype
@@ -79,13 +80,14 @@ def perform(cfg: DictConfig) -> Path:
     changed = write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
     if changed:
         say(f"note: since this run was begun these have changed: {', '.join(changed)} (see stamp.json)")
-    outlook = Outlook(plan.work)
-    job = tuned(job, folder, outlook)
-    write_manifest(job, folder)
-    generation = make_generation(job, folder, outlook)
-    evaluation = make_evaluation(job, folder, generation.sampling.inputs)
-    generation.run(scored=evaluation.references())
-    evaluated = evaluation.run()
+    with contextlib.closing(make_executor(job)) as executor:
+        outlook = Outlook(plan.work, executor.status.workers)
+        job = tuned(job, folder, executor, outlook)
+        write_manifest(job, folder)
+        generation = make_generation(job, folder, outlook, executor)
+        evaluation = make_evaluation(job, folder, generation.sampling.inputs)
+        generation.run(scored=evaluation.references())
+        evaluated = evaluation.run()
     require_same_weights(job)
     folder.summarise()
     table = write_tables(folder.path)

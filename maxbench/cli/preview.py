@@ -61,6 +61,8 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
     from maxbench.cli.build import check_regions, pick_device
     from maxbench.cli.component import CONDITION, PAIRING, component
     from maxbench.cli.perform import MANIFEST, row
+    from maxbench.generation.executors.local import LocalExecutor
+    from maxbench.generation.networks import Networks
     from maxbench.report.sheet import write_preview
     from maxbench.store.artefacts import Store
     from maxbench.store.runfolder import RunFolder
@@ -81,7 +83,9 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
         folder = RunFolder.open(Path(place), "preview", {"preview": config["name"]}, store)
         inputs = make_inputs(
             suite, conditions, plan.samples[:pairs], image_set, folder, config["runtime"]["batch_size"], device,
-            partial(suite.annotator, device=device),
+            LocalExecutor(
+                Networks(conditions, device=device, load_annotator=partial(suite.annotator, device=device))
+            ),
         )  # fmt: skip
         try:
             inputs.make(drawn=())

@@ -17,6 +17,7 @@ from maxbench.data.pairing import ImageSet, Sample
 from maxbench.evaluation.aggregate import Tables
 from maxbench.experiments.method import NONE, SINGLE, Experiment
 from maxbench.experiments.tuning import Choice, candidates, chosen
+from maxbench.generation.executors.base import Executor
 from maxbench.generation.inputs import source_key
 from maxbench.progress import Outlook, say
 from maxbench.store.runfolder import RunFolder
@@ -24,7 +25,7 @@ from maxbench.store.runfolder import RunFolder
 FOLDER, FILE = "tuning", "tuning.csv"
 
 
-def tuned(job: Run, folder: RunFolder, outlook: Outlook | None = None) -> Run:
+def tuned(job: Run, folder: RunFolder, executor: Executor, outlook: Outlook | None = None) -> Run:
     """The run with the settings of its tuned methods chosen."""
     asked = [method for method in job.experiment.methods if method.tune]
     if not asked:
@@ -36,7 +37,7 @@ def tuned(job: Run, folder: RunFolder, outlook: Outlook | None = None) -> Run:
     count = len(training.experiment.samples)
     say(f"tuning {', '.join(options)} on {count} training scenes, {len(training.experiment.methods)} methods in all")
     place = RunFolder.open(folder.path, FOLDER, list(options), folder.store)
-    tables = _measure(training, place, outlook)
+    tables = _measure(training, place, executor, outlook)
     if tables.joint is None or not tables.joint.conditions:
         return _untuned(job, f"on the training scenes there is no joint score ({tables.joint_note})")
     joint = {row: float(values.mean()) for row, values in tables.per_image("joint").items()}
@@ -110,9 +111,9 @@ def training_of(job: Run) -> Run:
     return replace(job, experiment=experiment, image_set=job.calibration.image_set, calibration=None)
 
 
-def _measure(training: Run, folder: RunFolder, outlook: Outlook | None) -> Tables:
+def _measure(training: Run, folder: RunFolder, executor: Executor, outlook: Outlook | None) -> Tables:
     """Its pictures, made or found, and what is measured in them."""
-    generation = make_generation(training, folder, outlook)
+    generation = make_generation(training, folder, outlook, executor)
     generation.run()
     return make_evaluation(training, folder, generation.sampling.inputs).fidelity()
 

@@ -90,7 +90,7 @@ class Evaluation:
         """The scorers, and what they have measured before."""
         return Measuring(
             self.experiment.conditions, self.scorers, self.with_annotators, Scores(self.folder.store.path),
-            self.batch_size, self.folder.count("score"),
+            self.batch_size, self.inputs.executor, self.folder.count("score"),
         )  # fmt: skip
 
     # --- what is asked for ------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from maxbench import images as im
-from maxbench.conditions.base import Annotator, Condition
+from maxbench.conditions.base import Condition
 from maxbench.conditions.ruler import Ruler
 from maxbench.data.pairing import Sample
+from maxbench.evaluation.measure import Compared, MeasurePictures
 from maxbench.evaluation.state import CLIP_SCORE, FEATURES, features_label, fidelity_label
-from maxbench.metrics.text import clip_score
-from maxbench.progress import track
+from maxbench.generation.executors.base import Executor
+from maxbench.generation.networks import CLIP
+from maxbench.progress import Progress, track
 from maxbench.store.artefacts import Artefact, Count, batches, padded
 from maxbench.store.files import fingerprint
 from maxbench.store.identity import identity
@@ -31,37 +33,20 @@ SCORING = 2
 """Version of how pictures are read, given to scorers and compared, apart from the rulers' own versions."""
 
 BATCHES_AT_A_TIME = 4
-"""How many batches of samples are scored in all rows before the next, and so how many maps are held."""
-
-CLIP = "clip"
-"""The text-image scorer, among the networks of features."""
+"""How many batches of samples, for each worker, are scored in all rows before the next: so many maps are held."""
 
 
 @dataclass(frozen=True)
 class Scorers:
-    """The networks that measure, and what they are; each is loaded when something is there to be measured.
+    """What the networks are that measure; none of them is loaded.
 
-    clip: the text-image scorer. features: the names of the networks that distances between sets are made of. map:
-    condition -> the network that measures its map in pictures, or None. annotator: condition -> the network that drew
-    the given maps, where that is another one. identity: of "clip", of ("features", name), and of a condition's by
-    ("scorer" or "annotator", condition). device: the kind that they run on.
+    features: the names of the networks that distances between sets are made of. identity: of "clip", of
+    ("features", name), and of a condition's by ("scorer" or "annotator", condition). device: the kind that they run on.
     """
 
-    load_clip: Callable[[], Any]
-    load_features: Callable[[str], Any]
-    load_map: Callable[[str], Annotator | None]
-    load_annotator: Callable[[str], Annotator | None]
     features: Sequence[str]
     identity: Callable[[str, str], Any]
     device: str
-
-    @cached_property
-    def clip(self) -> Any:
-        return self.load_clip()
-
-    def looking(self, network: str) -> Any:
-        """A network of features, loaded."""
-        return self.clip if network == CLIP else self.load_features(network)
 
 
 @dataclass(frozen=True)
@@ -102,7 +87,7 @@ class Subject:
 class Measuring:
     """Measures subjects with all scorers, in batches of one shape.
 
-    with_annotators: the conditions whose fidelity is also measured by their annotator.
+    with_annotators: the conditions whose fidelity is also measured by their annotator. executor: does the work.
     """
 
     conditions: Mapping[str, Condition]
@@ -110,7 +95,13 @@ class Measuring:
     with_annotators: frozenset[str]
     book: Scores
     batch_size: int
+    executor: Executor
     count: Count = field(default_factory=Count)
+
+    @property
+    def at_a_time(self) -> int:
+        """How many samples are measured before the next: enough for every worker, few enough to be held."""
+        return BATCHES_AT_A_TIME * self.executor.status.workers * self.batch_size
 
     def keys(self, subject: Subject) -> dict[str, str]:
         """Label -> key, of everything that is measured in a subject."""
@@ -164,68 +155,105 @@ class Measuring:
 
     def measure(self, subjects: Sequence[Subject], what: str | None = None) -> list[dict[str, np.ndarray]]:
         """Label -> measurement of every subject; all are held at once. what: for the progress line, if there is one."""
-        keys = [self.keys(subject) for subject in subjects]
-        known = [self.book.of(subject.digest) for subject in subjects]
-        missing = [place for place, own in enumerate(keys) if not set(own.values()) <= set(known[place])]
-        self.count.found += sum(map(len, keys)) - sum(len(keys[place]) for place in missing)
-        parts = batches(missing, self.batch_size)
-        for batch in parts if what is None else track(parts, what, len(missing), "images", len, brief=True):
-            wanted = [{label: key for label, key in keys[place].items() if key not in known[place]} for place in batch]
-            labels = {label for wants in wanted for label in wants}
-            measured = self._measure([subjects[place] for place in batch], labels)
-            for place, wants, values in zip(batch, wanted, measured, strict=True):
-                new = {key: values[label] for label, key in wants.items()}
-                self.book.add(subjects[place].digest, new)
-                known[place] |= new
-                self.count.made += len(new)
-                self.count.found += len(keys[place]) - len(new)
-        return [{label: known[place][key] for label, key in own.items()} for place, own in enumerate(keys)]
+        if what is None:
+            return self.measure_all([subjects])[0]
+        with Progress(what, len(subjects), "images", brief=True, note=lambda: self.executor.status.said) as progress:
+            return self.measure_all([subjects], progress)[0]
 
-    def _measure(self, subjects: Sequence[Subject], labels: Collection[str]) -> list[dict[str, np.ndarray]]:
-        """The measurements `labels` of one batch, which is filled up to its shape."""
-        pictures = torch.cat([each.read() for each in padded(subjects, self.batch_size)])
-        values: list[dict[str, np.ndarray]] = [{} for _ in subjects]
-        wanted = [name for name in self.scorers.features if features_label(name) in labels]
-        if CLIP_SCORE in labels and CLIP not in wanted:
-            wanted.append(CLIP)
-        seen = {name: self.scorers.looking(name).images(pictures)[: len(subjects)] for name in wanted}
-        for name, features in seen.items():
-            for own, feature in zip(values, features, strict=True):
-                own[features_label(name)] = feature.numpy()
-        if CLIP_SCORE in labels:
-            prompts = [each.prompt for each in padded(subjects, self.batch_size)]
-            scores = clip_score(seen[CLIP], self.scorers.clip.texts(prompts)[: len(subjects)])
-            for own, score in zip(values, scores, strict=True):
-                own[CLIP_SCORE] = np.asarray(float(score))
-        for name in subjects[0].targets:
-            self._follow(name, [each.targets[name] for each in subjects], pictures, labels, values)
-        return values
+    def measure_all(
+        self, groups: Sequence[Sequence[Subject]], progress: Progress | None = None
+    ) -> list[list[dict[str, np.ndarray]]]:
+        """The same of several groups at once; in a group all subjects are asked the same of."""
+        keys = [[self.keys(subject) for subject in group] for group in groups]
+        known = {digest: self.book.of(digest) for digest in {each.digest for group in groups for each in group}}
+        wanted, missing = self._wanted(groups, keys, known)
+        new = sum(len(each) for group in wanted for each in group)
+        self.count.found += sum(len(own) for group in keys for own in group) - new
+        if progress is not None and (idle := sum(map(len, groups)) - sum(map(len, missing))):
+            progress.add(idle)
 
-    def _follow(
+        def keep(task: MeasurePictures, values: list[dict[str, np.ndarray]]) -> None:
+            for place, own in zip(task.places, values, strict=True):
+                digest = groups[task.number][place].digest
+                measured = {key: own[label] for label, key in wanted[task.number][place].items()}
+                self.book.add(digest, measured)
+                known[digest] |= measured
+                self.count.made += len(measured)
+            if progress is not None:
+                progress.add(task.size)
+
+        tasks = (
+            self._task(number, groups[number], batch, wanted[number])
+            for number, places in enumerate(missing)
+            for batch in batches(places, self.batch_size)
+        )
+        if any(missing):
+            self.executor.run(tasks, keep)
+        return [
+            [
+                {label: known[subject.digest][key] for label, key in own.items()}
+                for subject, own in zip(*each, strict=True)
+            ]
+            for each in zip(groups, keys, strict=True)
+        ]
+
+    def _wanted(
         self,
-        name: str,
-        targets: Sequence[Target],
-        pictures: torch.Tensor,
-        labels: Collection[str],
-        values: Sequence[dict[str, np.ndarray]],
-    ) -> None:
-        """How far pictures follow one condition, by every ruler that is asked for."""
-        condition = self.conditions[name]
-        load = {False: self.scorers.load_map, True: self.scorers.load_annotator}
-        for by, _ in self._networks(name):
-            rulers = [each for each in _asked(targets[0], by) if fidelity_label(name, each.metric, by) in labels]
-            if not rulers:
-                continue
-            measured = condition.draw(pictures, load[by](name))[: len(targets)]
-            filled = padded(targets, self.batch_size)  # what a network sees in given pictures has one shape, too
-            given = condition.as_measured(torch.stack([each.given() for each in filled]), self.scorers.load_map(name))
-            given, valid = given[: len(targets)], None
-            if targets[0].mask is not None:
-                valid = torch.stack([each.mask() for each in targets])
-                given, measured = (each.masked_fill(~valid, condition.null_value) for each in (given, measured))
-            for ruler in rulers:
-                for own, each in zip(values, ruler.compare(given, measured, valid), strict=True):
-                    own[fidelity_label(name, ruler.metric, by)] = np.asarray(each)
+        groups: Sequence[Sequence[Subject]],
+        keys: Sequence[Sequence[Mapping[str, str]]],
+        known: Mapping[str, Mapping[str, np.ndarray]],
+    ) -> tuple[list[list[dict[str, str]]], list[list[int]]]:
+        """Of every subject what is to be measured, each measurement of a picture once; and the places of those."""
+        planned: set[tuple[str, str]] = set()
+        wanted: list[list[dict[str, str]]] = []
+        for group, every in zip(groups, keys, strict=True):
+            wanted.append([])
+            for subject, own in zip(group, every, strict=True):
+                digest = subject.digest
+                new = {
+                    label: key
+                    for label, key in own.items()
+                    if key not in known[digest] and (digest, key) not in planned
+                }
+                planned |= {(digest, key) for key in new.values()}
+                wanted[-1].append(new)
+        return wanted, [[place for place, each in enumerate(group) if each] for group in wanted]
+
+    def _task(
+        self, number: int, group: Sequence[Subject], places: Sequence[int], wanted: Sequence[Mapping[str, str]]
+    ) -> MeasurePictures:
+        """The batch of the subjects at `places`, filled up to its shape, with all that is wanted of any of them."""
+        labels = {label for place in places for label in wanted[place]}
+        filled = padded([group[place] for place in places], self.batch_size)
+        conditions = filled[0].targets
+        return MeasurePictures(
+            places=tuple(places),
+            pictures=im.to_bytes(torch.cat([each.read() for each in filled])),
+            features=tuple(name for name in self.scorers.features if features_label(name) in labels),
+            prompts=tuple(each.prompt for each in filled) if CLIP_SCORE in labels else None,
+            compared={
+                name: compared
+                for name in conditions
+                if (compared := self._compared(name, [each.targets[name] for each in filled], len(places), labels))
+            },
+            number=number,
+        )
+
+    def _compared(self, name: str, targets: Sequence[Target], count: int, labels: Collection[str]) -> Compared | None:
+        """What the first `count` of a batch are held against for a condition; None where nothing is asked."""
+        rulers = {
+            by: [each for each in _asked(targets[0], by) if fidelity_label(name, each.metric, by) in labels]
+            for by, _ in self._networks(name)
+        }
+        if not any(rulers.values()):
+            return None
+        masked = targets[0].mask is not None
+        return Compared(
+            given=torch.stack([each.given() for each in targets]).numpy(),
+            mask=torch.stack([each.mask() for each in targets[:count]]).numpy() if masked else None,
+            by_scorer=rulers[False],
+            by_annotator=rulers.get(True, ()),
+        )
 
 
 @dataclass(frozen=True)
@@ -277,17 +305,23 @@ class Scoring:
         A few batches of samples at a time, of all rows: a map is read once for all of them, and no more maps and
         pictures are held than those batches have.
         """
-        count, block = len(self.images), BATCHES_AT_A_TIME * self.measuring.batch_size
-        plain = replace(self.measuring, with_annotators=frozenset())
+        count, measuring = len(self.images), self.measuring
+        plain = replace(measuring, with_annotators=frozenset())
         found: dict[str, dict[str, np.ndarray]] = {name: {} for name in rows}
-        blocks = batches(range(count), block)
-        for places in track(blocks, "scoring", count * len(rows), "images", lambda each: len(each) * len(rows)):
-            held: dict[tuple[str, int], Target] = {}
-            for name, every in rows.items():
-                for asked in every:
-                    measuring = self.measuring if asked.by_annotators else plain
-                    subjects = self._subjects(asked, places, held)
-                    _keep(found[name], _stacked(measuring.measure(subjects)), places[0], count)
+        total = count * sum(len(every) for every in rows.values())
+        with Progress("scoring", total, "images", note=lambda: measuring.executor.status.said) as progress:
+            for places in batches(range(count), measuring.at_a_time):
+                held: dict[tuple[str, int], Target] = {}
+                for scorer in (measuring, plain):
+                    own = [
+                        (name, self._subjects(asked, places, held))
+                        for name, every in rows.items()
+                        for asked in every
+                        if asked.by_annotators == (scorer is measuring)
+                    ]
+                    values = scorer.measure_all([subjects for _, subjects in own], progress)
+                    for (name, _), each in zip(own, values, strict=True):
+                        _keep(found[name], _stacked(each), places[0], count)
         return found
 
     def of(self, pictures: Pictures) -> list[Asked]:
@@ -322,7 +356,7 @@ class Scoring:
     def reference(self, subjects: Sequence[Subject]) -> dict[str, np.ndarray]:
         """Network -> (M, D) features of the reference pictures."""
         found: dict[str, np.ndarray] = {}
-        parts = batches(range(len(subjects)), BATCHES_AT_A_TIME * self.measuring.batch_size)
+        parts = batches(range(len(subjects)), self.measuring.at_a_time)
         for places in track(parts, "scoring the reference", len(subjects), "images", len):
             own = _stacked(self.measuring.measure([subjects[place] for place in places]))
             _keep(found, own, places[0], len(subjects))

@@ -124,7 +124,7 @@ def write_export(
         "experiment": experiment.name,
         **about,
         "resolution": inputs.resolution,
-        "latent_shape": list(sampling.pipeline.latent_shape(inputs.resolution)),
+        "latent_shape": list(sampling.networks.latents()),
         "noise": NOISE,
         "images": images_of(experiment, sampling.sampler),
         "maps": maps_of(inputs),
@@ -163,7 +163,8 @@ def _fill(folder: Path, experiment: Experiment, sampling: Sampling) -> None:
                 write_atomically(folder / CONTROL / name / f"{sample.id}.png", content)
     for sample, replicate in experiment.images:
         buffer = io.BytesIO()
-        np.save(buffer, sampling.noise([sample], [replicate])[0].numpy())
+        noise = sampling.batch([sample], [replicate], ()).start(sampling.networks.latents())
+        np.save(buffer, noise[0].numpy())
         write_atomically(folder / _noise_file(sample, replicate), buffer.getvalue())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from maxbench import images as im
 from maxbench.conditions.base import Condition
 from maxbench.data.pairing import ImageSet, Sample
 from maxbench.data.regions import Region
-from maxbench.store.artefacts import Artefact, padded
+from maxbench.generation.executors.base import Executor, Task
+from maxbench.generation.networks import Networks
+from maxbench.store.artefacts import Artefact, batches, padded
 from maxbench.store.files import file_digest, fingerprint
 from maxbench.store.identity import identity
 from maxbench.store.runfolder import RunFolder, mask_file, source_file
@@ -31,13 +34,12 @@ CONTROL, EVALUATION = "control_masks", "evaluation_masks"
 
 @dataclass(frozen=True)
 class Annotators:
-    """The networks that draw maps.
+    """What the networks are that draw maps; none of them is loaded.
 
-    load: condition -> its network, or None where arithmetic draws. identity: condition -> what that network is, as
-    plain data. device: the kind of device that they run on.
+    identity: condition -> what its network is, as plain data; None where arithmetic draws. device: the kind of device
+    that they run on.
     """
 
-    load: Callable[[str], Callable | None]
     identity: Callable[[str], Any]
     device: str
 
@@ -47,6 +49,7 @@ class ControlInputs:
     """The pictures, maps and masks of samples.
 
     folder: where artefacts are found and kept. resolution: pixels a side. batch_size: of the annotators.
+    executor: what does the work of a run, here and in everything that is made of these inputs.
     """
 
     conditions: Mapping[str, Condition]
@@ -56,6 +59,7 @@ class ControlInputs:
     resolution: int
     batch_size: int
     annotators: Annotators
+    executor: Executor
     sources: dict[int, Artefact] = field(default_factory=dict, repr=False)  # by image id
     maps: dict[tuple[str, int], Artefact] = field(default_factory=dict, repr=False)  # by condition and image id
     masks: dict[tuple[str, str, str], Artefact] = field(default_factory=dict, repr=False)  # by kind, condition, sample
@@ -63,7 +67,7 @@ class ControlInputs:
     def make(self, drawn: Collection[str] | None = None) -> None:
         """Have everything: from the store, else made now. drawn: conditions of which maps are had; None for all."""
         keys = self.source_keys()
-        self.sources.update(self.folder.ensure("source", keys, self._read, self.batch_size, "source images"))
+        self.sources.update(self.folder.ensure("source", keys, self._read, "source images"))
         for name in self.conditions if drawn is None else drawn:
             self._make_maps(name)
         for kind in (CONTROL, EVALUATION):
@@ -163,30 +167,36 @@ class ControlInputs:
 
     # --- making -----------------------------------------------------------------------------------------------
 
-    def _read(self, batch: list[int]) -> Iterator[tuple[bytes, dict]]:
-        pictures = im.read_images([self.image_set.picture(image).path for image in batch], self.resolution)
-        return ((im.encode_png(array), {}) for array in im.to_bytes(pictures))
+    def _read(self, images: list[int], keep: Callable[..., None]) -> None:
+        for image in images:
+            picture = im.square(im.read_png(self.image_set.picture(image).path), self.resolution)
+            keep(image, im.encode_png(picture))
 
     def _make_maps(self, name: str) -> None:
-        condition = self.conditions[name]
+        def draw(images: list[int], keep: Callable[..., None]) -> None:
+            parts = (
+                DrawMaps(name, im.to_bytes(self.real(padded(batch, self.batch_size))), tuple(batch))
+                for batch in batches(images, self.batch_size)
+            )
 
-        def draw(batch: list[int]) -> list[tuple[bytes, dict]]:
-            pictures = self.real(padded(batch, self.batch_size))
-            maps = condition.draw(pictures, self.annotators.load(name))[: len(batch)]
-            return [(im.encode_png(array), {}) for array in maps.numpy()]
+            def kept(task: DrawMaps, maps: list[bytes]) -> None:
+                for image, content in zip(task.images, maps, strict=True):
+                    keep(image, content)
 
-        found = self.folder.ensure("map", self.map_keys(name), draw, self.batch_size, f"{name} maps")
+            self.executor.run(parts, kept)
+
+        found = self.folder.ensure("map", self.map_keys(name), draw, f"{name} maps", lambda: self.executor.status.said)
         self.maps.update({(name, image): artefact for image, artefact in found.items()})
 
     def _make_masks(self, kind: str) -> None:
         regions = self._regions(kind)
 
-        def mark(batch: list[tuple[str, str, str]]) -> Iterator[tuple[bytes, dict]]:
-            for item in batch:
+        def mark(items: list[tuple[str, str, str]], keep: Callable[..., None]) -> None:
+            for item in items:
                 mask = regions[item].mask(self.image_set, self.resolution)
-                yield im.encode_png(mask.astype(np.uint8) * 255), {}
+                keep(item, im.encode_png(mask.astype(np.uint8) * 255))
 
-        self.masks.update(self.folder.ensure("mask", self.mask_keys(kind), mark, self.batch_size, "masks"))
+        self.masks.update(self.folder.ensure("mask", self.mask_keys(kind), mark, "masks"))
 
     def _regions(self, kind: str) -> dict[tuple[str, str, str], Region]:
         return {
@@ -200,6 +210,31 @@ class ControlInputs:
         region = getattr(sample, kind)[name]
         exact = kind == EVALUATION and name in sample.category and self.conditions[name].knows_objects
         return region.window() if exact else region
+
+
+@dataclass(frozen=True)
+class DrawMaps(Task):
+    """The maps of a batch of pictures, as PNG. images: their numbers, without those that fill the batch up."""
+
+    condition: str
+    pictures: UInt8[np.ndarray, "batch height width 3"]
+    images: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.images)
+
+    @property
+    def label(self) -> str:
+        return f"{self.condition} maps of the pictures {', '.join(map(str, self.images))}"
+
+    def run(self, networks: Networks) -> np.ndarray:
+        condition = networks.conditions[self.condition]
+        maps = condition.draw(im.from_bytes(self.pictures), networks.annotator(self.condition))
+        return maps[: self.size].numpy()
+
+    def pack(self, maps: np.ndarray) -> list[bytes]:
+        return [im.encode_png(each) for each in maps]
 
 
 def source_key(image_set: ImageSet, image: int, resolution: int) -> str:

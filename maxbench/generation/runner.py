@@ -1,27 +1,33 @@
-"""Work list -> pictures: what a run lacks is found in the store or made, one batch at a time.
+"""Work list -> pictures: what a run lacks is found in the store or made, batch by batch, by an executor.
 
-Every picture is kept by itself as soon as its batch is done, so that a killed run loses one batch. Batches have one
-shape: the last is filled up, and a picture does not depend on which others are in its batch. A picture that a smaller
-dtype than float32 leaves NaN or black is made once more in float32.
+Every picture is kept by itself as soon as its batch is done, so that a killed run loses a few batches. Batches have one
+shape: the last is filled up, and a picture does not depend on which others are in its batch. All methods make the
+pictures of a batch before the next one begins, so that its maps are read, and shown to the controls, once. A picture
+that a smaller dtype than float32 leaves NaN or black is made once more in float32.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from maxbench import images as im
 from maxbench.errors import UserError
 from maxbench.experiments.method import VAE_RECONSTRUCTION, Experiment, Method
-from maxbench.generation.sampling import Sampling
+from maxbench.generation.executors.base import Task
+from maxbench.generation.networks import Networks
+from maxbench.generation.sampling import Batch, Sampling
 from maxbench.generation.strength import ResidualNorms
 from maxbench.generation.trace import Tracing
-from maxbench.models.pipeline import Evaluations
-from maxbench.progress import Outlook, Work, track
+from maxbench.models.pipeline import Evaluations, Pipeline, Sampler
+from maxbench.progress import Outlook, Progress, Work
 from maxbench.store.artefacts import Artefact, batches, padded
 from maxbench.store.files import fingerprint
 from maxbench.store.runfolder import RunFolder, image_file, source_file
@@ -45,7 +51,6 @@ class Generation:
     sampling: Sampling
     norms: ResidualNorms
     tracing: Tracing
-    made_by: Mapping[str, Any]  # of this invocation, in the record of everything that it makes
     outlook: Outlook | None = None
 
     def run(self, scored: Sequence[str] = ()) -> None:
@@ -79,22 +84,33 @@ class Generation:
         return {image: fingerprint({**parts, "source": each.sha256}) for image, each in sources.items()}
 
     def _reconstruct(self, keys: Mapping[int, str]) -> None:
-        size = self.sampling.batch_size
+        size, inputs = self.sampling.batch_size, self.sampling.inputs
 
-        def make(batch: list[int]) -> list[tuple[bytes, dict]]:
-            pictures = self.sampling.pipeline.reconstruct(self.sampling.inputs.real(padded(batch, size)))
-            return _encoded(pictures[: len(batch)], {})
+        def make(images: list[int], keep: Callable[..., None]) -> None:
+            tasks = (
+                Reconstruct(im.to_bytes(inputs.real(padded(batch, size))), tuple(batch))
+                for batch in batches(images, size)
+            )
 
-        found = self.folder.ensure("reconstruction", keys, make, size, "VAE reconstructions")
+            def kept(task: Reconstruct, made: list[Made]) -> None:
+                for image, (content, details) in zip(task.images, made, strict=True):
+                    keep(image, content, details)
+
+            self.sampling.executor.run(tasks, kept)
+
+        found = self.folder.ensure("reconstruction", keys, make, "VAE reconstructions", self._note)
         files = {source_file(VAE_RECONSTRUCTION, image): artefact for image, artefact in found.items()}
         self.folder.place(VAE_RECONSTRUCTION, files, "reconstruction")
+
+    def _note(self) -> str:
+        return self.sampling.executor.status.said
 
     # --- pictures of methods ----------------------------------------------------------------------------------
 
     def _generate(self, methods: Sequence[Method], keys: Mapping[str, Sequence[str]]) -> None:
         """Have every picture of every method; an image is known by its place among the experiment's."""
         had: dict[str, Artefact] = {}  # by key: two methods may ask for the same picture
-        work: list[tuple[Method, list[int]]] = []
+        lacking: dict[tuple[int, ...], list[Method]] = {}  # places -> the methods that lack just these
         planned: set[str] = set()
         for method in methods:
             missing = []
@@ -107,23 +123,45 @@ class Generation:
                     missing.append(place)
                     planned.add(key)
             self.folder.count("image").found += len(keys[method.name]) - len(missing)
-            work += [(method, batch) for batch in batches(missing, self.sampling.batch_size)]
-        total = sum(len(batch) for _, batch in work)
-        costs = {method.name: cost_units(self.sampling.cost(method)) for method, _ in work}
+            if missing:
+                lacking.setdefault(tuple(missing), []).append(method)
+        total = sum(len(places) * len(own) for places, own in lacking.items())
+        costs = {each.name: cost_units(self.sampling.cost(each)) for own in lacking.values() for each in own}
         if self.outlook is not None:
-            self.outlook.begin(self.experiment.name, Work(total, sum(len(b) * costs[m.name] for m, b in work)))
-        for method, batch in track(work, "generating", total, "images", lambda item: len(item[1])):
-            first, begun = self.folder.count("image").made == 0, time.monotonic()
-            for place, (content, details) in zip(batch, self._pictures(method, batch), strict=True):
-                key, details = keys[method.name][place], {**details, "warm_up": first}
-                had[key] = self.folder.keep("image", key, content, details)
-                self.folder.put(self._file(method, place), had[key])
-            if self.outlook is not None:
-                cost = len(batch) * costs[method.name]
-                self.outlook.batch(self.experiment.name, len(batch), cost, time.monotonic() - begun)
+            cost = sum(len(places) * costs[each.name] for places, own in lacking.items() for each in own)
+            self.outlook.begin(self.experiment.name, Work(total, cost))
+        if total:
+            with Progress("generating", total, "images", note=self._note) as progress:
+                begun = time.monotonic()
+
+                def keep(task: MakePictures, made: list[Made]) -> None:
+                    nonlocal begun
+                    for place, (content, details) in zip(task.places, made, strict=True):
+                        key = keys[task.method.name][place]
+                        had[key] = self.folder.keep("image", key, content, details)
+                        self.folder.put(self._file(task.method, place), had[key])
+                    progress.add(task.size)
+                    now = time.monotonic()
+                    if self.outlook is not None:
+                        cost = task.size * costs[task.method.name]
+                        self.outlook.batch(self.experiment.name, task.size, cost, now - begun)
+                    begun = now
+
+                self.sampling.executor.run(self._tasks(lacking), keep)
         for method in methods:
             files = {self._file(method, place): had[key] for place, key in enumerate(keys[method.name])}
             self.folder.place(f"images/{method.name}", files, "image")
+
+    def _tasks(self, lacking: Mapping[tuple[int, ...], Sequence[Method]]) -> Iterator[MakePictures]:
+        """All methods on a batch, then on the next; a batch's maps are read once."""
+        sampling = self.sampling
+        for places, methods in lacking.items():
+            branches = dict.fromkeys(name for method in methods for name in method.branches)
+            for part in batches(places, sampling.batch_size):
+                filled = [self.experiment.images[place] for place in padded(part, sampling.batch_size)]
+                batch = sampling.batch(*zip(*filled, strict=True), branches)
+                for method in methods:
+                    yield MakePictures(method, sampling.sampler, batch, tuple(part))
 
     def _file(self, method: Method, place: int) -> str:
         sample, replicate = self.experiment.images[place]
@@ -137,54 +175,112 @@ class Generation:
     def _can_overflow(self) -> bool:
         return self.sampling.networks.precision.dtype != torch.float32
 
-    def _pictures(self, method: Method, batch: list[int]) -> list[tuple[bytes, dict]]:
-        """A batch of pictures as PNG, each with what it cost."""
-        device = self.sampling.networks.device
-        images = [self.experiment.images[place] for place in padded(batch, self.sampling.batch_size)]
-        samples, replicates = zip(*images, strict=True)
+
+Made = tuple[bytes, dict[str, Any]]
+"""A picture as PNG, and how it came to be."""
+
+
+@dataclass(frozen=True)
+class Reconstruct(Task):
+    """A batch of pictures through the autoencoder and back. images: their numbers, without those that fill it up."""
+
+    pictures: UInt8[np.ndarray, "batch height width 3"]
+    images: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.images)
+
+    @property
+    def label(self) -> str:
+        return f"VAE reconstructions of the pictures {', '.join(map(str, self.images))}"
+
+    def run(self, networks: Networks) -> Tensor:
+        return networks.pipeline.reconstruct(im.from_bytes(self.pictures))[: self.size].cpu()
+
+    def pack(self, found: Tensor) -> list[Made]:
+        return _encoded(found, {})
+
+
+@dataclass(frozen=True)
+class MakePictures(Task):
+    """One method's pictures of a batch.
+
+    places: of its samples among the run's images, without those that fill it up.
+    """
+
+    method: Method
+    sampler: Sampler
+    batch: Batch
+    places: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.places)
+
+    @property
+    def group(self) -> str:
+        return self.batch.key
+
+    @property
+    def label(self) -> str:
+        return f"{self.method.name} on the images {', '.join(map(str, self.places))}"
+
+    def run(self, networks: Networks) -> list[tuple[Tensor, dict[str, Any]]]:
+        """Every picture, with what it cost."""
+        device, pipeline = networks.device, networks.pipeline
         try:
-            evaluations = self.sampling.pipeline.cost(method.branches, method, self.sampling.sampler)
+            evaluations = pipeline.cost(self.method.branches, self.method, self.sampler)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            hints = self.sampling.hints(method, samples)  # before the clock: files are no part of a method's cost
             begun = time.perf_counter()
-            pictures = self.sampling.pictures(method, samples, replicates, hints).cpu()  # copying waits for the device
+            pictures = self._pictures(networks, self.batch, pipeline).cpu()  # copying waits for the device
             seconds = time.perf_counter() - begun
         except UserError as error:
-            raise UserError(f"methods.{method.name}: {error}") from error
+            raise UserError(f"methods.{self.method.name}: {error}") from error
         cost = {
-            "seconds": seconds / self.sampling.batch_size,
+            "seconds": seconds / len(self.batch),
             "unet_evaluations": evaluations.unet,
             "control_evaluations": evaluations.control,
-            "control_scale": method.scale if method.branches else None,
-            "peak_memory": self._peak_memory(device),
-            "made_by": dict(self.made_by),
+            "control_scale": self.method.scale if self.method.branches else None,
+            "peak_memory": _peak_memory(networks),
+            "made_by": dict(networks.made_by),
+            "warm_up": networks.is_first("pictures"),
         }
-        pictures = pictures[: len(batch)]
-        again = self._remade(method, batch, [im.defect(each) for each in pictures]) if self._can_overflow else {}
-        made = _encoded(torch.stack([again.get(place, (each,))[0] for place, each in enumerate(pictures)]), cost)
-        for place, (_, seen) in again.items():
-            made[place][1].update({RETRIED: "float32", "retried_for": seen})
-        return made
+        pictures = pictures[: self.size]
+        defects = [im.defect(each) for each in pictures]
+        exact = networks.precision.dtype == torch.float32
+        again = {} if exact else self._remade(networks, [place for place, each in enumerate(defects) if each])
+        return [
+            (again[place], {**cost, RETRIED: "float32", "retried_for": defects[place]})
+            if place in again
+            else (picture, cost)
+            for place, picture in enumerate(pictures)
+        ]
 
-    def _peak_memory(self, device: torch.device) -> int | None:
-        """Of the batch, in bytes, without what waits in float32 for pictures to be made again."""
-        return torch.cuda.max_memory_allocated(device) - self.sampling.exact_bytes if device.type == "cuda" else None
+    def pack(self, found: list[tuple[Tensor, dict[str, Any]]]) -> list[Made]:
+        return [made for picture, details in found for made in _encoded(picture[None], details)]
 
-    def _remade(
-        self, method: Method, batch: list[int], defects: Sequence[str | None]
-    ) -> dict[int, tuple[torch.Tensor, str]]:
-        """The defective pictures of a batch made in float32, by their place in it, each with the defect seen first."""
-        places = [place for place, defect in enumerate(defects) if defect is not None]
+    def _pictures(self, networks: Networks, batch: Batch, pipeline: Pipeline) -> Tensor:
+        return batch.pictures(pipeline, networks.conditions, self.method, self.sampler)
+
+    def _remade(self, networks: Networks, places: Sequence[int]) -> dict[int, Tensor]:
+        """The defective pictures of the batch made in float32, by their place in it."""
         if not places:
             return {}
-        images = [self.experiment.images[batch[place]] for place in padded(places, self.sampling.batch_size)]
-        samples, replicates = zip(*images, strict=True)
+        batch = self.batch.take(padded(places, len(self.batch)))
         try:
-            pictures = self.sampling.exact.pictures(method, samples, replicates).cpu()
+            pictures = self._pictures(networks, batch, networks.exact).cpu()
         except UserError as error:
-            raise UserError(f"methods.{method.name}, made again in float32: {error}") from error
-        return {place: (picture, defects[place]) for place, picture in zip(places, pictures, strict=False)}
+            raise UserError(f"methods.{self.method.name}, made again in float32: {error}") from error
+        return dict(zip(places, pictures, strict=False))
+
+
+def _peak_memory(networks: Networks) -> int | None:
+    """Of the batch, in bytes, without what waits in float32 for pictures to be made again."""
+    if networks.device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(networks.device) - networks.exact_bytes
 
 
 def cost_units(evaluations: Evaluations) -> float:

@@ -1,4 +1,4 @@
-"""Methods on samples, as tensors: the noise, the controls, the pictures; and what a picture is determined by."""
+"""Methods on samples: what a picture is determined by, and a batch of samples as data that a worker can be sent."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from maxbench.conditions.base import Images
+from maxbench.conditions.base import Condition, Images
 from maxbench.data.pairing import Sample
 from maxbench.experiments.method import Method
+from maxbench.generation.executors.base import Executor
 from maxbench.generation.inputs import ControlInputs
 from maxbench.models.control import Control
 from maxbench.models.pipeline import Evaluations, Pipeline, Sampler, cost_of
 from maxbench.models.precision import Precision
 from maxbench.seeds import derive, noise_for
-from maxbench.store.files import fingerprint
+from maxbench.store.files import digest, fingerprint
 from maxbench.store.identity import identity
 
 ENGINE = 1
@@ -31,60 +33,119 @@ every kind of method, so that such a change does not pass unnoticed.
 
 
 @dataclass(frozen=True)
-class Networks:
-    """The networks that make pictures, and what they are.
+class NetworkIdentity:
+    """What the networks that make pictures are; none of them is loaded.
 
-    load: all of them, computing in a precision. base: part -> digest, of all that every picture depends on. control:
-    condition -> what its control is, as plain data. precision, device: of the computation.
-    kind: condition -> when its control runs, see :func:`maxbench.models.control.kind_of`. scheduler: the base model's
-    configuration of one. Neither loads a network.
+    base: part -> digest, of all that every picture depends on. control: condition -> what its control is, as plain
+    data. kind: condition -> when its control runs, see :func:`maxbench.models.control.kind_of`. scheduler: the base
+    model's configuration of one. latents: the shape of one picture's. precision, device: of the computation.
     """
 
-    load: Callable[[Precision], Pipeline]
     base: Mapping[str, str]
     control: Callable[[str], Any]
     kind: Callable[[str], str]
     scheduler: Callable[[], dict]
+    latents: Callable[[], tuple[int, int, int]]
     precision: Precision
     device: torch.device
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Samples whose pictures are made together, as data.
+
+    noise: of every picture, the run's seed, the sample's group and the replicate. maps: condition -> what its control
+    sees, (B, H, W[, 3]) uint8. resolution: of the pictures, pixels a side.
+    """
+
+    prompts: tuple[str, ...]
+    noise: tuple[tuple[int, str, int], ...]
+    maps: Mapping[str, UInt8[np.ndarray, "batch height width *colours"]]
+    resolution: int
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of all that it says."""
+        maps = {name: digest(np.ascontiguousarray(each).tobytes()) for name, each in self.maps.items()}
+        return fingerprint([self.prompts, self.noise, maps, self.resolution])
+
+    def take(self, places: Sequence[int]) -> Batch:
+        """The batch of some of its samples."""
+        return replace(
+            self,
+            prompts=tuple(self.prompts[place] for place in places),
+            noise=tuple(self.noise[place] for place in places),
+            maps={name: each[list(places)] for name, each in self.maps.items()},
+        )
+
+    def start(self, shape: tuple[int, int, int]) -> Float[Tensor, "batch channel height width"]:
+        """What its pictures start from, the same for every method and for the samples of a group."""
+        return torch.stack([noise_for(*each, shape) for each in self.noise])
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """One for every picture, on the processor, from which a stochastic sampler draws."""
+        return [torch.Generator().manual_seed(derive("sampler", *each)) for each in self.noise]
+
+    def hints(self, conditions: Mapping[str, Condition], branches: Sequence[str]) -> dict[str, Images]:
+        """What branches are shown, (B, 3, H, W) in [0, 1] by condition."""
+        return {name: conditions[name].hint(torch.from_numpy(self.maps[name])) for name in branches}
+
+    def control(self, pipeline: Pipeline, conditions: Mapping[str, Condition], method: Method) -> Control:
+        """A method's branches on its maps."""
+        return pipeline.control(self.hints(conditions, method.branches), method)
+
+    def latents(
+        self, pipeline: Pipeline, conditions: Mapping[str, Condition], method: Method, sampler: Sampler
+    ) -> Float[Tensor, "batch channel height width"]:
+        """One method's pictures before they are decoded, float32."""
+        text = pipeline.encode_text(self.prompts)
+        negative = pipeline.encode_text([sampler.negative_prompt]).expand(len(self), -1, -1)
+        noise, control = self.start(pipeline.latent_shape(self.resolution)), self.control(pipeline, conditions, method)
+        return pipeline.denoise(noise, text, negative, control, sampler, self.generators)
+
+    def pictures(
+        self, pipeline: Pipeline, conditions: Mapping[str, Condition], method: Method, sampler: Sampler
+    ) -> Float[Tensor, "batch 3 H W"]:
+        """One method's pictures, float32."""
+        return pipeline.decode(self.latents(pipeline, conditions, method, sampler))
+
+
+@dataclass(frozen=True)
 class Sampling:
-    """Generates pictures from control inputs. Models are loaded when the first picture is asked for.
+    """What pictures are asked for: keys, costs and batches of samples.
 
     seed: of the run. batch_size: pictures computed together; smaller batches are filled up by the caller.
     """
 
     inputs: ControlInputs
     sampler: Sampler
-    networks: Networks
+    networks: NetworkIdentity
     seed: int
     batch_size: int
 
-    @cached_property
-    def pipeline(self) -> Pipeline:
-        return self.networks.load(self.networks.precision)
-
-    @cached_property
-    def exact(self) -> Sampling:
-        """The same with networks in float32, cast up from the same files; loaded when it is first asked for a picture.
-
-        Overflow in a smaller dtype leaves pictures that are NaN or black; these are what they should have been.
-        """
-        return replace(self, networks=replace(self.networks, precision=self.networks.precision.exact))
-
     @property
-    def exact_bytes(self) -> int:
-        """How much the weights in float32 take beside the others; 0 until they are loaded."""
-        exact = vars(self).get("exact")
-        return vars(exact)["pipeline"].bytes if exact is not None and "pipeline" in vars(exact) else 0
+    def executor(self) -> Executor:
+        return self.inputs.executor
 
     def cost(self, method: Method) -> Evaluations:
         """How often networks run for one picture of a method."""
-        networks = self.networks
-        kinds = {name: networks.kind(name) for name in method.branches}
-        return cost_of(kinds, method, self.sampler, networks.scheduler())
+        kinds = {name: self.networks.kind(name) for name in method.branches}
+        return cost_of(kinds, method, self.sampler, self.networks.scheduler())
+
+    def batch(self, samples: Sequence[Sample], replicates: Sequence[int], branches: Sequence[str]) -> Batch:
+        """Samples with the maps of some conditions, read from files."""
+        return Batch(
+            prompts=tuple(sample.prompt for sample in samples),
+            noise=tuple(
+                (self.seed, sample.group, replicate) for sample, replicate in zip(samples, replicates, strict=True)
+            ),
+            maps={name: self.inputs.condition_maps(name, samples).numpy() for name in branches},
+            resolution=self.inputs.resolution,
+        )
 
     # --- what a picture depends on ----------------------------------------------------------------------------
 
@@ -120,51 +181,3 @@ class Sampling:
             "batch": self.batch_size,
             **self.networks.precision.unusual,
         }
-
-    # --- pictures ---------------------------------------------------------------------------------------------
-
-    def noise(self, samples: Sequence[Sample], replicates: Sequence[int]) -> Float[Tensor, "batch channel h w"]:
-        """What pictures start from, the same for every method and for the samples of a group."""
-        shape = self.pipeline.latent_shape(self.inputs.resolution)
-        pairs = zip(samples, replicates, strict=True)
-        return torch.stack([noise_for(self.seed, sample.group, replicate, shape) for sample, replicate in pairs])
-
-    def generators(self, samples: Sequence[Sample], replicates: Sequence[int]) -> list[torch.Generator]:
-        """One for every picture, on the processor, from which a stochastic sampler draws."""
-        return [
-            torch.Generator().manual_seed(derive("sampler", self.seed, sample.group, replicate))
-            for sample, replicate in zip(samples, replicates, strict=True)
-        ]
-
-    def hints(self, method: Method, samples: Sequence[Sample]) -> dict[str, Images]:
-        """What a method's branches are shown, (B, 3, H, W) in [0, 1] by condition; read from files."""
-        conditions = self.inputs.conditions
-        return {name: conditions[name].hint(self.inputs.condition_maps(name, samples)) for name in method.branches}
-
-    def control(self, method: Method, samples: Sequence[Sample], hints: Mapping[str, Images] | None = None) -> Control:
-        """A method's branches on the maps of samples."""
-        return self.pipeline.control(dict(self.hints(method, samples) if hints is None else hints), method)
-
-    def latents(
-        self,
-        method: Method,
-        samples: Sequence[Sample],
-        replicates: Sequence[int],
-        hints: Mapping[str, Images] | None = None,
-    ) -> Tensor:
-        """One method's pictures for a list of samples, before they are decoded; hints: if they are read already."""
-        pipeline = self.pipeline
-        text = pipeline.encode_text([sample.prompt for sample in samples])
-        negative = pipeline.encode_text([self.sampler.negative_prompt]).expand(len(samples), -1, -1)
-        noise, control = self.noise(samples, replicates), self.control(method, samples, hints)
-        return pipeline.denoise(noise, text, negative, control, self.sampler, self.generators(samples, replicates))
-
-    def pictures(
-        self,
-        method: Method,
-        samples: Sequence[Sample],
-        replicates: Sequence[int],
-        hints: Mapping[str, Images] | None = None,
-    ) -> Float[Tensor, "batch 3 H W"]:
-        """The same as pictures, float32."""
-        return self.pipeline.decode(self.latents(method, samples, replicates, hints))

@@ -11,14 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from maxbench import images as im
 from maxbench.data.pairing import ImageSet, Sample
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
-from maxbench.generation.sampling import Sampling
+from maxbench.generation.executors.base import Task
+from maxbench.generation.networks import Networks
+from maxbench.generation.sampling import Batch, Sampling
 from maxbench.models.control import Control
 from maxbench.models.pipeline import Pipeline, Sampler
 from maxbench.models.precision import tf32
@@ -104,23 +108,57 @@ class ResidualNorms:
         }
 
     def _measure(self, unit: Method) -> float:
-        training = self.training
-        say(f"measuring the residual norm of {unit.name} on {len(training.inputs.samples)} training scenes")
-        total = 0.0
-        for part in batches(training.inputs.samples, training.batch_size):
-            try:
-                norm = residual_norm(
-                    training.pipeline,
-                    training.control(unit, part),
-                    training.inputs.real([_shown(sample) for sample in part]),
-                    training.noise(part, [0] * len(part)),
-                    [sample.prompt for sample in part],
-                    training.sampler,
-                )
-            except UserError as error:
-                raise UserError(f"the residual norm of '{unit.name}' cannot be measured: {error}") from error
-            total += norm * len(part)
-        return total / len(training.inputs.samples)
+        training, total = self.training, 0.0
+        samples = training.inputs.samples
+        say(f"measuring the residual norm of {unit.name} on {len(samples)} training scenes")
+        norms: dict[int, float] = {}
+        tasks = (
+            MeasureNorm(
+                unit,
+                training.sampler,
+                training.batch(part, [0] * len(part), unit.branches),
+                im.to_bytes(training.inputs.real([_shown(sample) for sample in part])),
+                number,
+            )
+            for number, part in enumerate(batches(samples, training.batch_size))
+        )
+        training.executor.run(tasks, lambda task, norm: norms.update({task.number: norm * len(task.batch)}))
+        for number in sorted(norms):  # one order of adding up, in whichever they came
+            total += norms[number]
+        return total / len(samples)
+
+
+@dataclass(frozen=True)
+class MeasureNorm(Task):
+    """The mean residual norm of a method on a batch. pictures: those that are noised. number: of the batch."""
+
+    method: Method
+    sampler: Sampler
+    batch: Batch
+    pictures: UInt8[np.ndarray, "batch height width 3"]
+    number: int
+
+    @property
+    def size(self) -> int:
+        return len(self.batch)
+
+    @property
+    def label(self) -> str:
+        return f"the residual norm of {self.method.name} on batch {self.number}"
+
+    def run(self, networks: Networks) -> float:
+        pipeline, batch = networks.pipeline, self.batch
+        try:
+            return residual_norm(
+                pipeline,
+                batch.control(pipeline, networks.conditions, self.method),
+                im.from_bytes(self.pictures),
+                batch.start(pipeline.latent_shape(batch.resolution)),
+                batch.prompts,
+                self.sampler,
+            )
+        except UserError as error:
+            raise UserError(f"the residual norm of '{self.method.name}' cannot be measured: {error}") from error
 
 
 def _shown(sample: Sample) -> int:

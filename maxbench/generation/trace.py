@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+import torch
 from diffusers import ControlNetModel
 
 from maxbench.data.pairing import Sample
 from maxbench.experiments.method import Experiment, Method
+from maxbench.generation.executors.base import Task
 from maxbench.generation.inputs import EVALUATION
+from maxbench.generation.networks import Networks
 from maxbench.generation.recording import Trace, Traced, drift
-from maxbench.generation.sampling import Sampling
-from maxbench.progress import track
+from maxbench.generation.sampling import Batch, Sampling
+from maxbench.models.pipeline import Sampler
+from maxbench.progress import Progress
 from maxbench.store.artefacts import Artefact
 from maxbench.store.files import fingerprint
 from maxbench.store.runfolder import RunFolder
@@ -46,14 +52,16 @@ class Tracing:
         missing = [each for each in methods if not all(_find(folder, keys[each.name]))]
         folder.refer([(kind, key) for key in keys.values() for kind in KINDS])
         if missing or not (folder.path / DRIFT).exists():
-            nets = {name: net for name, net in sampling.pipeline.controls.items() if isinstance(net, ControlNetModel)}
-            drifts = {name: drift(net, sampling.pipeline.unet) for name, net in nets.items()}
-            folder.write(DRIFT, json.dumps(drifts, indent=1))
-        for method in track(missing, "tracing", len(missing), "methods", lambda _: 1):
-            trace = self.trace(sampling, method, samples)
-            contents = (trace.table().to_csv(index=False).encode(), trace.packed())
-            for (kind, suffix), content in zip(KINDS.items(), contents, strict=True):
-                folder.keep(kind, keys[method.name], content, suffix=suffix)
+            folder.write(DRIFT, json.dumps(sampling.executor.do(MeasureDrift()), indent=1))
+        if missing:
+            with Progress("tracing", len(missing), "methods", note=lambda: sampling.executor.status.said) as progress:
+
+                def keep(task: TraceMethod, contents: tuple[bytes, bytes]) -> None:
+                    for (kind, suffix), content in zip(KINDS.items(), contents, strict=True):
+                        folder.keep(kind, keys[task.method.name], content, suffix=suffix)
+                    progress.add()
+
+                sampling.executor.run((self.task(sampling, method, samples) for method in missing), keep)
         for method in methods:
             for suffix, artefact in zip(KINDS.values(), _find(folder, keys[method.name]), strict=True):
                 folder.put(f"{FOLDER}/{method.name}{suffix}", artefact)
@@ -71,26 +79,68 @@ class Tracing:
         settings = {"version": TRACING, "maps": self.maps, "steps": self.steps}
         return fingerprint({**settings, "images": sampling.keys(method, [(sample, 0) for sample in samples])})
 
-    def trace(self, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> Trace:
+    def task(self, sampling: Sampling, method: Method, samples: Sequence[Sample]) -> TraceMethod:
         """One method's decisions on samples, all in one batch."""
         masks = {name: sampling.inputs.mask(EVALUATION, name, samples) for name in method.branches}
         regional = bool(masks) and all(each is not None for each in masks.values())
-        trace = Trace(
-            branches=method.branches,
-            size=len(samples),
-            keep=self.maps,
-            steps=self._at(sampling.sampler.steps),
-            regions={name: each[:, None] for name, each in masks.items()} if regional else None,
+        return TraceMethod(
+            method=method,
+            sampler=sampling.sampler,
+            batch=sampling.batch(samples, [0] * len(samples), method.branches),
+            maps=self.maps,
+            steps=tuple(self._at(sampling.sampler.steps)),
+            regions={name: each.numpy() for name, each in masks.items()} if regional else None,
         )
-        traced = replace(method, rule=Traced(method.rule, trace), otherwise=Traced(method.otherwise, trace))
-        with trace.over(sampling.pipeline.unet):
-            sampling.latents(traced, samples, [0] * len(samples))
-        return trace
 
     def _at(self, steps: int) -> list[int]:
         """Which of a sampler's steps maps are kept of."""
         count = min(self.steps, steps)
         return sorted({round(place * (steps - 1) / max(count - 1, 1)) for place in range(count)})
+
+
+@dataclass(frozen=True)
+class TraceMethod(Task):
+    """A method under a trace, see :class:`maxbench.generation.recording.Trace`; regions: (B, H, W) bool by branch."""
+
+    method: Method
+    sampler: Sampler
+    batch: Batch
+    maps: int
+    steps: tuple[int, ...]
+    regions: Mapping[str, np.ndarray] | None
+
+    @property
+    def label(self) -> str:
+        return f"the trace of {self.method.name}"
+
+    def run(self, networks: Networks) -> Trace:
+        regions = self.regions
+        trace = Trace(
+            branches=self.method.branches,
+            size=len(self.batch),
+            keep=self.maps,
+            steps=self.steps,
+            regions=regions and {name: torch.from_numpy(each)[:, None] for name, each in regions.items()},
+        )
+        rules = {name: Traced(getattr(self.method, name), trace) for name in ("rule", "otherwise")}
+        with trace.over(networks.pipeline.unet):
+            self.batch.latents(networks.pipeline, networks.conditions, replace(self.method, **rules), self.sampler)
+        return trace
+
+    def pack(self, trace: Trace) -> tuple[bytes, bytes]:
+        return trace.table().to_csv(index=False).encode(), trace.packed()
+
+
+@dataclass(frozen=True)
+class MeasureDrift(Task):
+    """How far each ControlNet's copied weights have moved from the U-Net's."""
+
+    label = "the drift of the ControlNets"
+
+    def run(self, networks: Networks) -> dict[str, Any]:
+        pipeline = networks.pipeline
+        nets = {name: net for name, net in pipeline.controls.items() if isinstance(net, ControlNetModel)}
+        return {name: drift(net, pipeline.unet) for name, net in nets.items()}
 
 
 def _find(folder: RunFolder, key: str) -> list[Artefact | None]:

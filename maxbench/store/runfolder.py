@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from maxbench.errors import UserError
-from maxbench.progress import track
-from maxbench.store.artefacts import Artefact, Count, Store, batches
+from maxbench.progress import Progress
+from maxbench.store.artefacts import Artefact, Count, Store
 from maxbench.store.files import (
     Damaged,
     digest,
@@ -176,21 +176,27 @@ class RunFolder:
         self,
         kind: str,
         keys: Mapping[Hashable, str],
-        make: Callable[[list[Any]], Iterable[tuple[bytes, Mapping[str, Any]]]],
-        size: int,
+        make: Callable[[list[Any], Callable[..., None]], None],
         what: str,
+        note: Callable[[], str] = lambda: "",
     ) -> dict[Any, Artefact]:
-        """The artefacts of `keys` (item -> key): those that are missing are made, `size` items at a time.
+        """The artefacts of `keys` (item -> key), of which those that are missing are made.
 
-        make: items => the content and details of each. what: for the progress line.
+        make: called with the missing items and a function that keeps one, `keep(item, content, details)`.
+        what, note: for the progress line.
         """
         self.refer((kind, key) for key in keys.values())
         found = {item: self.find(kind, key) for item, key in keys.items()}
         missing = [item for item, artefact in found.items() if artefact is None]
         self.count(kind).found += len(keys) - len(missing)
-        for batch in track(batches(missing, size), what, len(missing), "images", len):
-            for item, (content, details) in zip(batch, make(batch), strict=True):
-                found[item] = self.keep(kind, keys[item], content, details)
+        if missing:
+            with Progress(what, len(missing), "images", note=note) as progress:
+
+                def keep(item: Any, content: bytes, details: Mapping[str, Any] | None = None) -> None:
+                    found[item] = self.keep(kind, keys[item], content, details)
+                    progress.add()
+
+                make(missing, keep)
         return found
 
     def place(self, product: str, artefacts: Mapping[str, Artefact], kind: str) -> None:

@@ -378,6 +378,14 @@ class FolderSuite:
         """The base model's configuration of a scheduler."""
         return _scheduler_config(self.place(SCHEDULER))
 
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Of one picture's latents: (channels, height, width); the autoencoder's weights are not loaded."""
+        folder = self.place("vae")
+        with readable(folder):
+            said = AutoencoderKL.load_config(folder)
+        side = self.resolution // 2 ** (len(said.get("block_out_channels", (64,))) - 1)
+        return said.get("latent_channels", 4), side, side
+
     def _kind(self, part: str) -> type[ControlNetModel] | type[T2IAdapter]:
         """A control's class, as its own configuration names it."""
         folder = self.place(part)

@@ -85,13 +85,16 @@ def test_the_pipeline_computes_as_the_run_says(small_run, tmp_path):
     torch.backends.cudnn.allow_tf32 = True
     sampling = make_generation(job, RunFolder(tmp_path, Store.open(tmp_path / "store"))).sampling
     assert not torch.backends.cudnn.allow_tf32  # annotators and scorers are exact
-    assert sampling.exact_bytes == 0
-    for each, dtype, allowed in ((sampling, torch.bfloat16, True), (sampling.exact, torch.float32, False)):
-        pipeline = each.pipeline
+    networks = sampling.executor.networks
+    assert networks.exact_bytes == 0
+    for pipeline, dtype, allowed in (
+        (networks.pipeline, torch.bfloat16, True),
+        (networks.exact, torch.float32, False),
+    ):
         assert (pipeline.dtype, pipeline.vae.dtype, pipeline.allow_tf32) == (dtype, torch.float32, allowed)
         assert pipeline.vae.use_slicing and not pipeline.vae.use_tiling
         assert pipeline.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    assert sampling.exact_bytes == sampling.exact.pipeline.bytes > sampling.pipeline.bytes
-    own, exact = (each.pipeline.unet.conv_in.weight for each in (sampling, sampling.exact))
+    assert networks.exact_bytes == networks.exact.bytes > networks.pipeline.bytes
+    own, exact = (each.unet.conv_in.weight for each in (networks.pipeline, networks.exact))
     assert torch.equal(exact.bfloat16(), own) and not torch.equal(exact, own.float())  # from the files, not from these
-    assert sampling.exact is sampling.exact  # loaded once
+    assert networks.exact is networks.exact  # loaded once

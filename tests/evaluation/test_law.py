@@ -20,6 +20,8 @@ from maxbench.conditions.style import Style
 from maxbench.data.regions import Object
 from maxbench.evaluation.scoring import Measuring, Scorers, Subject, Target
 from maxbench.evaluation.state import fidelity_label
+from maxbench.generation.executors.local import LocalExecutor
+from maxbench.generation.networks import Networks
 from maxbench.images import from_bytes, read_images, to_bytes
 from maxbench.metrics.fidelity import soft_edge_ssim
 from maxbench.miniature.dataset import miniature_images
@@ -94,12 +96,12 @@ SPOKEN.append(("style", "whole picture"))
 
 def measuring(folder, networks, annotators=None, batch_size=2):
     """Scorers of these networks alone, in batches that the pictures do not fill."""
-    scorers = Scorers(
-        load_clip=None, load_features=None, load_map=networks.get, load_annotator=(annotators or {}).get, features=(),
-        identity=lambda kind, name: [kind, name], device="cpu",
-    )  # fmt: skip
+    scorers = Scorers(features=(), identity=lambda kind, name: [kind, name], device="cpu")
     conditions = {name: CONDITIONS[name] for name in networks}
-    return Measuring(conditions, scorers, frozenset(annotators or ()), Scores(folder), batch_size)
+    executor = LocalExecutor(
+        Networks(conditions, load_scorer=networks.get, load_self_consistency=(annotators or {}).get)
+    )
+    return Measuring(conditions, scorers, frozenset(annotators or ()), Scores(folder), batch_size, executor)
 
 
 def scored(measuring, images, targets):

@@ -13,6 +13,8 @@ from maxbench import images as im
 from maxbench.data.pairing import Sample
 from maxbench.evaluation import scoring
 from maxbench.evaluation.scoring import Measuring, Pictures, Scorers, Scoring, Target
+from maxbench.generation.executors.local import LocalExecutor
+from maxbench.generation.networks import Networks
 from maxbench.store.artefacts import Artefact
 from maxbench.store.scores import Scores
 
@@ -66,13 +68,10 @@ def prepared(files, scores, count, batch_size=4, rows=ROWS, read=None):
         ]
         for name in NAMES
     }
-    scorers = Scorers(
-        load_clip=Pool, load_features=None, load_map={"depth": depth, "hed": edges}.get,
-        load_annotator={"depth": depth, "hed": edges}.get, features=("clip",),
-        identity=lambda kind, name: [kind, name], device="cpu",
-    )  # fmt: skip
-    conditions = {name: CONDITIONS[name] for name in NAMES}
-    measuring = Measuring(conditions, scorers, frozenset(NAMES), Scores(scores), batch_size)
+    scorers = Scorers(features=("clip",), identity=lambda kind, name: [kind, name], device="cpu")
+    conditions, networks = {name: CONDITIONS[name] for name in NAMES}, {"depth": depth, "hed": edges}.get
+    executor = LocalExecutor(Networks(conditions, load_clip=Pool, load_scorer=networks, load_self_consistency=networks))
+    measuring = Measuring(conditions, scorers, frozenset(NAMES), Scores(scores), batch_size, executor)
     images = [(Sample(f"s{place:03d}", "a" * (1 + place % 5), {}), 0) for place in range(count)]
     own = Scoring(measuring, images, targets, SIDE)
     pictures = {row: Pictures({name: tuple(found[row][:count]) for name in NAMES}, same=True) for row in rows}

@@ -22,13 +22,17 @@ def sampling(small_run, tmp_path_factory):
     return job.experiment, made
 
 
+def noise(made, samples, replicates):
+    return made.batch(samples, replicates, ()).start(made.networks.latents())
+
+
 def test_the_two_arrangements_of_a_picture_share_their_noise_and_no_others_do(sampling):
     experiment, made = sampling
     assert len(experiment.samples) == 4
-    one, swapped, other, _ = made.noise(experiment.samples, [0] * 4)
+    one, swapped, other, _ = noise(made, experiment.samples, [0] * 4)
     assert torch.equal(one, swapped) and not torch.equal(one, other)
-    assert not torch.equal(one, made.noise(experiment.samples[:1], [1])[0])  # another replicate
-    drawn = [torch.randn(4, generator=each) for each in made.generators(experiment.samples, [0] * 4)]
+    assert not torch.equal(one, noise(made, experiment.samples[:1], [1])[0])  # another replicate
+    drawn = [torch.randn(4, generator=each) for each in made.batch(experiment.samples, [0] * 4, ()).generators]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
@@ -44,4 +48,4 @@ def test_the_two_arrangements_are_two_pictures_except_without_controls(sampling)
 def test_a_sample_of_its_own_has_the_noise_of_its_id(sampling):
     _, made = sampling
     alone, grouped = Sample("000000000007", "", {}), Sample("7-hed", "", {}, group="000000000007")
-    assert torch.equal(*made.noise([alone, grouped], [0, 0]))
+    assert torch.equal(*noise(made, [alone, grouped], [0, 0]))

@@ -12,7 +12,9 @@ from maxbench import images as im
 from maxbench.conditions.depth import Depth
 from maxbench.data.coco import Picture
 from maxbench.data.pairing import Sample
+from maxbench.generation.executors.local import LocalExecutor
 from maxbench.generation.inputs import Annotators, ControlInputs
+from maxbench.generation.networks import Networks
 from maxbench.store.artefacts import Store
 from maxbench.store.runfolder import RunFolder
 
@@ -56,8 +58,9 @@ def inputs(image_set, place, count, network):
     """Of the first `count` pictures, not made yet; every picture gives two samples their depth."""
     samples = [Sample(f"s{number:03d}", "", {"depth": number // 2}) for number in range(2 * count)]
     folder = RunFolder.open(place, "run", {"a": "run"}, Store.open(place / "store"))
-    annotators = Annotators(load=lambda name: network, identity=lambda name: [name], device="cpu")
-    return ControlInputs({"depth": Depth()}, samples, folder, image_set, SIDE, BATCH, annotators)
+    conditions, annotators = {"depth": Depth()}, Annotators(identity=lambda name: [name], device="cpu")
+    executor = LocalExecutor(Networks(conditions, load_annotator=lambda name: network))
+    return ControlInputs(conditions, samples, folder, image_set, SIDE, BATCH, annotators, executor)
 
 
 def test_maps_are_drawn_in_batches_of_one_shape_once_and_found_again(image_set, tmp_path):

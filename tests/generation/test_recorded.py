@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -15,13 +16,16 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from torch import Tensor
 
 from maxbench.cli.build import Run, build
 from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_evaluation, make_generation
+from maxbench.data.pairing import Sample
 from maxbench.evaluation.scoring import SCORING, Subject
+from maxbench.experiments.method import Method
 from maxbench.generation.inputs import DRAWING, READING, ControlInputs
-from maxbench.generation.sampling import ENGINE
+from maxbench.generation.sampling import ENGINE, Sampling
 from maxbench.images import to_bytes
 from maxbench.store.artefacts import Store
 from maxbench.store.files import fingerprint
@@ -66,13 +70,16 @@ def make(kind: str, folder: Path, data_dir: Path) -> tuple[dict[str, np.ndarray]
     sampling = make_generation(job, run).sampling
     inputs, samples = sampling.inputs, job.experiment.samples
     inputs.make()
-    made = {
-        f"images/{method.name}": to_bytes(sampling.pictures(method, samples, [0] * len(samples)))
-        for method in job.experiment.methods
-    }
+    made = {f"images/{method.name}": to_bytes(pictures(sampling, method, samples)) for method in job.experiment.methods}
     made |= {f"maps/{name}": inputs.condition_maps(name, samples).numpy() for name in inputs.conditions}
     made |= {f"scores/{label}": values for label, values in scores(job, run, inputs).items()}
     return made, fingerprint(job.suite.fingerprint(list(job.experiment.conditions)))
+
+
+def pictures(sampling: Sampling, method: Method, samples: Sequence[Sample]) -> Tensor:
+    """A method's pictures of samples, (B, 3, H, W)."""
+    batch, networks = sampling.batch(samples, [0] * len(samples), method.branches), sampling.executor.networks
+    return batch.pictures(networks.pipeline, networks.conditions, method, sampling.sampler)
 
 
 def scores(job: Run, run: RunFolder, inputs: ControlInputs) -> dict[str, np.ndarray]:

@@ -122,14 +122,17 @@ def test_matched_methods_are_as_strong_as_what_they_are_matched_with(matched_run
     training = generation.norms.training
     training.inputs.make()
     samples, scale = training.inputs.samples, scales(matched_run)
+    networks = training.executor.networks
     assert len(samples) == 4
 
     def strength(method):
+        batch = training.batch(samples, [0] * len(samples), method.branches)
+        scaled = replace(method, scale=scale[method.name])
         return residual_norm(
-            training.pipeline,
-            training.control(replace(method, scale=scale[method.name]), samples),
+            networks.pipeline,
+            batch.control(networks.pipeline, networks.conditions, scaled),
             training.inputs.real([sample.sources["depth"] for sample in samples]),
-            training.noise(samples, [0] * len(samples)),
+            batch.start(training.networks.latents()),
             [sample.prompt for sample in samples],
             training.sampler,
         )

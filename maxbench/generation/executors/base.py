@@ -1,0 +1,78 @@
+"""What an executor is: it takes tasks, which are data, to networks, and brings back what they make.
+
+A run's arithmetic is in its tasks, its files are the driver's alone: it reads what a task needs and writes what comes
+back. So it does not matter to a result where, in which order or how often a task was done.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from maxbench.generation.networks import Networks
+
+
+class Task(ABC):
+    """Work that any process which has the networks can do; everything that it needs travels with it.
+
+    size: how many images. group: tasks of one group share what they compute first, and go to one worker while it has
+    time; None for no group. label: what it is, for the message about a task that cannot be done.
+    """
+
+    size: int = 1
+    group: str | None = None
+    label: str = "a task"
+
+    @abstractmethod
+    def run(self, networks: Networks) -> Any:
+        """The part that needs the device: of a worker's tasks one at a time, all in one thread after the other."""
+
+    def pack(self, found: Any) -> Any:
+        """The part that does not, of what :meth:`run` found; done while the next task runs."""
+        return found
+
+
+class Status(NamedTuple):
+    """How an executor is: workers it has, how many of them compute, and how often one has died."""
+
+    workers: int = 1
+    busy: int = 1
+    failures: int = 0
+
+    @property
+    def said(self) -> str:
+        """In a few words; nothing where there is one worker, and nothing has gone wrong."""
+        parts = [f"{self.busy} of {self.workers} workers busy"] if self.workers > 1 else []
+        return ", ".join([*parts, *([f"{self.failures} died"] if self.failures else [])])
+
+
+Keep = Callable[[Any, Any], None]
+"""What is called with a task and what it made, one call at a time; it writes."""
+
+
+class Executor(ABC):
+    """Does tasks in some order, on one device or on many."""
+
+    @property
+    @abstractmethod
+    def status(self) -> Status:
+        """How it is now."""
+
+    @abstractmethod
+    def run(self, tasks: Iterable[Task], keep: Keep) -> None:
+        """Do all tasks and have each result kept; raises what a task or `keep` raises, with nothing left running.
+
+        tasks: taken one after the other as there is room for them, so that they need not all be in memory; reading the
+        next one may happen in another thread.
+        """
+
+    def do(self, task: Task) -> Any:
+        """One task, and what it made."""
+        made: list[Any] = []
+        self.run([task], lambda _, result: made.append(result))
+        return made[0]
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what it holds; a process that ends does so, too."""
