@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -23,15 +24,35 @@ from maxbench.generation.sampling import NetworkIdentity, Sampling
 from maxbench.generation.strength import ResidualNorms
 from maxbench.models.pipeline import Pipeline
 from maxbench.models.precision import Precision, forbid_tf32
-from maxbench.progress import Outlook
+from maxbench.progress import Outlook, say
 from maxbench.report.tables import ABOUT
 from maxbench.store.runfolder import RunFolder
 from maxbench.suites.folder import FolderSuite
 
 
 def make_executor(job: Run) -> Executor:
-    """What does the work of a run, with its networks: to be closed at the end."""
-    return LocalExecutor(make_networks(job))
+    """What does the work of a run, with its networks: to be closed at the end.
+
+    Every GPU that is visible, or as many workers as are asked for; this process where that is one.
+    """
+    networks, address = make_networks(job), job.address
+    workers = job.workers or (_visible(job.device) if address is None else None)
+    if address is None and workers == 1:
+        return LocalExecutor(networks)
+    from maxbench.generation.executors.ray import RayExecutor  # Ray is optional
+
+    return RayExecutor(networks, workers, address, job.threads)
+
+
+def _visible(device: torch.device) -> int:
+    """GPUs that a run may use by itself: all, unless one is named; one process on the processor."""
+    if device.type != "cuda" or device.index is not None:
+        return 1
+    count = torch.cuda.device_count()
+    if count > 1 and find_spec("ray") is None:
+        say(f"note: {count} GPUs are visible and one is used; `pip install 'maxbench[ray]'` to use all of them")
+        return 1
+    return count
 
 
 def make_networks(job: Run) -> Networks:

@@ -41,6 +41,8 @@ class Run:
     precision: Precision
     batch_size: int
     threads: int | None
+    workers: int | None
+    address: str | None
     resamples: int
     level: float
     output_dir: Path
@@ -93,6 +95,8 @@ def build(cfg: DictConfig) -> Run:
         precision=_precision(runtime, suite.resolution),
         batch_size=runtime["batch_size"],
         threads=runtime["threads"],
+        workers=runtime["workers"],
+        address=runtime["address"],
         resamples=metrics["resamples"],
         level=metrics["level"],
         output_dir=Path(config["output_dir"]),

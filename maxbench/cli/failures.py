@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 
-from maxbench.errors import UserError
+from maxbench.errors import Incomplete, UserError
 
 AGAIN = "then run the same command again: what is finished is kept"
 REMEDIES = {
@@ -32,6 +32,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     """A sentence for an error, and the exit code: 2 for what a user can end, 1 for a mistake of the program."""
     if isinstance(error, UserError):
         return str(error), 2
+    if isinstance(error, Incomplete):
+        return str(error), 1
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
         return "The accelerator's memory is full; lower runtime.batch_size, or free memory that others use.", 2
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
@@ -47,5 +49,6 @@ def explain(error: BaseException) -> tuple[str, int]:
 def say_failure(error: BaseException) -> int:
     """Print the sentence of an error; returns the exit code."""
     sentence, code = explain(error)
-    print(f"maxbench{' ' if code == 1 else ': '}{sentence}", file=sys.stderr, flush=True)
+    colon = "" if sentence.startswith("failed: ") else ":"
+    print(f"maxbench{colon} {sentence}", file=sys.stderr, flush=True)
     return code

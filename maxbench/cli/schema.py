@@ -430,6 +430,8 @@ class Runtime(Settings):
     vae_tiling: Annotated[bool, must("true or false")] = False
     batch_size: whole(1, 4096)
     threads: Annotated[whole(1, 4096) | None, must("a whole number from 1 to 4096, or null")]
+    workers: Annotated[whole(1, 4096) | None, must("a whole number from 1 to 4096, or null")] = None
+    address: Annotated[Text | None, must("HOST:PORT of a Ray cluster, auto, or null")] = None
 
 
 class Metrics(Settings):
