@@ -11,8 +11,10 @@ calls to an actor that is being restarted wait until it is there again.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
+import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -62,15 +64,17 @@ def require_ray() -> Any:
             f"Several workers need Ray, which is not installed; install it with `pip install '{PACKAGED}'`, or leave "
             "out runtime.workers= and runtime.address=."
         ) from error
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it tells of its token at every start
     return ray
 
 
 class Worker:
     """What an actor is: networks in a process of their own. It computes one task at a time, and packs beside that."""
 
-    def __init__(self, packed: bytes, threads: int | None):
+    def __init__(self, packed: bytes, threads: int | None, paths: Sequence[str]):
         if threads:
             torch.set_num_threads(threads)
+        sys.path += [path for path in paths if path not in sys.path]  # rules and conditions of a user's own
         self.packed, self.device = packed, Lock()
         self.networks: Networks | None = None
 
@@ -99,13 +103,16 @@ def own_code() -> str:
 
 @dataclass(eq=False)
 class Member:
-    """A worker as the driver sees it. group: of the task that it was given last. died: how often."""
+    """A worker as the driver sees it. group: of the task that it was given last. at: what it has.
+
+    greeting: of one that has been asked whether it is there.
+    """
 
     actor: Any
     is_ready: bool = False
+    greeting: Any = None
     group: str | None = None
     at: list[Task] = field(default_factory=list)
-    died: int = 0
 
 
 class Queue:
@@ -186,19 +193,20 @@ class RayExecutor(Executor):
 
     workers: how many; None for one on every GPU that there is. address: of a running cluster ("auto" for the one that
     this machine belongs to); None to start Ray here and stop it at the end. threads: of every worker on the processor;
-    None for an equal share of this machine's cores, or what Ray gives it in a cluster.
+    None for an equal share of this machine's cores, or what Ray gives it in a cluster. restarts: of each worker.
     """
 
     networks: Networks
     workers: int | None = None
     address: str | None = None
     threads: int | None = None
+    restarts: int = RESTARTS
     members: list[Member] = field(default_factory=list, repr=False)
     died: int = 0
 
     def __post_init__(self) -> None:
-        self._ray = ray = require_ray()
         on_gpu, here = self.networks.device.type == "cuda", self.address is None
+        self._ray = ray = require_ray()
         count = self.workers or (torch.cuda.device_count() if on_gpu else 1)
         cores = self.threads or max(1, (os.cpu_count() or 1) // count)
         if begun := not ray.is_initialized():
@@ -212,11 +220,11 @@ class RayExecutor(Executor):
         kind = ray.remote(Worker).options(
             num_cpus=cores if here else self.threads or 1,
             num_gpus=1 if on_gpu else 0,
-            max_restarts=RESTARTS,
+            max_restarts=self.restarts,
             max_concurrency=SLOTS + 1,  # one for hello
         )
-        packed = ray.cloudpickle.dumps(self.networks)
-        self.members = [Member(kind.remote(packed, cores if here else self.threads)) for _ in range(count)]
+        own = ray.cloudpickle.dumps(self.networks), cores if here else self.threads, [*map(os.path.abspath, sys.path)]
+        self.members = [Member(kind.remote(*own)) for _ in range(count)]
         say(f"{count} workers {'here' if here else f'in the cluster at {self.address}'}, by Ray {ray.__version__}")
 
     def _begin(self, cpus: int, on_gpu: bool) -> None:
@@ -247,7 +255,7 @@ class RayExecutor(Executor):
         own = Round(Queue(tasks, len(self.members)))
         for member in self.members:
             if not member.is_ready:
-                own.flying[member.actor.hello.remote()] = (member, None)
+                self._greet(member, own)
         try:
             waited = 0.0
             while True:
@@ -262,7 +270,7 @@ class RayExecutor(Executor):
         finally:
             for member in self.members:
                 member.at.clear()
-            for reference in own.flying:
+            for reference in (each for each, (_, task) in own.flying.items() if task is not None):
                 with contextlib.suppress(ValueError, TypeError, self._ray.exceptions.RayError):
                     self._ray.cancel(reference)
         if own.left_out:
@@ -272,13 +280,21 @@ class RayExecutor(Executor):
         """Take what a worker was asked for."""
         errors = self._ray.exceptions
         member, task = own.flying.pop(reference)
-        if task is not None:
+        if task is None:
+            member.greeting = None
+        else:
             member.at.remove(task)
         try:
             result = self._ray.get(reference)
         except errors.RayActorError:
             self._bury(member, task, own)
             return
+        except errors.RaySystemError as error:
+            said = str(error).strip().splitlines()
+            raise UserError(
+                f"A worker cannot read its work ({said[0].removeprefix('System error: ')}); what a rule or a condition "
+                "of your own is made of must be importable on every node: install it there, or set PYTHONPATH."
+            ) from error
         except errors.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from error
         if task is None:
@@ -295,24 +311,27 @@ class RayExecutor(Executor):
         member.is_ready = True
 
     def _bury(self, member: Member, task: Task | None, own: Round) -> None:
-        """A worker died; Ray starts it again. Of the tasks that it had only one can be to blame."""
-        if task is not None:
-            own.doubt(task)
-            if not member.is_ready:
-                return  # the other task that it had
-        member.is_ready = False
-        member.died, self.died = member.died + 1, self.died + 1
-        if member.died > RESTARTS:
+        """A worker died. Of the tasks that it had only one can be to blame; no task: it is not started again."""
+        if task is None:
             self.members.remove(member)
-            say(f"a worker died ({self.died} deaths in all) and is given up, {len(self.members)} are left")
+            say(f"a worker has died {self.restarts + 1} times and is given up; {len(self.members)} are left")
         else:
-            say(f"a worker died ({self.died} deaths in all); it is started again")
-            own.flying[member.actor.hello.remote()] = (member, None)
+            own.doubt(task)
+            if member.is_ready:  # else it is the other task that it had
+                member.is_ready, self.died = False, self.died + 1
+                say(f"a worker died ({self.died} deaths in all); it is started again")
+                self._greet(member, own)
         if not self.members:
             raise Incomplete(
-                f"Every worker has died {RESTARTS + 1} times; what is finished is kept. Look for what ended them "
+                f"Every worker has died {self.restarts + 1} times; what is finished is kept. Look for what ended them "
                 "(memory: runtime.batch_size=), then run the same command again to go on."
             )
+
+    def _greet(self, member: Member, own: Round) -> None:
+        """Ask a worker for a sign of life, which comes when it has started, again or for the first time."""
+        if member.greeting is None:
+            member.greeting = member.actor.hello.options(max_task_retries=-1).remote()
+        own.flying[member.greeting] = (member, None)
 
     def _impatient(self, waited: float) -> float:
         """Say that nobody is there yet, at most for some minutes."""
