@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
-from maxbench.cli.assemble import make_evaluation, make_generation, require_same_weights
+from maxbench.cli.assemble import make_evaluation, make_executor, make_generation, require_same_weights
 from maxbench.cli.build import Run, build
 from maxbench.cli.config import check_all
 from maxbench.cli.perform import MANIFEST, open_folder, run_identity, with_notes, write_manifest
@@ -18,6 +18,7 @@ from maxbench.errors import UserError
 from maxbench.evaluation.entered import enter, read_pictures
 from maxbench.evaluation.runner import METRICS, Evaluation
 from maxbench.experiments.method import NONE, SINGLE, Method
+from maxbench.generation.executors.base import Executor
 from maxbench.generation.export import images_of, maps_of, read_manifest
 from maxbench.generation.runner import Generation
 from maxbench.generation.trace import Tracing
@@ -26,6 +27,7 @@ from maxbench.report.sheet import write_sheet
 from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
 from maxbench.store.files import Damaged, unseal
+from maxbench.store.journal import journal
 from maxbench.store.runfolder import MARK, RunFolder
 from maxbench.store.stamp import write_stamp
 
@@ -64,19 +66,21 @@ def entered(images: Path, manifest: Path, name: str, output_dir: str | None) -> 
     pictures = read_pictures(images, [each["file"] for each in wanted], job.suite.resolution)
     folder = open_folder(job)
     _check_other_names(name, folder)
-    generation, required = _units(job, folder)
-    generation.sampling.inputs.make()
-    _check_maps(said, maps_of(generation.sampling.inputs), manifest)
-    write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
-    if not (folder.path / MANIFEST).exists():  # a run's says what was tuned as well
-        write_manifest(job, folder)
-    job = with_notes(job, folder)
-    replaced = enter(folder, name, pictures)
-    if replaced:
-        say(f"note: the pictures that were entered as '{name}' before are replaced by these")
-    evaluation = make_evaluation(job, folder, generation.sampling.inputs)
-    generation.run(scored=evaluation.references())
-    _finish(job, folder, replace(evaluation, required=required))
+    with contextlib.closing(make_executor(job)) as executor:
+        generation, required = _units(job, folder, executor)
+        generation.sampling.inputs.make()
+        _check_maps(said, maps_of(generation.sampling.inputs), manifest)
+        write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
+        if not (folder.path / MANIFEST).exists():  # a run's says what was tuned as well
+            write_manifest(job, folder)
+        job = with_notes(job, folder)
+        replaced = enter(folder, name, pictures)
+        if replaced:
+            say(f"note: the pictures that were entered as '{name}' before are replaced by these")
+        evaluation = make_evaluation(job, folder, generation.sampling.inputs)
+        with journal(folder):
+            generation.run(scored=evaluation.references())
+            _finish(job, folder, replace(evaluation, required=required))
     defects = [each.defect for each in pictures.values() if each.defect]
     if defects:
         print(f"{name}: {len(defects)} of {len(pictures)} pictures are black or of one colour; they are scored as well")
@@ -148,14 +152,14 @@ def _check_maps(said: dict[str, Any], maps: dict[str, str], manifest: Path) -> N
         )
 
 
-def _units(job: Run, folder: RunFolder) -> tuple[Generation, list[str]]:
+def _units(job: Run, folder: RunFolder, executor: Executor) -> tuple[Generation, list[str]]:
     """What makes the pictures that q is made of, and the names of their methods."""
     units = tuple(each for each in job.experiment.methods if _is_unit(each))
     experiment = replace(job.experiment, methods=units, baselines=())
     only = replace(
         job, experiment=experiment, calibration=None, tracing=Tracing(**{**job.config["diagnostics"], "samples": 0})
     )
-    return make_generation(only, folder), [each.name for each in units]
+    return make_generation(only, folder, executor=executor), [each.name for each in units]
 
 
 def _is_unit(method: Method) -> bool:
@@ -171,14 +175,15 @@ def again(run: Path) -> int:
     job = _built(config, run / "config.yaml")
     folder = _reopened(run, job)
     job = with_notes(job, folder)
-    inputs = make_generation(replace(job, calibration=None), folder).sampling.inputs
-    inputs.make()
-    evaluation = make_evaluation(job, folder, inputs)
-    if folder.entered():  # a run of which only what q needs was made
-        evaluation = replace(evaluation, required=[each.name for each in job.experiment.methods if _is_unit(each)])
-    _check_pictures(folder, evaluation)
-    folder.refer(inputs.artefacts, evaluation.references())
-    _finish(job, folder, evaluation)
+    with contextlib.closing(make_executor(job)) as executor, journal(folder):
+        inputs = make_generation(replace(job, calibration=None), folder, executor=executor).sampling.inputs
+        inputs.make()
+        evaluation = make_evaluation(job, folder, inputs)
+        if folder.entered():  # a run of which only what q needs was made
+            evaluation = replace(evaluation, required=[each.name for each in job.experiment.methods if _is_unit(each)])
+        _check_pictures(folder, evaluation)
+        folder.refer(inputs.artefacts, evaluation.references())
+        _finish(job, folder, evaluation)
     return 0
 
 
@@ -241,7 +246,6 @@ def _finish(job: Run, folder: RunFolder, evaluation: Evaluation) -> None:
     """Tables, for programs and for people."""
     evaluation.run()
     require_same_weights(job)
-    folder.summarise()
     table = write_tables(folder.path)
     sheet = write_sheet(folder.path)
     scores = folder.count("score")

@@ -31,6 +31,7 @@ from maxbench.report.sheet import SHEET, write_sheet
 from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
 from maxbench.store.identity import identity
+from maxbench.store.journal import journal
 from maxbench.store.runfolder import RunFolder, run_name
 from maxbench.store.stamp import write_stamp
 
@@ -80,26 +81,26 @@ def perform(cfg: DictConfig) -> Path:
     changed = write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
     if changed:
         say(f"note: since this run was begun these have changed: {', '.join(changed)} (see stamp.json)")
-    with contextlib.closing(make_executor(job)) as executor:
-        outlook = Outlook(plan.work, executor.status.workers)
-        job = tuned(job, folder, executor, outlook)
-        write_manifest(job, folder)
-        generation = make_generation(job, folder, outlook, executor)
-        evaluation = make_evaluation(job, folder, generation.sampling.inputs)
-        generation.run(scored=evaluation.references())
-        evaluated = evaluation.run()
-    require_same_weights(job)
-    folder.summarise()
-    table = write_tables(folder.path)
-    images, scores = folder.count("image"), folder.count("score")
-    idle = not evaluated and not images.made and not scores.made
-    sheet = folder.path / SHEET
-    if not idle or changed or not sheet.is_file():  # by the same code of the same pictures it is the same
-        write_sheet(folder.path)
-    figures = {"curves": write_curves(folder.path), "conflict": write_conflict(folder.path)}
-    maps = write_maps(folder.path) if job.tracing.samples else []
-    if idle:
-        say("nothing to do: every image and every metric is there already")
+    with journal(folder):
+        with contextlib.closing(make_executor(job)) as executor:
+            outlook = Outlook(plan.work, executor.status.workers)
+            job = tuned(job, folder, executor, outlook)
+            write_manifest(job, folder)
+            generation = make_generation(job, folder, outlook, executor)
+            evaluation = make_evaluation(job, folder, generation.sampling.inputs)
+            generation.run(scored=evaluation.references())
+            evaluated = evaluation.run()
+        require_same_weights(job)
+        table = write_tables(folder.path)
+        images, scores = folder.count("image"), folder.count("score")
+        idle = not evaluated and not images.made and not scores.made
+        sheet = folder.path / SHEET
+        if not idle or changed or not sheet.is_file():  # by the same code of the same pictures it is the same
+            write_sheet(folder.path)
+        figures = {"curves": write_curves(folder.path), "conflict": write_conflict(folder.path)}
+        maps = write_maps(folder.path) if job.tracing.samples else []
+        if idle:
+            say("nothing to do: every image and every metric is there already")
     print(f"\n{table}\n")
     print(f"images: {images.made} made, {images.found} found; scores: {scores.made} made, {scores.found} found")
     for label, file in (

@@ -18,7 +18,8 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -53,19 +54,13 @@ MEMORY = 2**30
 PACKAGED = "maxbench[ray]"
 
 
-def require_ray() -> Any:
-    """The library; UserError where it is not installed."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by itself, without its warning
-    try:
-        import ray
-    except ImportError as error:
+def require_ray() -> None:
+    """UserError where Ray is not installed."""
+    if find_spec("ray") is None:
         raise UserError(
             f"Several workers need Ray, which is not installed; install it with `pip install '{PACKAGED}'`, or leave "
             "out runtime.workers= and runtime.address=."
-        ) from error
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it tells of its token at every start
-    return ray
+        )
 
 
 class Worker:
@@ -203,20 +198,30 @@ class RayExecutor(Executor):
     restarts: int = RESTARTS
     members: list[Member] = field(default_factory=list, repr=False)
     died: int = 0
+    started: int = 0
+    is_ours: bool = False
 
     def __post_init__(self) -> None:
+        require_ray()
+
+    @cached_property
+    def _ray(self) -> Any:
+        """Ray, started or joined when there is something to do; a run that is finished does without."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyway, without its warning
+        import ray
+
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it tells of its token every time
         on_gpu, here = self.networks.device.type == "cuda", self.address is None
-        self._ray = ray = require_ray()
-        count = self.workers or (torch.cuda.device_count() if on_gpu else 1)
+        count = self.planned
         cores = self.threads or max(1, (os.cpu_count() or 1) // count)
-        if begun := not ray.is_initialized():
-            self._begin(count * cores, on_gpu)
-        self._is_ours = begun
+        if not ray.is_initialized():
+            self._begin(ray, count * cores, on_gpu)
+            self.is_ours = True
         if not here and self.workers is None:
             count = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else len(ray.nodes())
             if count < 1:
                 raise UserError(f"The cluster at {self.address} has no GPU; add nodes, or set runtime.device=cpu.")
-        self.workers = count
         kind = ray.remote(Worker).options(
             num_cpus=cores if here else self.threads or 1,
             num_gpus=1 if on_gpu else 0,
@@ -224,17 +229,25 @@ class RayExecutor(Executor):
             max_concurrency=SLOTS + 1,  # one for hello
         )
         own = ray.cloudpickle.dumps(self.networks), cores if here else self.threads, [*map(os.path.abspath, sys.path)]
-        self.members = [Member(kind.remote(*own)) for _ in range(count)]
+        self.members += [Member(kind.remote(*own)) for _ in range(count)]
+        self.started = count
         say(f"{count} workers {'here' if here else f'in the cluster at {self.address}'}, by Ray {ray.__version__}")
+        return ray
 
-    def _begin(self, cpus: int, on_gpu: bool) -> None:
+    @property
+    def planned(self) -> int:
+        """Workers, as far as is known before Ray is asked."""
+        on_gpu = self.networks.device.type == "cuda" and self.address is None
+        return self.workers or (torch.cuda.device_count() if on_gpu else 1)
+
+    def _begin(self, ray: Any, cpus: int, on_gpu: bool) -> None:
         """Join the cluster, or start Ray here with as much as the workers need."""
         settings = {"log_to_driver": False, "configure_logging": False}
         if self.address is None:
             settings |= {"num_cpus": cpus, "object_store_memory": MEMORY, "include_dashboard": False}
             settings |= {} if on_gpu else {"num_gpus": 0}
         try:
-            self._ray.init(address=self.address or "local", **settings)
+            ray.init(address=self.address or "local", **settings)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             said = " ".join(str(error).split())[:300].rstrip(".")
             what = "start here" if self.address is None else f"join the cluster at {self.address}"
@@ -245,13 +258,14 @@ class RayExecutor(Executor):
 
     @property
     def status(self) -> Status:
-        return Status(self.workers, sum(bool(each.at) for each in self.members), self.died)
+        return Status(self.started or self.planned, sum(bool(each.at) for each in self.members), self.died)
 
     def run(self, tasks: Iterable[Task], keep: Keep) -> None:
         """See :class:`Executor`; Incomplete where a task was left out, or no worker is left.
 
         What workers compute when it raises they compute to its end, and it is lost.
         """
+        ray = self._ray
         own = Round(Queue(tasks, len(self.members)))
         for member in self.members:
             if not member.is_ready:
@@ -262,7 +276,7 @@ class RayExecutor(Executor):
                 own.hand_out(self.members)
                 if own.is_done:
                     break
-                ready, _ = self._ray.wait(list(own.flying), num_returns=1, timeout=EVERY)
+                ready, _ = ray.wait(list(own.flying), num_returns=1, timeout=EVERY)
                 if not ready and not any(member.is_ready for member in self.members):
                     waited = self._impatient(waited + EVERY)
                 for reference in ready:
@@ -271,8 +285,8 @@ class RayExecutor(Executor):
             for member in self.members:
                 member.at.clear()
             for reference in (each for each, (_, task) in own.flying.items() if task is not None):
-                with contextlib.suppress(ValueError, TypeError, self._ray.exceptions.RayError):
-                    self._ray.cancel(reference)
+                with contextlib.suppress(ValueError, TypeError, ray.exceptions.RayError):
+                    ray.cancel(reference)
         if own.left_out:
             raise Incomplete(_lacking(own.left_out))
 
@@ -283,7 +297,7 @@ class RayExecutor(Executor):
         if task is None:
             member.greeting = None
         else:
-            member.at.remove(task)
+            member.at = [each for each in member.at if each is not task]  # tasks hold arrays, which == cannot compare
         try:
             result = self._ray.get(reference)
         except errors.RayActorError:
@@ -345,11 +359,13 @@ class RayExecutor(Executor):
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started here."""
+        ray = vars(self).pop("_ray", None)
         for member in self.members:
-            self._ray.kill(member.actor)
+            ray.kill(member.actor)
         self.members.clear()
-        if self._is_ours:
-            self._ray.shutdown()
+        if self.is_ours:
+            ray.shutdown()
+            self.is_ours = False
 
 
 def _lacking(tasks: Sequence[Task]) -> str:
