@@ -34,11 +34,12 @@ def _overrides(words: Sequence[str]) -> tuple[str, ...]:
 def _write(cfg, output: Path) -> int:
     from maxbench import __version__
     from maxbench.cli.assemble import make_generation  # torch and all that is heavy, once there is something to do
+    from maxbench.cli.batch import settled
     from maxbench.cli.build import build
     from maxbench.cli.perform import open_folder
     from maxbench.generation.export import MANIFEST, write_export
 
-    job = build(cfg)
+    job = build(settled(cfg))
     folder = open_folder(job)
     sampling = make_generation(replace(job, calibration=None), folder).sampling
     sampling.inputs.make()

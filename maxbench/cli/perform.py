@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from maxbench.cli.assemble import make_evaluation, make_executor, make_generation, require_same_weights
+from maxbench.cli.batch import settled
 from maxbench.cli.build import Run, build
 from maxbench.cli.config import CONF
 from maxbench.cli.doctor import slow_dtype
@@ -46,7 +47,7 @@ INDIFFERENT = {
 
 def foresee(cfg: DictConfig) -> None:
     """What one run would make and find, in a table; nothing is computed, and no run folder is made."""
-    job = _built(cfg)
+    job = _built(cfg, measure=False)
     plan = planned(job, run_identity(job))
     print(f"run folder: {plan.folder.path}{'' if plan.folder.path.exists() else ', which is not there yet'}")
     print(f"\n{plan.table()}\n")
@@ -60,10 +61,10 @@ def planned(job: Run, said: Any) -> Plan:
     return look_ahead(job, RunFolder.look(job.output_dir, name, said, Store(job.store_dir)))
 
 
-def _built(cfg: DictConfig) -> Run:
+def _built(cfg: DictConfig, measure: bool = True) -> Run:
     chosen = OmegaConf.select(cfg, "suite.name")
     print(f"suite: {chosen} (change it with suite=; available: {', '.join(_choices('suite'))})", flush=True)
-    return build(cfg)
+    return build(settled(cfg, measure))
 
 
 def perform(cfg: DictConfig) -> Path:

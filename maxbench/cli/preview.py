@@ -58,6 +58,7 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
     from omegaconf import OmegaConf
 
     from maxbench.cli.assemble import make_inputs
+    from maxbench.cli.batch import AUTO, USUAL
     from maxbench.cli.build import check_regions, pick_device
     from maxbench.cli.component import CONDITION, PAIRING, component
     from maxbench.cli.perform import MANIFEST, row
@@ -78,11 +79,13 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
     check_regions(conditions, plan.samples)
     device = pick_device(config["runtime"]["device"])
     path = output or Path(config["output_dir"]) / f"preview-{config['name']}.png"
+    batch = config["runtime"]["batch_size"]
+    batch = USUAL if batch == AUTO else batch
     with tempfile.TemporaryDirectory() as place:
         store = Store.open(Path(config["store_dir"]))
         folder = RunFolder.open(Path(place), "preview", {"preview": config["name"]}, store)
         inputs = make_inputs(
-            suite, conditions, plan.samples[:pairs], image_set, folder, config["runtime"]["batch_size"], device,
+            suite, conditions, plan.samples[:pairs], image_set, folder, batch, device,
             LocalExecutor(
                 Networks(conditions, device=device, load_annotator=partial(suite.annotator, device=device))
             ),

@@ -428,7 +428,7 @@ class Runtime(Settings):
     channels_last: Annotated[bool, must("true or false")] = False
     vae_slices: Annotated[bool | None, must("true, false, or null for where it saves much memory")] = None
     vae_tiling: Annotated[bool, must("true or false")] = False
-    batch_size: whole(1, 4096)
+    batch_size: Annotated[whole(1, 4096) | Literal["auto"], must("a whole number from 1 to 4096, or auto")]
     threads: Annotated[whole(1, 4096) | None, must("a whole number from 1 to 4096, or null")]
     workers: Annotated[whole(1, 4096) | None, must("a whole number from 1 to 4096, or null")] = None
     address: Annotated[Text | None, must("HOST:PORT of a Ray cluster, auto, or null")] = None

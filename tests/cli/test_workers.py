@@ -1,0 +1,134 @@
+"""A run on several workers is the run of one process, whatever is killed on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from maxbench.__main__ import main
+from runs import digests, only_run
+
+pytestmark = pytest.mark.ray
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'maxbench[ray]'")
+
+SETTINGS = [  # uneven batches: 4 + 4 + 4 + 2
+    "samples=14", "pairing.reference=8", "sampler.steps=25", "runtime.threads=1", "runtime.batch_size=4",
+]  # fmt: skip
+AWAY = ("seconds", "warm_up", "peak_memory")  # what a method costs is no metric
+
+
+def start(arguments: list[str], output: Path, workers: int) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-m",
+        "maxbench",
+        "run",
+        *arguments,
+        f"output_dir={output}",
+        f"runtime.workers={workers}",
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def processes(name: str) -> list[int]:
+    """Those of Ray that are called so."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if name in (place / "cmdline").read_bytes().decode(errors="replace").split("\0")[0]:
+                found.append(int(place.name))
+        except OSError:
+            pass
+    return found
+
+
+def wait_for(output: Path, running: subprocess.Popen, images: int) -> None:
+    """Until some images of this invocation are made."""
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        assert running.poll() is None, running.stdout.read()
+        for file in output.glob("*/run.json"):
+            status = json.loads(file.read_text()).get("status", {})
+            ours = status.get("process") == running.pid and status.get("work") == "generating"
+            if ours and status["done"] >= images:
+                return
+        time.sleep(0.1)
+    pytest.fail("nothing was made in five minutes")
+
+
+def nothing_is_left() -> None:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if not (left := processes("raylet") + processes("gcs_server") + processes("ray::Worker")):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"processes of Ray are left: {left}")
+
+
+def metrics(folder: Path) -> pd.DataFrame:
+    table = pd.read_parquet(folder / "samples.parquet")
+    return table[~table.metric.isin(AWAY)].drop(columns=[each for each in AWAY if each in table])
+
+
+@pytest.fixture(scope="module")
+def settings(small_run) -> list[str]:
+    return [*small_run, *SETTINGS]
+
+
+@pytest.fixture(scope="module")
+def alone(settings, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("alone")
+    assert main(["run", *settings, f"output_dir={output}"]) == 0
+    return only_run(output)
+
+
+def same(folder: Path, alone: Path) -> None:
+    assert digests(folder) == digests(alone)
+    own, other = metrics(folder), metrics(alone)
+    pd.testing.assert_frame_equal(own, other, check_exact=True)
+    assert len(own) > 100 and np.isfinite(own.value).any()
+
+
+def test_a_worker_that_is_killed_changes_no_byte_and_no_metric(settings, alone, tmp_path):
+    running = start(settings, tmp_path, 2)
+    wait_for(tmp_path, running, 4)
+    os.kill(processes("ray::Worker")[0], signal.SIGKILL)
+    said, _ = running.communicate(timeout=400)
+    assert running.returncode == 0, said
+    assert "a worker died (1 deaths in all); it is started again" in said
+    same(only_run(tmp_path), alone)
+    assert json.loads((only_run(tmp_path) / "run.json").read_text())["images"] == {"made": 98, "found": 0}
+    assert "2 of 2 workers busy" in (only_run(tmp_path) / "run.log").read_text()
+    nothing_is_left()
+
+
+def test_a_driver_that_is_killed_or_stopped_leaves_no_process_and_is_continued(settings, alone, tmp_path):
+    for ended, images in ((signal.SIGKILL, 4), (signal.SIGINT, 1)):
+        running = start(settings, tmp_path, 3)
+        wait_for(tmp_path, running, images)
+        running.send_signal(ended)
+        said, _ = running.communicate(timeout=60)
+        assert running.returncode == (-9 if ended == signal.SIGKILL else 130), said
+        assert "Traceback" not in said
+        nothing_is_left()
+    status = json.loads((only_run(tmp_path) / "run.json").read_text())["status"]
+    assert status["state"] == "stopped"
+    running = start(settings, tmp_path, 2)
+    said, _ = running.communicate(timeout=400)
+    assert running.returncode == 0, said
+    same(only_run(tmp_path), alone)
+    made = json.loads((only_run(tmp_path) / "run.json").read_text())["images"]
+    assert made["made"] + made["found"] == 98 and 0 < made["made"] <= 93
+
+
+def test_a_finished_run_does_not_start_ray(settings, alone, capsys):
+    assert main(["run", *settings, f"output_dir={alone.parent}", "runtime.workers=2"]) == 0
+    said = capsys.readouterr()
+    assert "nothing to do" in said.err and "Ray" not in said.err
