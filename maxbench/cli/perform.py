@@ -36,9 +36,9 @@ from maxbench.store.stamp import write_stamp
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
 # run's identity by their digests. Of how networks compute, only what is unusual is there.
 INDIFFERENT = {
-    "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.channels_last", "runtime.device",
-    "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling", "scenes", "store_dir",
-    "suite.conventions", "suite.hub", "suite.megabytes", "suite.root", "suite.weights_dir",
+    "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.channels_last", "runtime.compile",
+    "runtime.device", "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling", "scenes",
+    "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.root", "suite.weights_dir",
 }  # fmt: skip
 
 
