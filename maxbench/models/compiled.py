@@ -49,8 +49,9 @@ class Constants(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Graphs:
-    """The compiled steps of one pipeline, made when they are first asked for."""
+    """The compiled steps of one pipeline, made when they are first asked for. backend: torch.compile's."""
 
+    backend: str = "inductor"
     made: list[tuple[Constants, Callable[..., Tensor]]] = field(default_factory=list, repr=False)
 
     def can_hold(self, acting: Acting) -> bool:
@@ -81,8 +82,8 @@ class Graphs:
         for known, graph in self.made:
             if known == constants:
                 return graph
-        mode = "reduce-overhead" if unet.device.type == "cuda" else None
-        graph = torch.compile(_step(unet, nets), fullgraph=True, dynamic=False, mode=mode)
+        mode = "reduce-overhead" if unet.device.type == "cuda" and self.backend == "inductor" else None
+        graph = torch.compile(_step(unet, nets), fullgraph=True, dynamic=False, backend=self.backend, mode=mode)
         self.made.append((constants, graph))
         return graph
 
