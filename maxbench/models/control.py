@@ -28,6 +28,7 @@ from maxbench.models.lockstep import (
     embed_hint,
     lockstep_adapters,
     lockstep_controlnets,
+    scaled,
     scales_of,
 )
 
