@@ -29,7 +29,8 @@ keys:
   store_dir=    where everything expensive lies that runs share
   sampler=      one of conf/sampler/; sampler.steps=, sampler.guidance_scale=
   runtime.device= auto, cpu, cuda                      runtime.batch_size=, runtime.threads=
-  runtime.dtype=  fp32, bf16, fp16                     runtime.tf32=, channels_last=, vae_slices=, vae_tiling=
+  runtime.dtype=  fp32, bf16, fp16                     runtime.tf32=, channels_last=, compile=, vae_slices=,
+                                                       vae_tiling=
   methods.NAME. rule, sites, branches, scale, branch_scale, layer_scale, control_start, control_end, fusion_start,
                 fusion_end, otherwise, match, vary of a method; +fusion@methods.NAME=FILE adds one of conf/fusion/,
                 ~methods.NAME removes one

@@ -109,7 +109,7 @@ def build(cfg: DictConfig) -> Run:
 def _precision(runtime: Mapping[str, Any], resolution: int) -> Precision:
     asked = Precision(
         DTYPES[runtime["dtype"]], runtime["tf32"], runtime["channels_last"], runtime["vae_slices"],
-        runtime["vae_tiling"],
+        runtime["vae_tiling"], runtime["compile"],
     )  # fmt: skip
     return asked.normal(runtime["batch_size"], resolution)
 

@@ -40,8 +40,9 @@ from maxbench.store.stamp import write_stamp
 # run's identity by their digests. Of how networks compute, only what is unusual is there.
 INDIFFERENT = {
     "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.address", "runtime.channels_last",
-    "runtime.device", "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling", "runtime.workers",
-    "scenes", "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.root", "suite.weights_dir",
+    "runtime.compile", "runtime.device", "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling",
+    "runtime.workers", "scenes", "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.root",
+    "suite.weights_dir",
 }  # fmt: skip
 
 

@@ -426,6 +426,7 @@ class Runtime(Settings):
     ]
     tf32: Annotated[bool, must("true or false")] = False
     channels_last: Annotated[bool, must("true or false")] = False
+    compile: Annotated[bool, must("true or false")] = False
     vae_slices: Annotated[bool | None, must("true, false, or null for where it saves much memory")] = None
     vae_tiling: Annotated[bool, must("true or false")] = False
     batch_size: Annotated[whole(1, 4096) | Literal["auto"], must("a whole number from 1 to 4096, or auto")]

@@ -8,9 +8,11 @@ them with one weight per branch and location (`mix`). Written so, the large tens
 scripts/measure_cost.py.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -24,6 +26,10 @@ Maps = Float[Tensor, "branch batch 1 height width"]
 # The winner is chosen by *relative* saliency, so sigma_i / sigma_w may exceed 1, though not the ratio of the
 # two sums over space: the cap acts only on a branch that is a thousand times louder as a whole.
 RATIO_CAP = 1000.0
+
+
+# In which rules compute: what is narrower is brought to float32.
+WIDE = (torch.float32, torch.float64)
 
 
 class Decision(NamedTuple):
@@ -88,17 +94,40 @@ class SpatialWeighting(Rule):
         if len(features) == 1:
             return list(features)
         f = [upcast(feature) for feature in features]
-        shared = mix(self.weigh(f), f)
-        sigma = channel_std(shared)
-        return [narrow(ratio(channel_std(each), sigma) * shared, features[0].dtype) for each in f]
+        weights, own = self._weigh(f)
+        shared = blend(weights, f)
+        scale = ratio(own, channel_std(shared))
+        return [narrow(scale_i * shared, features[0].dtype) for scale_i in scale]
 
     def merge(self, features: Sequence[Feature]) -> Feature:
         require_features(features)
-        return features[0] if len(features) == 1 else mix(self.weigh([upcast(each) for each in features]), features)
+        if len(features) == 1:
+            return features[0]
+        f = [upcast(feature) for feature in features]
+        return narrow(blend(self.weigh(f), f), features[0].dtype)
 
     @abstractmethod
     def weigh(self, f: list[Feature]) -> Maps:
         """The weight of every branch at every location, from features in float32."""
+
+    def _weigh(self, f: list[Feature]) -> tuple[Maps, Maps]:
+        """The same, and every branch's saliency."""
+        return self.weigh(f), stds(f)
+
+
+class SaliencyWeighting(SpatialWeighting):
+    """A spatial weighting that looks at the branches' saliency alone: it is computed once."""
+
+    def weigh(self, f: list[Feature]) -> Maps:
+        return self.weigh_by(stds(f))
+
+    @abstractmethod
+    def weigh_by(self, sigma: Maps) -> Maps:
+        """The weight of every branch at every location, from the branches' saliency in float32."""
+
+    def _weigh(self, f: list[Feature]) -> tuple[Maps, Maps]:
+        sigma = stds(f)
+        return self.weigh_by(sigma), sigma
 
 
 class TwoBranches(Rule):
@@ -131,10 +160,11 @@ class TwoBranches(Rule):
         self._require(features)
         if len(features) == 1:
             return list(features)
-        sigma, _, winner, cluster = self._decide(features)
-        agree, f_w = cluster.all(dim=0), won_by(winner, 2).to(sigma)
-        scale = ratio(sigma, pick(sigma, winner))
-        return [mix(torch.where(agree, 0.5, scale_i * f_w), features) for scale_i in scale]
+        f = [upcast(feature) for feature in features]
+        sigma, _, winner, cluster = self._decide(features, f)
+        factors = torch.where(cluster.all(dim=0), 1.0, ratio(sigma, torch.where(winner == 1, sigma[1], sigma[0])))
+        shared = blend(mean_weights(cluster, sigma), f)  # the winner's where they do not agree
+        return [narrow(factor * shared, features[0].dtype) for factor in factors]
 
     def merge(self, features: Sequence[Feature]) -> Feature:
         """Of the down blocks' residuals."""
@@ -149,16 +179,17 @@ class TwoBranches(Rule):
     def decide(self, features: Sequence[Feature]) -> Decision:
         """Who wins where, and where both are averaged; rho is by the rule's own similarity."""
         self._require(features)
-        return self._decide(features)
+        return self._decide(features, [upcast(feature) for feature in features])
 
     @abstractmethod
-    def _decide(self, features: Sequence[Feature]) -> Decision:
-        """Of two features, in float32."""
+    def _decide(self, features: Sequence[Feature], f: Sequence[Feature]) -> Decision:
+        """Of two features, which are refused if they are not finite; f: the same in float32."""
 
     def _fused(self, features: Sequence[Feature]) -> Feature:
         """One feature of two, before guidance halves are unpacked."""
-        sigma, _, _, cluster = self._decide(features)
-        return mix(cluster.to(sigma) / cluster.sum(dim=0), features)
+        f = [upcast(feature) for feature in features]
+        sigma, _, _, cluster = self._decide(features, f)
+        return narrow(blend(mean_weights(cluster, sigma), f), features[0].dtype)
 
     def _fused_mid(self, features: Sequence[Feature]) -> Feature:
         """Likewise of the mid block's residuals."""
@@ -176,7 +207,9 @@ class TwoBranches(Rule):
         return (unconditional + conditional).repeat(2, 1, 1, 1)
 
     def _require(self, features: Sequence[Feature]) -> None:
-        require_features(features)
+        require_one_shape(features)
+        if len(features) == 1:  # else `_decide` finds it out
+            require_finite(features)
         if len(features) > 2:
             raise RuleError(f"{type(self).__name__} is for two branches, not {len(features)}; take MaxFusion")
         if self.needs_guidance and len(features[0]) % 2:
@@ -196,6 +229,12 @@ class NotFinite(RuleError):
 
 def require_features(features: Sequence[Feature]) -> None:
     """Features of one shape, and finite as far as that can be known; see :func:`require_finite`."""
+    require_one_shape(features)
+    require_finite(features)
+
+
+def require_one_shape(features: Sequence[Feature]) -> None:
+    """At least one feature, all (batch, channel, height, width) and of one shape; else ValueError."""
     if len(features) == 0:
         raise ValueError("a fusion rule needs at least one feature, it was given none")
     first = tuple(features[0].shape)
@@ -205,22 +244,26 @@ def require_features(features: Sequence[Feature]) -> None:
                 f"feature {i} has shape {tuple(feature.shape)}, feature 0 {first}: "
                 "a fusion rule takes features of one shape (batch, channel, height, width)"
             )
-    require_finite(features)
 
 
-def require_finite(features: Sequence[Tensor]) -> None:
+def require_finite(features: Sequence[Tensor], seen: Tensor | None = None) -> None:
     """Refuse infinities and NaN on a processor.
+
+    seen: numbers computed from all of the features that are not finite where a feature is not, such as sums of squares.
+    Where their sum is finite, nothing else is read; where it is not, it may have overflowed, and the features decide.
 
     On an accelerator, and in a compiled graph, nobody waits for the values: there an infinity passes, ends as NaN in
     the picture, and the run marks it as defective.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or any(feature.device.type != "cpu" for feature in features):
+        return
+    if seen is not None and math.isfinite(upcast(seen).sum().item()):
         return
     for i, feature in enumerate(features):
-        if feature.device.type != "cpu" or feature.numel() == 0:
+        if feature.numel() == 0:
             continue
         least, most = feature.detach().aminmax()
-        if not (least.isfinite() and most.isfinite()):
+        if not (math.isfinite(least.item()) and math.isfinite(most.item())):
             raise NotFinite(
                 f"feature {i} has values that are infinite or NaN, in {str(feature.dtype).removeprefix('torch.')}: "
                 "its branch has overflowed or its weights are damaged"
@@ -235,7 +278,7 @@ def require_choices(rule: Rule, choices: dict[str, tuple[str, ...]]) -> None:
 
 
 def upcast(feature: Tensor) -> Tensor:
-    return feature.to(torch.promote_types(feature.dtype, torch.float32))
+    return feature if feature.dtype in WIDE else feature.float()
 
 
 def tiny(like: Tensor) -> float:
@@ -244,31 +287,61 @@ def tiny(like: Tensor) -> float:
 
 def mix(weights: Sequence[Map], features: Sequence[Feature]) -> Feature:
     """sum over i of w_i f_i, each weight one number per location, in the features' dtype."""
-    mixed = weights[0] * features[0]
-    for weight, feature in zip(weights[1:], features[1:], strict=True):
+    return narrow(blend(weights, features), features[0].dtype)
+
+
+def blend(weights: Sequence[Map], features: Sequence[Feature]) -> Feature:
+    """The same in the wider dtype of weights and features. What is upcast already is faster to read on a processor."""
+    (first, weight), *others = zip(features, weights, strict=True)
+    mixed = weight * first
+    for feature, weight in others:
         mixed = mixed.addcmul_(weight, feature)
-    return narrow(mixed, features[0].dtype)
+    return mixed
 
 
 def narrow(feature: Feature, dtype: torch.dtype) -> Feature:
     """A result in the dtype that came in: what float16 cannot hold, a quiet winner made loud, saturates."""
-    if dtype == torch.float16 and feature.dtype != dtype:
+    if feature.dtype == dtype:
+        return feature
+    if dtype == torch.float16:
         limit = torch.finfo(dtype).max
         feature = feature.clamp(-limit, limit)
     return feature.to(dtype)
 
 
-def pick(of: Sequence[Tensor], winner: Tensor) -> Tensor:
+def pick(of: Sequence[Tensor], won: Sequence[Tensor]) -> Tensor:
     """Everywhere the winner's value. A chain of `where` is several times faster than a gather."""
     picked = of[0]
-    for i in range(1, len(of)):
-        picked = torch.where(winner == i, of[i], picked)
+    for value, wins in zip(of[1:], won[1:], strict=True):
+        picked = torch.where(wins, value, picked)
     return picked
 
 
+def winners(maps: Sequence[Tensor]) -> Bool[Tensor, "branch batch 1 height width"]:
+    """Where each branch's map is the largest, of equals the first: as numbers, the weights of a selection.
+
+    On a processor `argmax` over the first dimension of so few maps takes longer than the statistics of their features.
+    """
+    if len(maps) == 1:
+        return torch.ones_like(maps[0], dtype=torch.bool)[None]
+    best, above = maps[0], maps[1] > maps[0]
+    won = [~above, above]
+    for last, each in pairwise(maps[1:]):
+        best = torch.maximum(best, last)
+        above = each > best
+        won = [*(other & ~above for other in won), above]
+    return torch.stack(won)
+
+
 def won_by(winner: Tensor, branches: int) -> Bool[Tensor, "branch batch 1 height width"]:
-    """Where each branch is the winner: as numbers, the weights of a selection."""
+    """Where each branch is the winner, of its index."""
     return torch.stack([winner == i for i in range(branches)])
+
+
+def mean_weights(cluster: Tensor, like: Tensor) -> Maps:
+    """Weights of the mean over the cluster."""
+    members = cluster.to(like.dtype)
+    return members / members.sum(dim=0)
 
 
 def dot(one: Feature, other: Feature) -> Map:
@@ -286,12 +359,16 @@ def channel_std(feature: Feature) -> Map:
     return mean_and_variance(feature)[1].sqrt()
 
 
-def channel_std_and_norm(feature: Feature) -> tuple[Map, Map]:
-    """sigma and |f| from the same mean and variance."""
-    mean, variance = mean_and_variance(feature)
-    return variance.sqrt(), (feature.shape[1] * (variance + mean.square())).sqrt()
+def stds(features: Sequence[Feature]) -> Maps:
+    """sigma of every branch."""
+    return torch.stack([channel_std(feature) for feature in features])
+
+
+def norms(mean: Tensor, variance: Tensor, channels: int) -> Tensor:
+    """|f|, from what is known already."""
+    return torch.addcmul(variance, mean, mean).mul_(channels).sqrt_()
 
 
 def ratio(sigma: Tensor, of: Tensor) -> Tensor:
     """sigma / of, capped; 0 where both are 0."""
-    return (sigma / of.clamp_min(tiny(of))).clamp_max(RATIO_CAP)
+    return (sigma / of.clamp_min(tiny(of))).clamp_max_(RATIO_CAP)

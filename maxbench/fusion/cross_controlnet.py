@@ -37,6 +37,7 @@ from maxbench.fusion.base import (
     mean_and_variance,
     mix,
     require_choices,
+    require_finite,
     tiny,
     upcast,
     won_by,
@@ -67,14 +68,14 @@ class PixFusion(TwoBranches):
             raise ValueError(f"delta is a similarity, a finite number, not {self.delta}")
         require_choices(self, {"saliency": ("std", "variance"), "normaliser": ("sample", "pair")})
 
-    def _decide(self, features: Sequence[Feature]) -> Decision:
-        f = [upcast(feature) for feature in features]
+    def _decide(self, features: Sequence[Feature], f: Sequence[Feature]) -> Decision:
         means, variances = zip(*map(mean_and_variance, f), strict=True)
+        sigma = torch.stack(variances).sqrt()
+        require_finite(features, sigma)  # an infinite value has no finite variance
         smooth = [smoothed(each - mean) for each, mean in zip(f, means, strict=True)]
         norms = dot(smooth[0], smooth[0]).sqrt() * dot(smooth[1], smooth[1]).sqrt()
         rho = dot(*smooth) / norms.clamp_min(tiny(norms))
 
-        sigma = torch.stack([variance.sqrt() for variance in variances])
         saliency = sigma if self.saliency == "std" else torch.stack(variances)
         first, second = (smoothed(each / self._total(each).clamp_min(tiny(each))) for each in saliency)
         # 0 / 0 is NaN in the released code and not above any delta: the winner stands there
@@ -101,6 +102,7 @@ class ChannelFusion(PixFusion):
 
     def _fused_mid(self, features: Sequence[Feature]) -> Feature:
         one, two = map(_variance_over_space, features)
+        require_finite(features, one + two)
         total, largest = one + two, torch.maximum(one, two)
         silent = total < tiny(total)
         share = torch.where(silent, 0.5, one / total.clamp_min(tiny(total)))  # (B, C, 1, 1)

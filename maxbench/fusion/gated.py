@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from maxbench.fusion.base import Maps, SpatialWeighting, channel_std, tiny
+from maxbench.fusion.base import Maps, SaliencyWeighting, tiny
 
 
 @dataclass(frozen=True)
-class GatedSum(SpatialWeighting):
+class GatedSum(SaliencyWeighting):
     """Branches added, each gated by how salient it is compared with the most salient one.
 
     In lockstep every branch goes on with the gated sum at its own saliency, (sigma_i / sigma_sum) sum, as under every
@@ -49,8 +49,7 @@ class GatedSum(SpatialWeighting):
         if self.normaliser not in NORMALISERS:
             raise ValueError(f"normaliser is one of {', '.join(NORMALISERS)}, not {self.normaliser!r}")
 
-    def weigh(self, f: list[Tensor]) -> Maps:
-        sigma = torch.stack([channel_std(each) for each in f])
+    def weigh_by(self, sigma: Maps) -> Maps:
         relative = sigma / NORMALISERS[self.normaliser](sigma).clamp_min(tiny(sigma))
         if self.smoothing > 0:
             relative = blurred(relative, self.smoothing)

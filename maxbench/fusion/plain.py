@@ -6,7 +6,7 @@ from functools import reduce
 
 import torch
 
-from maxbench.fusion.base import Feature, Rule, RuleError, require_features, upcast
+from maxbench.fusion.base import Feature, Rule, RuleError, require_features, require_finite, require_one_shape, upcast
 
 
 class Independent(Rule):
@@ -25,8 +25,10 @@ class Sum(Independent):
     """
 
     def merge(self, features: Sequence[Feature]) -> Feature:
-        require_features(features)
-        return reduce(torch.add, features)
+        require_one_shape(features)
+        total = reduce(torch.add, features)
+        require_finite(features, total)
+        return total
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,10 @@ class Average(Independent):
     """Branches run independently and their outputs are averaged (the paper's naive baseline, f_avg)."""
 
     def merge(self, features: Sequence[Feature]) -> Feature:
-        require_features(features)
-        return (reduce(torch.add, map(upcast, features)) / len(features)).to(features[0].dtype)
+        require_one_shape(features)
+        total = reduce(torch.add, map(upcast, features))
+        require_finite(features, total)
+        return (total / len(features)).to(features[0].dtype)
 
 
 @dataclass(frozen=True)

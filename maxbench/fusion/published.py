@@ -17,8 +17,8 @@ from maxbench.fusion.base import (
     dot,
     mean_and_variance,
     require_choices,
+    require_finite,
     tiny,
-    upcast,
     won_by,
 )
 
@@ -51,9 +51,10 @@ class PublishedMaxFusion(TwoBranches):
             raise ValueError(f"delta is a similarity, a finite number, not {self.delta}")
         require_choices(self, CHOICES)
 
-    def _decide(self, features: Sequence[Feature]) -> Decision:
-        f = [upcast(feature) for feature in features]
+    def _decide(self, features: Sequence[Feature], f: Sequence[Feature]) -> Decision:
         means, variances = zip(*map(mean_and_variance, f), strict=True)
+        sigma = torch.stack(variances).sqrt()
+        require_finite(features, sigma)  # an infinite value has no finite variance
         saliency = [each.sqrt() for each in variances] if self.saliency == "std" else variances
         first, second = (each / self._total(each).clamp_min(tiny(each)) for each in saliency)
         if self.similarity == "pearson":
@@ -65,7 +66,6 @@ class PublishedMaxFusion(TwoBranches):
         rho = dot(*f) / norms.clamp_min(tiny(norms))
         # 0 / 0 is NaN in the released code and not above any delta: the winner stands there
         agree, winner = (rho > self.delta) & (norms > 0), torch.where(first >= second, 0, 1)
-        sigma = torch.stack([variance.sqrt() for variance in variances])
         return Decision(sigma, rho.expand(2, *rho.shape), winner, agree | won_by(winner, 2))
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maxbench.fusion.base import Feature, Maps, SpatialWeighting, channel_std, dot, tiny, won_by
+from maxbench.fusion.base import Feature, Maps, SaliencyWeighting, SpatialWeighting, dot, tiny, winners, won_by
 
 
 @dataclass(frozen=True)
-class SoftmaxSaliency(SpatialWeighting):
+class SoftmaxSaliency(SaliencyWeighting):
     """Branches mixed by a softmax of their relative saliency: MaxFusion's winner with soft borders.
 
     w_i = softmax over i of sbar_i / temperature, sbar_i being sigma_i over its mean in the sample (1 = as salient as
@@ -27,8 +27,7 @@ class SoftmaxSaliency(SpatialWeighting):
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
             raise ValueError(f"a softmax needs a temperature above 0, not {self.temperature}")
 
-    def weigh(self, f: list[Feature]) -> Maps:
-        sigma = torch.stack([channel_std(each) for each in f])
+    def weigh_by(self, sigma: Maps) -> Maps:
         relative = sigma / sigma.mean(dim=(-2, -1), keepdim=True).clamp_min(tiny(sigma))
         return (relative / self.temperature).softmax(dim=0)
 
@@ -42,8 +41,7 @@ class LargestNorm(SpatialWeighting):
     """
 
     def weigh(self, f: list[Feature]) -> Maps:
-        loudest = torch.stack([dot(each, each) for each in f]).argmax(dim=0)
-        return won_by(loudest, len(f)).to(f[0])
+        return winners([dot(each, each) for each in f]).to(f[0])
 
 
 @dataclass(frozen=True)

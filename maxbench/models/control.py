@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
@@ -22,7 +22,15 @@ from torch import Tensor
 
 from maxbench.errors import UserError
 from maxbench.fusion import Fusion, Rule, require_finite
-from maxbench.models.lockstep import embed_hint, lockstep_adapters, lockstep_controlnets, scales_of
+from maxbench.models.lockstep import (
+    Factor,
+    each_of,
+    embed_hint,
+    lockstep_adapters,
+    lockstep_controlnets,
+    scaled,
+    scales_of,
+)
 
 Images = Float[Tensor, "batch 3 height width"]
 
@@ -61,6 +69,82 @@ class ImagePrompt:
 Branch = ControlNetModel | T2IAdapter | ImagePrompt
 
 
+class Acting(NamedTuple):
+    """The branches that act in a step, by kind, and how those of a kind meet."""
+
+    spatial: tuple[str, ...]
+    pooled: tuple[str, ...]
+    adapters: tuple[str, ...]
+    prompts: tuple[str, ...]
+    rule: Rule
+    sites: tuple[str, ...]
+
+
+class Given(NamedTuple):
+    """What a step is given besides latents, timestep and text: tensors, and factors that are numbers or tensors.
+
+    hints: of the spatial ControlNets, embedded (B, C0, h, w), or (2B, ...) under guidance. weights: one for each.
+    pooled: maps (B, 3, H, W) of those with global pooling. pooled_weights: one for each. strengths: one factor on all
+    residuals, or one for each. pyramid: of the adapters. prompt: further arguments of the U-Net.
+    """
+
+    hints: Sequence[Tensor]
+    weights: Sequence[float] | Tensor
+    pooled: Sequence[Tensor]
+    pooled_weights: Sequence[float] | Tensor
+    strengths: float | Sequence[float] | Tensor
+    pyramid: Sequence[Tensor]
+    prompt: dict[str, Any]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All but the image prompt's, of factors that are tensors."""
+        return [*self.hints, self.weights, *self.pooled, self.pooled_weights, self.strengths, *self.pyramid]
+
+    def in_tensors(self, device: torch.device) -> Given:
+        """The same with factors that are float32 tensors, so that other factors are no other graph."""
+        number = isinstance(self.strengths, int | float)
+
+        def tensor(values: Any) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device)
+
+        strengths = tensor([self.strengths] if number else list(self.strengths))
+        return self._replace(
+            weights=tensor(self.weights), pooled_weights=tensor(self.pooled_weights), strengths=strengths
+        )
+
+
+@dataclass(frozen=True)
+class Nets:
+    """The ControlNets of one step and how they meet: a function of tensors alone, so that it can be compiled."""
+
+    spatial: tuple[ControlNetModel, ...]
+    pooled: tuple[ControlNetModel, ...]
+    rule: Rule
+    sites: tuple[str, ...]
+
+    def __call__(self, sample: Tensor, timestep: Tensor, text: Tensor, given: Given) -> dict[str, Any]:
+        """Arguments of the U-Net."""
+        arguments: dict[str, Any] = dict(given.prompt)
+        residuals = []
+        if self.spatial:
+            residuals.append(
+                lockstep_controlnets(
+                    self.spatial, self.rule, sample, timestep, text, given.hints,
+                    scale=given.strengths, sites=self.sites, weights=given.weights,
+                )
+            )  # fmt: skip
+        for net, hint, weight in zip(self.pooled, given.pooled, each_of(given.pooled_weights), strict=True):
+            residuals.append(_pooled(net, hint, weight, given.strengths, sample, timestep, text))
+        if residuals:
+            down, mid = zip(*residuals, strict=True)
+            arguments["down_block_additional_residuals"] = [_total(each) for each in zip(*down, strict=True)]
+            arguments["mid_block_additional_residual"] = _total(mid)
+        if given.pyramid:  # a list of its own for every step: the U-Net empties it
+            arguments["down_intrablock_additional_residuals"] = list(given.pyramid)
+        return arguments
+
+
 @dataclass(frozen=True)
 class Control:
     """N branches on the maps of one batch: what the U-Net is called with, for any latents, timestep and text.
@@ -77,66 +161,51 @@ class Control:
 
     def __call__(self, sample: Tensor, timestep: Tensor, text: Tensor, step: int, steps: int) -> dict[str, Any]:
         """Arguments of the U-Net for step 0, ..., steps - 1; latents are (B, ...), or (2B, ...) under guidance."""
-        acting = [name for name in self.branches if self.fusion.acts(name, step, steps)]
+        acting = self.acting(step, steps)
+        return self.nets(acting)(sample, timestep, text, self.given(acting, sample))
+
+    def acting(self, step: int, steps: int) -> Acting:
+        """What acts in a step."""
         rule, sites = self.fusion.at(step, steps)
-        arguments: dict[str, Any] = {}
-        residuals = []
-        if nets := [name for name in acting if is_spatial(self.branches[name])]:
-            residuals.append(self._lockstep(nets, rule, sites, sample, timestep, text))
-        if pooled := [name for name in acting if is_pooled(self.branches[name])]:
-            residuals += [self._pooled(name, sample, timestep, text) for name in pooled]
-        if residuals:
-            down, mid = zip(*residuals, strict=True)
-            arguments["down_block_additional_residuals"] = [_total(each) for each in zip(*down, strict=True)]
-            arguments["mid_block_additional_residual"] = _total(mid)
-        if adapters := [name for name in acting if isinstance(self.branches[name], T2IAdapter)]:
-            # a list of its own for every step: the U-Net empties it
-            pyramid = [_for_both_halves(each, sample) for each in self._pyramid(adapters, rule, sites)]
-            arguments["down_intrablock_additional_residuals"] = pyramid
+        names = [name for name in self.branches if self.fusion.acts(name, step, steps)]
+        kinds = {name: kind_of(self.branches[name]) for name in names}
+        spatial, pooled, adapters, prompts = (
+            tuple(name for name in names if kinds[name] == kind) for kind in (SPATIAL, POOLED, ADAPTER, PROMPT)
+        )
+        return Acting(spatial, pooled, adapters, prompts, rule, tuple(sites))
+
+    def nets(self, acting: Acting) -> Nets:
+        """The ControlNets that act; without anything of this batch of pictures."""
+        spatial, pooled = (tuple(self.branches[name] for name in names) for names in (acting.spatial, acting.pooled))
+        rule = acting.rule.for_branches(acting.spatial) if spatial else acting.rule
+        return Nets(spatial, pooled, rule, acting.sites)
+
+    def given(self, acting: Acting, sample: Tensor) -> Given:
+        """What they and the U-Net are given for this batch of pictures, at any timestep."""
+        embedded = (
+            self._once(("hint", name), lambda name=name: embed_hint(self.branches[name], self.hints[name]))
+            for name in acting.spatial
+        )
+        pyramid = self._pyramid(acting.adapters, acting.rule, acting.sites) if acting.adapters else []
+        prompt = {}
         if self.prompt is not None:
-            prompts = [name for name in acting if isinstance(self.branches[name], ImagePrompt)]
-            seen = self._once("prompt", lambda: self.prompt.encoder(self.hints[prompts[0]])) if prompts else None
-            arguments |= self.prompt.arguments(seen, sample, self.fusion.weight(prompts[0]) if prompts else 0.0)
-        return arguments
+            name = acting.prompts[0] if acting.prompts else None
+            seen = None if name is None else self._once("prompt", lambda: self.prompt.encoder(self.hints[name]))
+            prompt = self.prompt.arguments(seen, sample, 0.0 if name is None else self.fusion.weight(name))
+        return Given(
+            hints=[_for_both_halves(each, sample) for each in embedded],
+            weights=[self.fusion.weight(name) for name in acting.spatial],
+            pooled=[self.hints[name] for name in acting.pooled],
+            pooled_weights=[self.fusion.weight(name) for name in acting.pooled],
+            strengths=self.fusion.strengths,
+            pyramid=[_for_both_halves(each, sample) for each in pyramid],
+            prompt=prompt,
+        )
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self.known:
             self.known[key] = make()
         return self.known[key]
-
-    def _lockstep(self, names: Sequence[str], rule: Rule, sites: Sequence[str], sample, timestep, text):
-        nets = [self.branches[name] for name in names]
-        embedded = (
-            self._once(("hint", name), lambda name=name, net=net: embed_hint(net, self.hints[name]))
-            for name, net in zip(names, nets, strict=True)
-        )
-        hints = [_for_both_halves(embedding, sample) for embedding in embedded]
-        weights = [self.fusion.weight(name) for name in names]
-        return lockstep_controlnets(
-            nets,
-            rule.for_branches(names),
-            sample,
-            timestep,
-            text,
-            hints,
-            scale=self.fusion.strengths,
-            sites=sites,
-            weights=weights,
-        )
-
-    def _pooled(self, name: str, sample: Tensor, timestep: Tensor, text: Tensor):
-        """diffusers' own forward, which pools; on the prompted half alone, as in diffusers' pipeline."""
-        net, hint = self.branches[name], self.hints[name]
-        batch, scale = len(hint), self.fusion.weight(name)
-        down, mid = net(sample[-batch:], timestep, text[-batch:], hint, return_dict=False)
-        require_finite([*down, mid])
-        *down_scales, mid_scale = scales_of(self.fusion.strengths, len(down) + 1)
-        silent = len(sample) - batch
-
-        def whole(residual: Tensor, factor: float) -> Tensor:
-            return torch.cat([residual.new_zeros(silent, *residual.shape[1:]), residual]) * (factor * scale)
-
-        return [whole(*each) for each in zip(down, down_scales, strict=True)], whole(mid, mid_scale)
 
     def _pyramid(self, names: Sequence[str], rule: Rule, sites: Sequence[str]) -> list[Tensor]:
         nets = [self.branches[name] for name in names]
@@ -186,6 +255,23 @@ def evaluations(kinds: Mapping[str, str], fusion: Fusion, steps: int, halves: in
         pyramids.add((len(adapters), fusion.pyramid(adapters, *fusion.at(step, steps))))
         prompts |= {name for name, kind in acting.items() if kind == PROMPT}
     return total + sum(count for count, _ in pyramids) + len(prompts)
+
+
+def _pooled(
+    net: ControlNetModel, hint: Images, weight: Factor, strengths: Any, sample: Tensor, timestep: Tensor, text: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """diffusers' own forward, which pools; on the prompted half alone, as in diffusers' pipeline."""
+    batch = len(hint)
+    down, mid = net(sample[-batch:], timestep, text[-batch:], hint, return_dict=False)
+    require_finite([*down, mid])
+    *down_scales, mid_scale = scales_of(strengths, len(down) + 1)
+    silent = len(sample) - batch
+
+    def whole(residual: Tensor, factor: Factor) -> Tensor:
+        both = torch.cat([residual.new_zeros(silent, *residual.shape[1:]), residual])
+        return scaled(factor * weight, both)
+
+    return [whole(*each) for each in zip(down, down_scales, strict=True)], whole(mid, mid_scale)
 
 
 def _total(residuals: Sequence[Tensor]) -> Tensor:

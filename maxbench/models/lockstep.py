@@ -37,6 +37,9 @@ from maxbench.fusion import ALL_SITES, BLOCK_SITES, SITES, Feature, Rule, RuleEr
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, T2IAdapter
 
+Factor = float | Float[Tensor, ""]
+"""Of a feature: a number, or the same as a float32 tensor, which a compiled graph does not take for a constant."""
+
 UNSUPPORTED = ("class_embed_type", "num_class_embeds", "addition_embed_type", "global_pool_conditions")
 
 
@@ -54,9 +57,9 @@ def lockstep_controlnets(
     timestep: int | float | Num[Tensor, ""] | Num[Tensor, "batch"],
     text: Float[Tensor, "batch token width"],
     hints: Sequence[Feature],
-    scale: float | Sequence[float] = 1.0,
+    scale: float | Sequence[float] | Float[Tensor, "number"] = 1.0,
     sites: Collection[str] = SITES,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[float] | Float[Tensor, "branch"] | None = None,
 ) -> Residuals:
     """Run every branch on the same latents, timestep and text, fused into what one ControlNet would return.
 
@@ -65,7 +68,7 @@ def lockstep_controlnets(
     hints: per branch a map (B, 3, H, W) in [0, 1] or what `embed_hint` makes of it, (B, C0, h, w), C0 being
         the channels of `conv_in`. It does not depend on the timestep: embed once per image, not per step.
     scale: the control strength, a factor on what the rule has merged; a sequence has one for each residual in the
-        order of the forward pass, the middle's last.
+        order of the forward pass, the middle's last. In a tensor, one element or one for each.
     sites: where features are unmerged, out of ALL_SITES, or "down.<i>", "hidden.<i>", "residuals.<i>" for one down
         block; outputs are merged whatever the sites.
     weights: a factor for each branch on its own outputs, before they are merged; None for 1.
@@ -106,8 +109,8 @@ def lockstep_controlnets(
     merged = [_merged(rule, rule.merge, f"output {place}", each) for place, each in enumerate(spoken)]
     mid = outputs([net.controlnet_mid_block for net in nets], hidden)
     return Residuals(
-        down=_each(torch.mul, merged, down_scales),
-        mid=_merged(rule, rule.merge_mid, "the mid block's output", mid) * mid_scale,
+        down=_each(scaled, down_scales, merged),
+        mid=scaled(mid_scale, _merged(rule, rule.merge_mid, "the mid block's output", mid)),
     )
 
 
@@ -178,16 +181,29 @@ def _embed_time(net: "ControlNetModel", timestep: int | float | Tensor, sample: 
     return net.time_embedding(net.time_proj(timesteps).to(sample.dtype))  # sinusoids are always float32
 
 
-def _weighted(features: list[Feature], weights: Sequence[float] | None) -> list[Feature]:
-    if weights is None or all(weight == 1 for weight in weights):
+def _weighted(features: list[Feature], weights: Sequence[float] | Tensor | None) -> list[Feature]:
+    if weights is None or (not isinstance(weights, Tensor) and all(weight == 1 for weight in weights)):
         return features
-    return [weight * feature for weight, feature in zip(weights, features, strict=True)]
+    return [scaled(weight, feature) for weight, feature in zip(each_of(weights), features, strict=True)]
 
 
-def scales_of(scale: float | Sequence[float], count: int) -> Sequence[float]:
+def each_of(factors: Sequence[float] | Tensor) -> Sequence[Factor]:
+    return factors.unbind() if isinstance(factors, Tensor) else factors
+
+
+def scaled(factor: Factor, feature: Feature) -> Feature:
+    """A feature times a number, in its dtype. A tensor would be rounded to that dtype first, which a number is not."""
+    if isinstance(factor, Tensor):
+        return (factor * feature.float()).to(feature.dtype)
+    return factor * feature
+
+
+def scales_of(scale: float | Sequence[float] | Tensor, count: int) -> Sequence[Factor]:
     """One scale for each of `count` residuals."""
     if isinstance(scale, int | float):
         return [scale] * count
+    if isinstance(scale, Tensor):
+        scale = each_of(scale) * (count if len(scale) == 1 else 1)
     if len(scale) != count:
         raise UserError(f"{len(scale)} scales for {count} residuals: give one number, or one for each of them")
     return scale

@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from maxbench.errors import UserError
 from maxbench.fusion import NotFinite, RuleError
+from maxbench.models.compiled import Graphs, NotCompiled
 from maxbench.models.control import Branch, Control, Fusion, ImagePrompt, evaluations, kind_of
 from maxbench.models.precision import Precision, tf32
 
@@ -66,6 +67,7 @@ class Pipeline:
     """The parts of one latent diffusion model and its controls by condition.
 
     allow_tf32: see :class:`maxbench.models.precision.Precision`; the autoencoder computes without.
+    graphs: compiled steps; None where steps are not compiled.
     """
 
     vae: AutoencoderKL
@@ -75,6 +77,7 @@ class Pipeline:
     scheduler_config: dict
     controls: dict[str, Branch]
     allow_tf32: bool = False
+    graphs: Graphs | None = None
 
     def __post_init__(self):
         prompts = [name for name, net in self.controls.items() if isinstance(net, ImagePrompt)]
@@ -92,7 +95,7 @@ class Pipeline:
                     net.to(memory_format=torch.channels_last)
         (self.vae.enable_slicing if precision.slices(batch, resolution) else self.vae.disable_slicing)()
         (self.vae.enable_tiling if precision.tiled else self.vae.disable_tiling)()
-        return replace(self, allow_tf32=precision.tf32)
+        return replace(self, allow_tf32=precision.tf32, graphs=Graphs() if precision.compiled else None)
 
     @property
     def device(self) -> torch.device:
@@ -174,14 +177,27 @@ class Pipeline:
             sample = torch.cat([latents, latents]) if guided else latents  # (2B, C, h, w)
             sample = scheduler.scale_model_input(sample, timestep).to(self.dtype)
             with tf32(self.allow_tf32):
-                added = self._added(control, sample, timestep, text, step, len(scheduler.timesteps))
-                prediction = self.unet(sample, timestep, encoder_hidden_states=text, return_dict=False, **added)[0]
+                prediction = self._predicted(control, sample, timestep, text, step, len(scheduler.timesteps))
             prediction = prediction.float()
             if guided:
                 without, prompted = prediction.chunk(2)
                 prediction = without + sampler.guidance_scale * (prompted - without)
             latents = scheduler.step(prediction, timestep, latents, return_dict=False, **drawing)[0]
         return latents
+
+    def _predicted(
+        self, control: Control, sample: Tensor, timestep: Tensor, text: Tensor, step: int, steps: int
+    ) -> Tensor:
+        """What the U-Net predicts under control."""
+        acting = control.acting(step, steps)
+        if self.graphs is not None and self.graphs.can_hold(acting):
+            try:
+                return self.graphs(self.unet, control, acting, sample, timestep, text)
+            except NotCompiled:
+                self._added(control, sample, timestep, text, step, steps)  # what a rule refuses it says itself
+                raise
+        added = self._added(control, sample, timestep, text, step, steps)
+        return self.unet(sample, timestep, encoder_hidden_states=text, return_dict=False, **added)[0]
 
     def _added(self, control: Control, *moment: Any) -> dict[str, Any]:
         try:

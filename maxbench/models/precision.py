@@ -30,6 +30,8 @@ class Precision:
     sliced: whether the autoencoder takes the pictures of a batch one at a time; None: where they are large, see
         SLICED_FROM.
     tiled: whether it takes pictures larger than it was trained on in overlapping tiles, which are blended.
+    compiled: whether a denoising step is compiled, see :mod:`maxbench.models.compiled`; in its last bits a picture is
+        another.
     """
 
     dtype: torch.dtype = torch.float32
@@ -37,6 +39,7 @@ class Precision:
     channels_last: bool = False
     sliced: bool | None = None
     tiled: bool = False
+    compiled: bool = False
 
     @property
     def name(self) -> str:
@@ -44,8 +47,8 @@ class Precision:
 
     @property
     def exact(self) -> Precision:
-        """The same in float32 without TF32."""
-        return replace(self, dtype=torch.float32, tf32=False)
+        """The same in float32 without TF32, and not compiled: it is for a few pictures."""
+        return replace(self, dtype=torch.float32, tf32=False, compiled=False)
 
     def slices(self, batch: int, resolution: int) -> bool:
         """Whether the autoencoder takes the pictures of a batch one at a time; resolution: pixels a side."""
@@ -65,7 +68,7 @@ class Precision:
     def unusual(self) -> dict[str, Any]:
         """Everything besides the dtype that is unusual, as plain data: nothing of a run with the default settings."""
         said = {name: True for name in ("tf32", "channels_last") if getattr(self, name)}
-        return said | self.of_autoencoder
+        return said | self.of_autoencoder | ({"compile": True} if self.compiled else {})
 
 
 def _usually_sliced(batch: int, resolution: int) -> bool:

@@ -35,6 +35,7 @@ def test_the_default_is_in_the_key_as_it_always_was(known):
     _, shared, _ = known()
     assert shared.keys() == SHARED and shared["dtype"] == "torch.float32"
     usual = ["runtime.tf32=false", "runtime.channels_last=false", "runtime.vae_slices=null", "runtime.vae_tiling=false"]
+    usual += ["runtime.compile=false"]
     assert known(*usual) == known("runtime.vae_slices=false") == known("runtime.dtype=fp32") == known()
 
 
@@ -42,7 +43,7 @@ def test_an_older_configuration_that_does_not_name_the_new_settings_is_the_same_
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg, older = (compose("main", small_run) for _ in range(2))
     with open_dict(older):
-        for name in ("tf32", "channels_last", "vae_slices", "vae_tiling"):
+        for name in ("tf32", "channels_last", "vae_slices", "vae_tiling", "compile"):
             del older.runtime[name]
     assert "tf32" not in older.runtime
     one, other = build(cfg), build(older)
@@ -61,6 +62,7 @@ def test_a_dtype_has_one_name(known, short, long):
     [
         ("runtime.tf32=true", {"tf32": True}, False),
         ("runtime.channels_last=true", {"channels_last": True}, False),
+        ("runtime.compile=true", {"compile": True}, False),
         ("runtime.vae_slices=true", {"vae_slices": True}, True),
         ("runtime.vae_tiling=true", {"vae_tiling": True}, True),
     ],
@@ -79,6 +81,7 @@ def test_reconstructions_are_float32_in_every_run(known):
 
 def test_the_pipeline_computes_as_the_run_says(small_run, tmp_path):
     settings = ["runtime.dtype=bf16", "runtime.tf32=true", "runtime.channels_last=true", "runtime.vae_slices=true"]
+    settings += ["runtime.compile=true"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         job = build(compose("main", [*small_run, *settings]))
     assert yaml.safe_load(yaml.safe_dump(job.config))["runtime"]["dtype"] == "bfloat16"
@@ -91,6 +94,7 @@ def test_the_pipeline_computes_as_the_run_says(small_run, tmp_path):
         (networks.pipeline, torch.bfloat16, True),
         (networks.exact, torch.float32, False),
     ):
+        assert (pipeline.graphs is not None) == (pipeline is networks.pipeline)
         assert (pipeline.dtype, pipeline.vae.dtype, pipeline.allow_tf32) == (dtype, torch.float32, allowed)
         assert pipeline.vae.use_slicing and not pipeline.vae.use_tiling
         assert pipeline.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)

@@ -60,6 +60,7 @@ MISTAKES = [
     ("runtime.dtype=16", "it must be one of float32, bfloat16, float16, or fp32, bf16, fp16 for short."),
     ("runtime.tf32=yes please", "it must be true or false."),
     ("runtime.channels_last=1", "it must be true or false."),
+    ("runtime.compile=default", "it must be true or false."),
     ("runtime.vae_slices=4", "it must be true, false, or null for where it saves much memory."),
     ("runtime.vae_tiling=null", "it must be true or false."),
     ("runtime.device=gpu", "it must be auto, cpu, cuda or cuda:<number>."),

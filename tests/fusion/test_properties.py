@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from maxbench.fusion import (
     Sum,
     Weighted,
 )
+from maxbench.fusion.base import winners
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 EXACT = {"rtol": 0, "atol": 0}
@@ -208,3 +210,21 @@ def test_no_rule_waits_for_a_device(rule, dtype):
         bool(features[0].sum() > 0)  # else this test shows nothing
     out = [rule.merge(features), *rule.unmerge(features), getattr(rule, "merge_mid", rule.merge)(features)]
     assert all(each.device.type == "meta" and each.dtype == dtype and each.shape == (2, 4, 3, 5) for each in out)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=repr)
+def test_numbers_whose_squares_overflow_are_no_infinities(rule):
+    """Statistics that are not finite only mean that the features have to be looked at."""
+    features = [each * 1e25 for each in filled("noise", 2, (2, 4, 3, 3), torch.float32, 1)]
+    for act in (rule.merge, rule.unmerge):
+        act(features)  # no NotFinite
+
+
+@settings(max_examples=100, deadline=None)
+@given(branches=st.integers(1, 5), seed=st.integers(0, 2**31))
+def test_winners_are_the_first_of_the_largest(branches, seed):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randint(0, 3, (branches, 2, 1, 3, 3), generator=generator).float()  # many are equal
+    won = winners(maps.unbind())
+    expected = np.argmax(maps.numpy(), axis=0)  # of equals the first
+    assert (won.sum(dim=0) == 1).all() and np.array_equal(np.argmax(won.numpy(), axis=0), expected)

@@ -148,8 +148,8 @@ class Recording(Rule):
 class Deciding(MaxFusion):
     """MaxFusion that remembers its decisions."""
 
-    def _decide(self, features):
-        decision = super()._decide(features)
+    def _see(self, features, f):
+        decision = super()._see(features, f)
         self.__dict__.setdefault("decisions", []).append(decision)
         return decision
 
@@ -480,7 +480,7 @@ def test_branch_scales_leave_every_decision_as_it_is(pipeline):
     two = residuals(pipeline, Fusion(scaled, branch_scale={"hed": 0.3, "depth": 2.5}))
     assert len(plain.decisions) == len(scaled.decisions) == 10  # unmerged and merged, at five places
     for before, after in zip(plain.decisions, scaled.decisions, strict=True):
-        assert torch.equal(before.winner, after.winner) and torch.equal(before.cluster, after.cluster)
+        assert torch.equal(before.won, after.won) and torch.equal(before.cluster, after.cluster)
     assert all(differ(a, b) for a, b in zip(one, two, strict=True))
 
 

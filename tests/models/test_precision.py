@@ -150,8 +150,10 @@ def test_tiles_change_large_pictures(suite):
 
 def test_only_what_is_unusual_is_part_of_a_key():
     assert Precision().unusual == Precision(torch.bfloat16).unusual == {}
-    every = Precision(torch.float16, tf32=True, channels_last=True, sliced=False, tiled=True)
-    assert every.unusual == {"tf32": True, "channels_last": True, "vae_slices": False, "vae_tiling": True}
+    every = Precision(torch.float16, tf32=True, channels_last=True, sliced=False, tiled=True, compiled=True)
+    assert every.unusual == {
+        "tf32": True, "channels_last": True, "vae_slices": False, "vae_tiling": True, "compile": True,
+    }  # fmt: skip
     assert every.of_autoencoder == {"vae_slices": False, "vae_tiling": True}
     assert every.exact == Precision(channels_last=True, sliced=False, tiled=True)
 
@@ -168,7 +170,7 @@ def test_slicing_that_is_asked_for_and_usual_anyway_is_not_unusual(batch, resolu
     "precision",
     [
         Precision(tf32=True), Precision(channels_last=True), Precision(torch.float16), Precision(torch.bfloat16),
-        Precision(sliced=True),
+        Precision(sliced=True), Precision(compiled=True),
     ],
 )  # fmt: skip
 def test_on_a_gpu_every_way_makes_nearly_the_same_latents(suite, precision):
