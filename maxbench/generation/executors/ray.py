@@ -273,7 +273,7 @@ class RayExecutor(Executor):
         errors = self._ray.exceptions
         member, task = own.flying.pop(reference)
         if task is not None:
-            member.at.remove(task)
+            member.at = [each for each in member.at if each is not task]  # tasks hold arrays, which == cannot compare
         try:
             result = self._ray.get(reference)
         except errors.RayActorError:
