@@ -44,7 +44,9 @@ sys.exit(subprocess.run(words[words.index("--") + 1 :]).returncode)
 """,
     "srun": """
 command = next(place for place, word in enumerate(words) if not word.startswith("-"))
-sys.exit(subprocess.run(words[command:]).returncode)
+code = subprocess.run(words[command:]).returncode
+time.sleep(float(os.environ.get("FAKE_OTHER_NODES", "0")))  # that do not end
+sys.exit(code)
 """,
     "scontrol": "",
     "getent": 'print("127.0.1.1 STREAM here\\n10.20.0.7 STREAM here\\n10.20.0.8 STREAM here")\n',
@@ -121,19 +123,22 @@ def test_several_nodes_start_ray_on_each_and_the_command_once(cluster):
     assert "--include-dashboard" not in settings, "`ray start` takes it on the head alone"
     assert python["words"] == ["-m", "maxbench", "run", *WORDS, f"runtime.address={host}:{port}"]
     assert python["environment"]["CUDA_VISIBLE_DEVICES"] == "3,5"
+    for call in (ray, python):
+        assert call["environment"]["RAY_AUTH_MODE"] == "token" and len(call["environment"]["RAY_AUTH_TOKEN"]) == 64
     assert len(f"{cluster.scratch}/ray/session_2026-11-24_18-31-27_053715_4194304/sockets/plasma_store.1") <= 107
     assert not cluster.scratch.exists()
 
 
-def test_jobs_have_ports_of_their_own(tmp_path):
-    found = []
+def test_jobs_have_ports_and_a_token_of_their_own(tmp_path):
+    found, tokens = [], set()
     for number in (70_001, 70_002):
         (tmp_path / str(number)).mkdir()
         own = Cluster(tmp_path / str(number), number)
         assert own.run("experiment=hed_depth", SLURM_JOB_NUM_NODES="2").returncode == 0
         (ray,) = own.calls("ray")
+        tokens.add(ray["environment"]["RAY_AUTH_TOKEN"])
         found.append({re.split("[=:]", word)[-1] for word in ray["words"] if "port" in word or ":" in word})
-    assert not found[0] & found[1]
+    assert not found[0] & found[1] and len(tokens) == 2
 
 
 def test_there_are_as_many_processors_as_workers(cluster):
@@ -152,6 +157,14 @@ def test_the_exit_code_is_the_runs(cluster, nodes, code):
 def test_ray_that_does_not_start_is_no_success(cluster):
     ended = cluster.run("experiment=hed_depth", SLURM_JOB_NUM_NODES="3", FAKE_RAY="does not start")
     assert ended.returncode == 1 and "the run did not begin" in ended.stderr and not cluster.calls("python")
+
+
+@pytest.mark.parametrize("code", ["0", "1"])
+def test_nodes_that_do_not_end_are_not_waited_for(cluster, code):
+    began = time.monotonic()
+    given = {"SLURM_JOB_NUM_NODES": "3", "FAKE_CODE": code, "FAKE_OTHER_NODES": "50"}
+    ended = cluster.run("experiment=hed_depth", **given)
+    assert (ended.returncode, ended.stderr) == (int(code), "") and time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("words", [(), ("suite=sd15",), ("experiment=",), ("name=experiment=x",)])
