@@ -91,6 +91,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 # --- errors -----------------------------------------------------------------------------------------------
 
 FIX = "correct it in the command or in conf/."
+SLURM = "maxbench[slurm]"
 
 
 def _explain(error: Exception, hydra: Hydra, overrides: Sequence[str]) -> str:
@@ -127,6 +128,10 @@ def _explain_yaml(error: MarkedYAMLError) -> str:
 
 def _explain_missing(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    if group == "hydra/launcher" and choice.startswith("submitit_"):
+        return (
+            f"hydra/launcher={choice} needs submitit, which is not installed; install it with `pip install '{SLURM}'`."
+        )
     options = [option for option in error.options or () if not option.startswith("_")]
     if not options:
         return f"{str(error).splitlines()[0]}; there is no such file in conf/."

@@ -6,14 +6,19 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra._internal.hydra import Hydra
-from omegaconf import DictConfig
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
+from maxbench.cli.choice import with_suite
 from maxbench.cli.command import Command, jobs, parse, read_overrides, write
 from maxbench.cli.config import MAIN, check_all, compose, hydra_on, plain, sentences
-from maxbench.cli.failures import say_failure
+from maxbench.cli.failures import explain, say_failure
+from maxbench.errors import Incomplete
 
 
 def run(arguments: Sequence[str], debug: bool) -> int:
@@ -23,7 +28,7 @@ def run(arguments: Sequence[str], debug: bool) -> int:
         with sentences(hydra, command.overrides):
             overrides = read_overrides(command, hydra.config_loader)
         if command.by_hydra and command.multirun:
-            return _hand_over(hydra, [write(each) for each in overrides])
+            return _hand_over(hydra, overrides, debug)
         members = jobs(overrides)
         if command.seeds:
             members = [[*members[0], f"seed={seed}"] for seed in command.seeds]
@@ -103,14 +108,95 @@ def _sweep(
     return (2 if failed else 0), results
 
 
-def _hand_over(hydra: Hydra, overrides: Sequence[str]) -> int:
-    """A sweep by another launcher or sweeper of Hydra's: it decides where runs happen, and what a failure stops."""
+def _hand_over(hydra: Hydra, read: Sequence[Override], debug: bool) -> int:
+    """A sweep by another launcher or sweeper of Hydra's, which decides where runs happen.
+
+    A launcher's jobs may be processes of other machines: what became of each is told here when all have ended. With
+    another sweeper, whose next runs depend on results, the first failure ends the sweep.
+    """
+    overrides, first = [write(each) for each in read], _first(read)
+    overrides += with_suite(hydra, first, MAIN)[len(first) :]
     with sentences(hydra, overrides):
-        hydra.multirun(config_name=MAIN, task_function=_checked, overrides=list(overrides))
-    return 0
+        cfg = hydra.compose_config(
+            MAIN, overrides, RunMode.MULTIRUN, from_shell=False, with_log_configuration=False,
+            validate_sweep_overrides=False,
+        )  # fmt: skip
+        if folder := OmegaConf.select(cfg, "hydra.launcher.submitit_folder"):
+            print(f"sweep: handed to submitit; what each job says is in {Path(folder).parent}/<job>/", flush=True)
+        if not cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
+            hydra.multirun(config_name=MAIN, task_function=_checked, overrides=overrides)
+            return 0
+        task = _outcome_and_traceback if debug else _outcome
+        try:
+            returned = hydra.multirun(config_name=MAIN, task_function=task, overrides=overrides)
+        except RuntimeError as error:
+            if type(error).__name__ not in LOST:
+                raise
+            raise Incomplete(_lost(error)) from error
+    return _told([job for batch in returned for job in batch])
 
 
-def _checked(cfg: DictConfig) -> None:
-    """The task of another launcher, at the top of its module so that it can be sent to another process."""
+LOST = ("UncompletedJobError", "FailedJobError", "FailedSubmissionError")
+"""What submitit raises of a job that was not sent or did not come back; the library is optional."""
+
+
+def _lost(error: Exception) -> str:
+    said = " ".join(str(error).splitlines()[:2])  # what follows is the job's log
+    return (
+        f"A job of the sweep did not come back ({said}); others may be going on. What is finished is kept: when they "
+        "have ended, run the same command again."
+    )
+
+
+def _first(read: Sequence[Override]) -> list[str]:
+    """The overrides of the first member, without those that have no values to name."""
+    return jobs([each for each in read if not each.is_sweep_override() or each.is_discrete_sweep()])[0]
+
+
+def _told(ended: Sequence[JobReturn]) -> int:
+    """Say of every job where its results are, or why there are none; the exit code."""
+    failed = 0
+    for number, job in enumerate(ended, start=1):
+        name = f"job {number} of {len(ended)}: {' '.join(each.removeprefix('++') for each in job.overrides)}"
+        outcome: Outcome = job.return_value
+        if outcome.failure is None:
+            print(f"{name}\n  {outcome.folder}", flush=True)
+        else:
+            failed += 1
+            print(f"{name}\n  {outcome.failure}", file=sys.stderr, flush=True)
+    if failed:
+        print(f"maxbench: {failed} of {len(ended)} jobs failed.", file=sys.stderr)
+    return 2 if failed else 0
+
+
+class Outcome(NamedTuple):
+    """How a job of another launcher's ended: the run's folder, or the sentence of its failure."""
+
+    folder: Path | None
+    failure: str | None = None
+
+
+def _outcome(cfg: DictConfig, debug: bool = False) -> Outcome:
+    """The task of another launcher, at the top of its module so that it can be sent to another process.
+
+    A failure is a result, so that it stops no other job; it is said here, for the job's own log, and by :func:`_told`.
+    """
+    try:
+        return Outcome(_checked(cfg))
+    except BrokenPipeError:  # nobody reads on
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exception(error)
+        say_failure(error)
+        return Outcome(None, explain(error)[0])
+
+
+def _outcome_and_traceback(cfg: DictConfig) -> Outcome:
+    return _outcome(cfg, debug=True)
+
+
+def _checked(cfg: DictConfig) -> Path:
+    """The task of another sweeper: what is wrong is raised there."""
     check_all(plain(cfg))
-    _perform(cfg)
+    return _perform(cfg)
