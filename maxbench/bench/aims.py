@@ -40,7 +40,7 @@ def aims(result: Result, card: str) -> Iterator[Aim]:
         gain = result.ratios(Case(DIFFUSERS, False), Case(SUM, True))
         yield _least(gain, SPEEDUP, "throughput of sum, compiled, over diffusers, eager")
     else:
-        yield Aim(UNKNOWN, f"throughput of sum, compiled, over diffusers, eager , at least {SPEEDUP:g}; add --compiled")
+        yield Aim(UNKNOWN, f"throughput of sum, compiled, over diffusers, eager, at least {SPEEDUP:g}; add --compiled")
     for compiled in result.modes:
         around = result.ratios(Case(SUM, compiled, END_TO_END), Case(SUM, compiled, DENOISING))
         yield _most(around, AROUND, f"from files to files over denoising alone, {modes[compiled]}")

@@ -98,7 +98,7 @@ def require_comparable(methods: Mapping[str, Method], kind: Callable[[str], str]
     added = methods[SUM]
     if len(added.branches) < 2:
         raise UserError(
-            f"methods.{SUM} has {len(added.branches)} control and nothing to add; take an experiment with two controls, "
+            f"methods.{SUM} has {len(added.branches)} control and nothing to add up; take an experiment with two, "
             "experiment=hed_depth."
         )
     if not isinstance(added.rule, Sum) or added.sites or added.layer_scale is not None:

@@ -49,7 +49,7 @@ def text(result: Result, settings: Mapping[str, Any], stamp: Mapping[str, Any], 
         f"{len(next(iter(result.seconds.values())))} turns",
     ]
     agreed = [
-        f"{what}: pictures differ by {value:.1e} (root mean square)" for what, value in result.differences.items()
+        f"{what}: pictures differ by {value:.2g} (root mean square)" for what, value in result.differences.items()
     ]
     parts = [
         listed([*said, *agreed]),
