@@ -148,11 +148,12 @@ def _keep(made, watch: Stopwatch, folder: Path) -> None:
 
 
 def _medians(run: Callable[[], None], watch: Stopwatch, repeats: int, what: str) -> dict[str, float]:
+    """Everything has run before, so nothing is warmed up."""
     taken = []
-    for _ in track(range(repeats + 1), what, repeats + 1, "batches", brief=True):
+    for _ in track(range(repeats), what, repeats, "batches", brief=True):
         run()
         taken.append(_apart(watch.take()))
-    return {part: median(each[part] for each in taken[1:]) for part in taken[0]}  # the first one warms up
+    return {part: median(each[part] for each in taken) for part in taken[0]}
 
 
 def _apart(seconds: Mapping[str, float]) -> dict[str, float]:
