@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--manifest", metavar="FILE", help="manifest.json of the export")
     evaluate.add_argument("--name", help="of the row in tables; entering it again replaces it")
     evaluate.add_argument("--output-dir", metavar="DIR", help="where run folders go; as exported")
+    verbs.add_parser("bench", help="time every rule beside diffusers' own pipeline", add_help=False)
     doctor = verbs.add_parser("doctor", help="say what this machine can run")
     doctor.add_argument("--output-dir", default="runs")
     doctor.add_argument("--data-dir", default="data")
@@ -136,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(RUN_HELP, end="")
             return 0
         return _guarded(debug, lambda: _run(words[1:], debug))
+    if words[:1] == ["bench"]:
+        return _guarded(debug, lambda: _bench(words[1:]))
     if words[:1] == ["data"] and words[1:2] and words[1] in DATA:
         return _guarded(debug, lambda: DATA[words[1]](words[2:]))
     if words[:1] == ["export"] and not {"--help", "-h"} & set(words):
@@ -156,6 +159,12 @@ def _run(words: Sequence[str], debug: bool) -> int:
     from maxbench.cli.run import run
 
     return run(words, debug)
+
+
+def _bench(words: Sequence[str]) -> int:
+    from maxbench.cli.bench import bench
+
+    return bench(words)
 
 
 def _export(words: Sequence[str]) -> int:

@@ -30,6 +30,7 @@ import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maxbench import images as im
+from maxbench.bench.shapes import SCHEDULER, SD15, Shapes, counting, flops_of, network
 from maxbench.cli.build import make_method
 from maxbench.cli.component import CONDITION, PAIRING, SAMPLER, component
 from maxbench.cli.config import compose, hydra_on, plain
@@ -43,7 +44,6 @@ from maxbench.report.tables import markdown_table
 from maxbench.seeds import derive
 from maxbench.store.files import fingerprint
 from maxbench.store.stamp import code_version, environment
-from shapes import SCHEDULER, SD15, Shapes, counting, flops_of, network
 
 PAIRS = ("hed_depth", "seg_depth", "hed_seg")
 TABLES = (*(f"contradictory_{pair}" for pair in PAIRS), *PAIRS, "three_conditions")

@@ -29,6 +29,7 @@ from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
 from maxbench import images as im
+from maxbench.bench.shapes import SD15, TINY, Shapes, pipeline
 from maxbench.errors import UserError
 from maxbench.fusion import SITES, Average, Fusion, MaxFusion, Sum
 from maxbench.models.pipeline import Pipeline, Sampler
@@ -36,7 +37,6 @@ from maxbench.models.precision import Precision, forbid_tf32
 from maxbench.report.tables import markdown_table
 from maxbench.store.files import write_atomically
 from maxbench.store.stamp import code_version, environment
-from shapes import SD15, TINY, Shapes, pipeline
 
 ROOT = Path(__file__).parents[1]
 GUIDANCE = 7.5

@@ -26,12 +26,12 @@ from diffusers import MultiControlNetModel, UniPCMultistepScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maxbench.bench.shapes import SD15, TINY, TOKENS, Shapes, flops_of, network, pipeline
 from maxbench.fusion import Fusion, MaxFusion, Rule, Sum
 from maxbench.models.lockstep import lockstep_controlnets
 from maxbench.models.pipeline import Pipeline, Sampler
 from maxbench.report.tables import markdown_table
 from maxbench.store.stamp import code_version, environment
-from shapes import SD15, TINY, TOKENS, Shapes, flops_of, network, pipeline
 
 DELTA = 0.7
 CLOSE = 1e-3

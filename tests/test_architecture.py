@@ -35,9 +35,13 @@ ALLOWED = {
         "maxbench", "conditions", "data", "errors", "experiments", "generation", "images", "metrics", "progress",
         "store",
     },
+    "bench": {
+        "conditions", "errors", "experiments", "fusion", "images", "miniature", "models", "progress", "report", "seeds",
+        "store",
+    },
     "cli": {
-        "maxbench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature", "models",
-        "names", "progress", "report", "seeds", "store", "suites",
+        "maxbench", "bench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature",
+        "models", "names", "progress", "report", "seeds", "store", "suites",
     },
     "__main__": {"maxbench", "cli", "errors"},
 }  # fmt: skip
@@ -54,10 +58,11 @@ FORBIDDEN = {
     "evaluation": {"diffusers", "transformers", "hydra"},
     "models": {"hydra"},
     "generation": {"hydra"},
+    "bench": {"hydra"},
 }
 
 
-WITHOUT_TORCH = ("__main__", "cli.config", "cli.run", "cli.schema")
+WITHOUT_TORCH = ("__main__", "cli.bench", "cli.config", "cli.run", "cli.schema")
 
 
 @cache

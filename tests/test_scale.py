@@ -14,8 +14,8 @@ import count_cost
 import measure_gpu
 from count_cost import Settings, Squares, ask
 from maxbench.__main__ import main
+from maxbench.bench.shapes import SD15, TINY, counting, flops_of, network
 from maxbench.data.pairing import ObjectOnScene
-from shapes import SD15, TINY, counting, flops_of, network
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {  # part -> bytes of the file that the Hub has, bytes of a number in it

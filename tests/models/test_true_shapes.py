@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from maxbench.bench.shapes import SD15, TINY, network, pipeline
 from maxbench.fusion import Average, MaxFusion, Sum
-from shapes import SD15, TINY, network, pipeline
 from true_shapes import DELTA, agreement, by_diffusers, by_the_formulas, decide, fused, inputs_of, one_step
 
 BOTH = pytest.mark.parametrize(
