@@ -28,7 +28,8 @@ keys:
   output_dir=   where run folders go                   data_dir=    where data sets lie
   store_dir=    where everything expensive lies that runs share
   sampler=      one of conf/sampler/; sampler.steps=, sampler.guidance_scale=
-  runtime.device= auto, cpu, cuda                      runtime.batch_size=, runtime.threads=
+  runtime.device= auto, cpu, cuda                      runtime.batch_size= a number, or auto; runtime.threads=
+  runtime.workers= processes, one a GPU by default     runtime.address= of a Ray cluster; see docs/cluster.md
   runtime.dtype=  fp32, bf16, fp16                     runtime.tf32=, channels_last=, compile=, vae_slices=,
                                                        vae_tiling=
   methods.NAME. rule, sites, branches, scale, branch_scale, layer_scale, control_start, control_end, fusion_start,

@@ -36,8 +36,8 @@ ALLOWED = {
         "store",
     },
     "bench": {
-        "conditions", "errors", "experiments", "fusion", "images", "miniature", "models", "progress", "report", "seeds",
-        "store",
+        "conditions", "errors", "experiments", "fusion", "generation", "images", "miniature", "models", "progress",
+        "report", "seeds", "store",
     },
     "cli": {
         "maxbench", "bench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature",

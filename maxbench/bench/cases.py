@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,9 @@ from maxbench.conditions.base import Condition
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
 from maxbench.fusion import Sum
+from maxbench.generation.executors.base import Task
+from maxbench.generation.executors.local import LocalExecutor
+from maxbench.generation.networks import Networks
 from maxbench.models.control import SPATIAL, Control, kind_of
 from maxbench.models.pipeline import Pipeline, Sampler
 from maxbench.models.precision import tf32
@@ -175,15 +178,36 @@ class EndToEnd(Protocol):
         `folder`/<number>-<place>.png, whole, when this returns."""
 
 
-def one_batch_after_another(
-    pipeline: Pipeline, method: Method, sampler: Sampler, batches: Sequence[Batch], folder: Path
-) -> None:
-    """The plain loop: nothing of a batch is done while another is at work."""
-    for number, batch in enumerate(batches):
-        fresh = Batch(batch.prompts, batch.noise, batch.maps, batch.show, batch.seed)  # one that has read nothing
-        arrays = im.to_bytes(pictures(pipeline, method, sampler, fresh))
-        for place, array in enumerate(arrays):
-            write_atomically(folder / f"{number}-{place}.png", im.encode_png(array))
+@dataclass(frozen=True)
+class Written(Task):
+    """A batch from its maps, read already, to the bytes of its PNG files, as a task of an executor."""
+
+    method: Method
+    sampler: Sampler
+    batch: Batch
+    number: int
+
+    def run(self, networks: Networks) -> Tensor:
+        return pictures(networks.pipeline, self.method, self.sampler, self.batch)
+
+    def pack(self, found: Tensor) -> list[bytes]:
+        return [im.encode_png(array) for array in im.to_bytes(found)]
+
+
+def by_executor(pipeline: Pipeline, method: Method, sampler: Sampler, batches: Sequence[Batch], folder: Path) -> None:
+    """As a run does it in one process: maps are read, and pictures encoded and written, while others denoise."""
+
+    def tasks() -> Iterator[Written]:
+        for number, batch in enumerate(batches):
+            fresh = Batch(batch.prompts, batch.noise, batch.maps, batch.show, batch.seed)  # one that has read nothing
+            len(fresh.hints)  # read here, in the executor's other thread
+            yield Written(method, sampler, fresh, number)
+
+    def keep(task: Written, files: list[bytes]) -> None:
+        for place, content in enumerate(files):
+            write_atomically(folder / f"{task.number}-{place}.png", content)
+
+    LocalExecutor(Networks(load_pipeline=lambda precision: pipeline, device=pipeline.device)).run(tasks(), keep)
 
 
 # --- diffusers --------------------------------------------------------------------------------------------

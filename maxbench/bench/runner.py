@@ -16,8 +16,8 @@ from maxbench.bench.cases import (
     EndToEnd,
     Reference,
     Subject,
+    by_executor,
     denoising,
-    one_batch_after_another,
     pictures,
     require_agreement,
 )
@@ -92,7 +92,7 @@ def measure(
     subject: Subject,
     turns: int,
     folder: Path,
-    end_to_end: EndToEnd = one_batch_after_another,
+    end_to_end: EndToEnd = by_executor,
     reference: Callable[..., Reference] = Reference,
 ) -> Result:
     """Time everything. Pictures that should be the same are compared first; where they are not, a UserError.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from maxbench.bench.cases import SUM, Batch, Subject, draw_maps, require_comparable, write_maps
 from maxbench.bench.shapes import Shapes, pipeline
+from maxbench.cli.batch import AUTO, settled
+from maxbench.cli.batch import USUAL as USUAL_BATCH
 from maxbench.cli.build import build, make_method, pick_device
 from maxbench.cli.component import SAMPLER, component
 from maxbench.cli.schema import check, nearest
@@ -32,7 +34,7 @@ BATCHES = 3
 
 def subject_of(cfg: DictConfig, names: Sequence[str] | None, compiled: bool, folder: Path) -> Subject:
     """A suite's own networks, on the first pictures of the experiment; masks are left out."""
-    job = build(cfg)
+    job = build(settled(cfg))
     suite, conditions = job.suite, job.experiment.conditions
     methods = chosen(job.experiment.methods, names)
     require_comparable(methods, suite.branch_kind)
@@ -67,7 +69,7 @@ def random_subject(
                for name, entry in config["methods"].items()]  # fmt: skip
     methods = chosen([method for entry in entries for method in entry], names)
     require_comparable(methods, lambda name: SPATIAL)
-    size, resolution = runtime.batch_size, config["suite"]["resolution"]
+    size, resolution = USUAL_BATCH if runtime.batch_size == AUTO else runtime.batch_size, config["suite"]["resolution"]
     device = pick_device(runtime.device)
     precision = Precision(
         DTYPES[runtime.dtype], runtime.tf32, runtime.channels_last, runtime.vae_slices, runtime.vae_tiling
@@ -108,12 +110,7 @@ def _loaded(
     load: Callable[[torch.dtype], Pipeline], precision: Precision, compiled: bool, batch: int, resolution: int
 ) -> list[Pipeline]:
     """The networks computing eagerly and, if asked for, once more compiled: each has weights of its own."""
-    can = "compiled" in {field.name for field in fields(Precision)}
-    if compiled and not can:
-        raise UserError("This version of maxbench cannot compile its loop, so there is nothing to compare; leave out "
-                        "--compiled.")  # fmt: skip
-    eager = replace(precision, compiled=False) if can else precision
-    ways = [eager, *([replace(precision, compiled=True)] if compiled else [])]
+    ways = [replace(precision, compiled=False), *([replace(precision, compiled=True)] if compiled else [])]
     return [load(each.dtype).computing(each, batch, resolution) for each in ways]
 
 

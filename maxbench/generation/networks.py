@@ -64,6 +64,14 @@ class Networks:
         self.held["asked", kind] = True
         return not known
 
+    def of_batch(self, key: str, make: Callable[[], Any]) -> Any:
+        """What all methods share of a batch, known by its key: made once, and kept until another batch comes."""
+        known, made = self.held.get(("batch", ""), ("", None))
+        if known != key:
+            made = make()
+            self.held["batch", ""] = key, made
+        return made
+
     @property
     def pipeline(self) -> Pipeline:
         """What makes pictures."""

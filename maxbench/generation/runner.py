@@ -23,7 +23,7 @@ from maxbench.errors import UserError
 from maxbench.experiments.method import VAE_RECONSTRUCTION, Experiment, Method
 from maxbench.generation.executors.base import Task
 from maxbench.generation.networks import Networks
-from maxbench.generation.sampling import Batch, Sampling
+from maxbench.generation.sampling import Batch, Prepared, Sampling
 from maxbench.generation.strength import ResidualNorms
 from maxbench.generation.trace import Tracing
 from maxbench.models.pipeline import Evaluations, Pipeline, Sampler
@@ -233,9 +233,13 @@ class MakePictures(Task):
             evaluations = pipeline.cost(self.method.branches, self.method, self.sampler)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
+            prepared = networks.of_batch(
+                f"{self.batch.key} {self.sampler.negative_prompt}",
+                lambda: self.batch.prepared(pipeline, networks.conditions, self.sampler, list(self.batch.maps)),
+            )
             begun = time.perf_counter()
-            pictures = self._pictures(networks, self.batch, pipeline).cpu()  # copying waits for the device
-            seconds = time.perf_counter() - begun
+            pictures = self._pictures(networks, self.batch, pipeline, prepared).cpu()  # copying waits for the device
+            seconds = time.perf_counter() - begun + prepared.cost(self.method.branches)
         except UserError as error:
             raise UserError(f"methods.{self.method.name}: {error}") from error
         cost = {
@@ -261,8 +265,10 @@ class MakePictures(Task):
     def pack(self, found: list[tuple[Tensor, dict[str, Any]]]) -> list[Made]:
         return [made for picture, details in found for made in _encoded(picture[None], details)]
 
-    def _pictures(self, networks: Networks, batch: Batch, pipeline: Pipeline) -> Tensor:
-        return batch.pictures(pipeline, networks.conditions, self.method, self.sampler)
+    def _pictures(
+        self, networks: Networks, batch: Batch, pipeline: Pipeline, prepared: Prepared | None = None
+    ) -> Tensor:
+        return batch.pictures(pipeline, networks.conditions, self.method, self.sampler, prepared)
 
     def _remade(self, networks: Networks, places: Sequence[int]) -> dict[int, Tensor]:
         """The defective pictures of the batch made in float32, by their place in it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from maxbench.conditions.base import Condition, Images
 from maxbench.data.pairing import Sample
 from maxbench.experiments.method import Method
+from maxbench.fusion import Fusion, Sum
 from maxbench.generation.executors.base import Executor
 from maxbench.generation.inputs import ControlInputs
 from maxbench.models.control import Control
@@ -30,6 +33,10 @@ ENGINE = 1
 Raise it when a change of the engine changes pictures; tests/generation/test_recorded.py holds recorded pictures of
 every kind of method, so that such a change does not pass unnoticed.
 """
+
+
+TEXT = " text"
+"""Among names of conditions, of which none begins with a space."""
 
 
 @dataclass(frozen=True)
@@ -98,20 +105,73 @@ class Batch:
         """A method's branches on its maps."""
         return pipeline.control(self.hints(conditions, method.branches), method)
 
+    @torch.inference_mode()
+    def prepared(
+        self, pipeline: Pipeline, conditions: Mapping[str, Condition], sampler: Sampler, branches: Sequence[str]
+    ) -> Prepared:
+        """What every method that sees some of these branches needs of it."""
+        seconds: dict[str, float] = {}
+        embedded: dict[str, Tensor] = {}
+        with _timed(seconds, TEXT, pipeline.device):
+            text = pipeline.encode_text(self.prompts)
+            negative = pipeline.encode_text([sampler.negative_prompt]).expand(len(self), -1, -1)
+        hints = self.hints(conditions, branches)
+        for name, hint in hints.items():
+            with _timed(seconds, name, pipeline.device):
+                pipeline.control({name: hint}, Fusion(Sum()), embedded).embedding(name)
+        return Prepared(text, negative, hints, embedded, seconds)
+
     def latents(
-        self, pipeline: Pipeline, conditions: Mapping[str, Condition], method: Method, sampler: Sampler
+        self,
+        pipeline: Pipeline,
+        conditions: Mapping[str, Condition],
+        method: Method,
+        sampler: Sampler,
+        prepared: Prepared | None = None,
     ) -> Float[Tensor, "batch channel height width"]:
-        """One method's pictures before they are decoded, float32."""
-        text = pipeline.encode_text(self.prompts)
-        negative = pipeline.encode_text([sampler.negative_prompt]).expand(len(self), -1, -1)
-        noise, control = self.start(pipeline.latent_shape(self.resolution)), self.control(pipeline, conditions, method)
-        return pipeline.denoise(noise, text, negative, control, sampler, self.generators)
+        """One method's pictures before they are decoded, float32; prepared: if that is done already."""
+        own = prepared or self.prepared(pipeline, conditions, sampler, method.branches)
+        control = pipeline.control({name: own.hints[name] for name in method.branches}, method, own.embedded)
+        noise = self.start(pipeline.latent_shape(self.resolution))
+        return pipeline.denoise(noise, own.text, own.negative, control, sampler, self.generators)
 
     def pictures(
-        self, pipeline: Pipeline, conditions: Mapping[str, Condition], method: Method, sampler: Sampler
+        self,
+        pipeline: Pipeline,
+        conditions: Mapping[str, Condition],
+        method: Method,
+        sampler: Sampler,
+        prepared: Prepared | None = None,
     ) -> Float[Tensor, "batch 3 H W"]:
         """One method's pictures, float32."""
-        return pipeline.decode(self.latents(pipeline, conditions, method, sampler))
+        return pipeline.decode(self.latents(pipeline, conditions, method, sampler, prepared))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What all methods share of a batch: text states, what controls are shown, and that embedded.
+
+    seconds: what the text and each condition took, so that a method costs what it would alone.
+    """
+
+    text: Tensor
+    negative: Tensor
+    hints: Mapping[str, Images]
+    embedded: dict[str, Tensor]
+    seconds: Mapping[str, float]
+
+    def cost(self, branches: Sequence[str]) -> float:
+        """Seconds of all that a method of these branches uses."""
+        return sum(self.seconds[name] for name in (TEXT, *branches))
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str, device: torch.device) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds[name] = time.perf_counter() - begun
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,8 @@ class Control:
     branches: Mapping[str, Branch]
     hints: Mapping[str, Images]
     prompt: ImagePrompt | None = None
-    known: dict[Any, Any] = field(default_factory=dict, repr=False)  # what needs to be computed only once per image
+    embedded: dict[str, Tensor] = field(default_factory=dict, repr=False)  # maps by condition; fusions may share it
+    known: dict[Any, Any] = field(default_factory=dict, repr=False)  # what else is computed only once per image
 
     def __call__(self, sample: Tensor, timestep: Tensor, text: Tensor, step: int, steps: int) -> dict[str, Any]:
         """Arguments of the U-Net for step 0, ..., steps - 1; latents are (B, ...), or (2B, ...) under guidance."""
@@ -182,15 +183,12 @@ class Control:
 
     def given(self, acting: Acting, sample: Tensor) -> Given:
         """What they and the U-Net are given for this batch of pictures, at any timestep."""
-        embedded = (
-            self._once(("hint", name), lambda name=name: embed_hint(self.branches[name], self.hints[name]))
-            for name in acting.spatial
-        )
+        embedded = [self.embedding(name) for name in acting.spatial]
         pyramid = self._pyramid(acting.adapters, acting.rule, acting.sites) if acting.adapters else []
         prompt = {}
         if self.prompt is not None:
             name = acting.prompts[0] if acting.prompts else None
-            seen = None if name is None else self._once("prompt", lambda: self.prompt.encoder(self.hints[name]))
+            seen = None if name is None else self.embedding(name)
             prompt = self.prompt.arguments(seen, sample, 0.0 if name is None else self.fusion.weight(name))
         return Given(
             hints=[_for_both_halves(each, sample) for each in embedded],
@@ -201,6 +199,17 @@ class Control:
             pyramid=[_for_both_halves(each, sample) for each in pyramid],
             prompt=prompt,
         )
+
+    def embedding(self, name: str) -> Tensor | None:
+        """What does not depend on the timestep, nor on how branches are fused: a map as a ControlNet embeds it, a
+        picture as an image prompt's encoder does; None of other kinds."""
+        if name not in self.embedded:
+            net, hint = self.branches[name], self.hints[name]
+            if kind_of(net) == SPATIAL:
+                self.embedded[name] = embed_hint(net, hint)
+            elif isinstance(net, ImagePrompt):
+                self.embedded[name] = net.encoder(hint)
+        return self.embedded.get(name)
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self.known:

@@ -130,14 +130,23 @@ class Pipeline:
             return self.text_encoder(tokens.to(self.device)).last_hidden_state
 
     @torch.inference_mode()
-    def control(self, hints: dict[str, Float[Tensor, "batch 3 height width"]], fusion: Fusion) -> Control:
-        """The branches of `hints` (condition -> map in [0, 1]), acting together as `fusion` says."""
+    def control(
+        self,
+        hints: dict[str, Float[Tensor, "batch 3 height width"]],
+        fusion: Fusion,
+        embedded: dict[str, Tensor] | None = None,
+    ) -> Control:
+        """The branches of `hints` (condition -> map in [0, 1]), acting together as `fusion` says.
+
+        embedded: of the same maps, where another fusion has embedded them; what is missing is added to it.
+        """
         branches = {name: self.controls[name] for name in hints}
         prompts = {name: net for name, net in self.controls.items() if isinstance(net, ImagePrompt)}
         shown = {
             name: hint.to(self.device, torch.float32 if name in prompts else self.dtype) for name, hint in hints.items()
         }
-        return Control(fusion, branches, shown, next(iter(prompts.values()), None))
+        known = {} if embedded is None else embedded
+        return Control(fusion, branches, shown, next(iter(prompts.values()), None), known)
 
     def cost(self, branches: Sequence[str], fusion: Fusion, sampler: Sampler) -> Evaluations:
         """How often networks run for one picture."""

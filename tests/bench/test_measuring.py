@@ -15,8 +15,8 @@ from maxbench import images as im
 from maxbench.bench.cases import (
     SUM,
     Reference,
+    by_executor,
     difference,
-    one_batch_after_another,
     pictures,
     require_agreement,
     require_comparable,
@@ -137,7 +137,7 @@ def test_compiled_cases_are_those_of_their_own_networks(subject, tmp_path):
 
 
 def test_the_plain_loop_leaves_the_pictures(subject, tmp_path):
-    one_batch_after_another(subject.pipeline, subject.methods[SUM], subject.sampler, subject.batches, tmp_path)
+    by_executor(subject.pipeline, subject.methods[SUM], subject.sampler, subject.batches, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}-{p}.png" for n in range(3) for p in range(2)]
     for number in range(3):
         expected = im.to_bytes(ours(subject, batch=number))

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 from maxbench.__main__ import main
-from runs import digests, only_run
+from runs import counted, digests, only_run
 
 pytestmark = pytest.mark.ray
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'maxbench[ray]'")
 
 SETTINGS = [  # uneven batches: 4 + 4 + 4 + 2
-    "samples=14", "pairing.reference=8", "sampler.steps=25", "runtime.threads=1", "runtime.batch_size=4",
+    "samples=14", "pairing.reference=8", "sampler.steps=12", "runtime.threads=1", "runtime.batch_size=4",
 ]  # fmt: skip
 AWAY = ("seconds", "warm_up", "peak_memory")  # what a method costs is no metric
 
@@ -104,7 +104,7 @@ def test_a_worker_that_is_killed_changes_no_byte_and_no_metric(settings, alone, 
     assert running.returncode == 0, said
     assert "a worker died (1 deaths in all); it is started again" in said
     same(only_run(tmp_path), alone)
-    assert json.loads((only_run(tmp_path) / "run.json").read_text())["images"] == {"made": 98, "found": 0}
+    assert counted(only_run(tmp_path))["images"] == counted(alone)["images"] == {"made": 112, "found": 0}
     assert "2 of 2 workers busy" in (only_run(tmp_path) / "run.log").read_text()
     nothing_is_left()
 
@@ -124,8 +124,8 @@ def test_a_driver_that_is_killed_or_stopped_leaves_no_process_and_is_continued(s
     said, _ = running.communicate(timeout=400)
     assert running.returncode == 0, said
     same(only_run(tmp_path), alone)
-    made = json.loads((only_run(tmp_path) / "run.json").read_text())["images"]
-    assert made["made"] + made["found"] == 98 and 0 < made["made"] <= 93
+    made = counted(only_run(tmp_path))["images"]
+    assert made["made"] + made["found"] == 112 and 0 < made["made"] <= 107  # the first lost none of the five or more
 
 
 def test_a_finished_run_does_not_start_ray(settings, alone, capsys):
