@@ -64,6 +64,14 @@ class Fusion:
         fused = _within(step, steps, self.fusion_start, self.fusion_end)
         return (self.rule, self.sites) if fused else (self.otherwise, ())
 
+    def moment(self, branches: Sequence[str], step: int, steps: int) -> tuple:
+        """Everything that a step does with these branches: equal for two methods that do the same."""
+        acting = [name for name in branches if self.acts(name, step, steps)]
+        if not acting:
+            return ()
+        rule, sites = self.at(step, steps)
+        return acting, [self.weight(name) for name in acting], rule, sorted(sites), self.strengths
+
     @property
     def needs_guidance(self) -> Rule | None:
         """A rule of it that needs both halves of classifier-free guidance; None if none does."""

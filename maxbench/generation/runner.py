@@ -27,6 +27,7 @@ from maxbench.generation.sampling import Batch, Prepared, Sampling
 from maxbench.generation.strength import ResidualNorms
 from maxbench.generation.trace import Tracing
 from maxbench.models.pipeline import Evaluations, Pipeline, Sampler
+from maxbench.models.prefix import plan_of, stops_of
 from maxbench.progress import Outlook, Progress, Work
 from maxbench.store.artefacts import Artefact, batches, padded
 from maxbench.store.files import fingerprint
@@ -157,11 +158,12 @@ class Generation:
         sampling = self.sampling
         for places, methods in lacking.items():
             branches = dict.fromkeys(name for method in methods for name in method.branches)
+            stops = stops_of({each.name: plan_of(each, each.branches, sampling.steps) for each in methods})
             for part in batches(places, sampling.batch_size):
                 filled = [self.experiment.images[place] for place in padded(part, sampling.batch_size)]
                 batch = sampling.batch(*zip(*filled, strict=True), branches)
                 for method in methods:
-                    yield MakePictures(method, sampling.sampler, batch, tuple(part))
+                    yield MakePictures(method, sampling.sampler, batch, tuple(part), stops[method.name])
 
     def _file(self, method: Method, place: int) -> str:
         sample, replicate = self.experiment.images[place]
@@ -206,13 +208,15 @@ class Reconstruct(Task):
 class MakePictures(Task):
     """One method's pictures of a batch.
 
-    places: of its samples among the run's images, without those that fill it up.
+    places: of its samples among the run's images, without those that fill it up. stops: the steps that other methods on
+    the batch go on from.
     """
 
     method: Method
     sampler: Sampler
     batch: Batch
     places: tuple[int, ...]
+    stops: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -268,7 +272,7 @@ class MakePictures(Task):
     def _pictures(
         self, networks: Networks, batch: Batch, pipeline: Pipeline, prepared: Prepared | None = None
     ) -> Tensor:
-        return batch.pictures(pipeline, networks.conditions, self.method, self.sampler, prepared)
+        return batch.pictures(pipeline, networks.conditions, self.method, self.sampler, prepared, self.stops)
 
     def _remade(self, networks: Networks, places: Sequence[int]) -> dict[int, Tensor]:
         """The defective pictures of the batch made in float32, by their place in it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,8 +21,9 @@ from maxbench.fusion import Fusion, Sum
 from maxbench.generation.executors.base import Executor
 from maxbench.generation.inputs import ControlInputs
 from maxbench.models.control import Control
-from maxbench.models.pipeline import Evaluations, Pipeline, Sampler, cost_of
+from maxbench.models.pipeline import Evaluations, Pipeline, Sampler, cost_of, scheduled
 from maxbench.models.precision import Precision
+from maxbench.models.prefix import Prefixes
 from maxbench.seeds import derive, noise_for
 from maxbench.store.files import digest, fingerprint
 from maxbench.store.identity import identity
@@ -128,12 +129,18 @@ class Batch:
         method: Method,
         sampler: Sampler,
         prepared: Prepared | None = None,
+        stops: Sequence[int] = (),
     ) -> Float[Tensor, "batch channel height width"]:
-        """One method's pictures before they are decoded, float32; prepared: if that is done already."""
+        """One method's pictures before they are decoded, float32.
+
+        prepared: what is done already. stops: where other methods go on from, see :mod:`maxbench.models.prefix`.
+        """
         own = prepared or self.prepared(pipeline, conditions, sampler, method.branches)
         control = pipeline.control({name: own.hints[name] for name in method.branches}, method, own.embedded)
         noise = self.start(pipeline.latent_shape(self.resolution))
-        return pipeline.denoise(noise, own.text, own.negative, control, sampler, self.generators)
+        return pipeline.denoise(
+            noise, own.text, own.negative, control, sampler, self.generators, own.prefixes, tuple(stops)
+        )
 
     def pictures(
         self,
@@ -142,14 +149,15 @@ class Batch:
         method: Method,
         sampler: Sampler,
         prepared: Prepared | None = None,
+        stops: Sequence[int] = (),
     ) -> Float[Tensor, "batch 3 H W"]:
         """One method's pictures, float32."""
-        return pipeline.decode(self.latents(pipeline, conditions, method, sampler, prepared))
+        return pipeline.decode(self.latents(pipeline, conditions, method, sampler, prepared, stops))
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What all methods share of a batch: text states, what controls are shown, and that embedded.
+    """What methods share of a batch: text states, what controls are shown, that embedded, and steps.
 
     seconds: what the text and each condition took, so that a method costs what it would alone.
     """
@@ -159,10 +167,11 @@ class Prepared:
     hints: Mapping[str, Images]
     embedded: dict[str, Tensor]
     seconds: Mapping[str, float]
+    prefixes: Prefixes = field(default_factory=Prefixes)
 
     def cost(self, branches: Sequence[str]) -> float:
-        """Seconds of all that a method of these branches uses."""
-        return sum(self.seconds[name] for name in (TEXT, *branches))
+        """Seconds of all that the last method used, which has these branches, and did not compute."""
+        return sum(self.seconds[name] for name in (TEXT, *branches)) + self.prefixes.spared
 
 
 @contextlib.contextmanager
@@ -190,6 +199,11 @@ class Sampling:
     @property
     def executor(self) -> Executor:
         return self.inputs.executor
+
+    @property
+    def steps(self) -> int:
+        """Steps of the sampler as it counts them."""
+        return len(scheduled(self.sampler, self.networks.scheduler()).timesteps)
 
     def cost(self, method: Method) -> Evaluations:
         """How often networks run for one picture of a method."""

@@ -5,7 +5,9 @@ Tensors in, tensors out; no files. Networks are diffusers' and transformers' own
 
 from __future__ import annotations
 
+import copy
 import inspect
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -21,6 +23,7 @@ from maxbench.fusion import NotFinite, RuleError
 from maxbench.models.compiled import Graphs, NotCompiled
 from maxbench.models.control import Branch, Control, Fusion, ImagePrompt, evaluations, kind_of
 from maxbench.models.precision import Precision, tf32
+from maxbench.models.prefix import Prefixes, plan_of
 
 
 @dataclass(frozen=True)
@@ -166,12 +169,16 @@ class Pipeline:
         control: Control,
         sampler: Sampler,
         generators: list[torch.Generator] | None = None,
+        prefixes: Prefixes | None = None,
+        stops: Sequence[int] = (),
     ) -> Float[Tensor, "batch channel height width"]:
         """Latents of the pictures, float32: `sampler.steps` of denoising from `noise`.
 
         Networks compute in their own dtype; what is added up from step to step does not lose its low bits.
         generators: one for every picture, from which a stochastic sampler draws, so that a picture does not depend on
         its company.
+        prefixes: of the same batch, where other methods leave the steps that they share with this one; stops: the steps
+        before which this one leaves its state.
         """
         scheduler, guided = self.schedule(sampler), sampler.halves == 2
         drawing = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
@@ -182,7 +189,20 @@ class Pipeline:
             )
         text = torch.cat([negative, text]) if guided else text
         latents = noise.to(self.device, torch.float32) * scheduler.init_noise_sigma
+        plan, first = plan_of(control.fusion, list(control.branches), len(scheduler.timesteps)), 0
+        if prefixes is not None:
+            first, known = prefixes.find(plan)
+            prefixes.spared = 0.0
+            if known is not None:
+                latents, scheduler, prefixes.spared = known.latents, copy.deepcopy(known.scheduler), known.seconds
+                for generator, state in zip(generators or (), known.generators, strict=True):
+                    generator.set_state(state)
+        begun = time.perf_counter()
         for step, timestep in enumerate(scheduler.timesteps):
+            if step < first:
+                continue
+            if prefixes is not None and step in stops and step > first:
+                prefixes.save(plan[:step], latents, scheduler, generators or (), begun)
             sample = torch.cat([latents, latents]) if guided else latents  # (2B, C, h, w)
             sample = scheduler.scale_model_input(sample, timestep).to(self.dtype)
             with tf32(self.allow_tf32):
