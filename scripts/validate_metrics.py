@@ -588,7 +588,7 @@ def _labels(run: Opened) -> tuple[torch.Tensor, torch.Tensor, int, str]:
     if condition is None:
         given, measured = ((_grey(each)[:, 0] * 7.999).long() for each in pictures)
         return given, measured, 8, "eight grey levels as classes, this run having no segmentation"
-    scorer = run.evaluation.scorers.load_map("seg")
+    scorer = run.inputs.executor.networks.scorer("seg")
     given, measured = (condition.draw(each, scorer).long() for each in pictures)
     return given, measured, len(condition.palette), "the scorer's classes in real pictures and in the baseline's"
 
@@ -645,7 +645,7 @@ def with_numpy(run: Opened) -> Iterator[Check]:
     said = "levels of real pictures and of the baseline's"
     condition = run.job.experiment.conditions.get("depth")
     if condition is not None:
-        scorer = run.evaluation.scorers.load_map("depth")
+        scorer = run.inputs.executor.networks.scorer("depth")
         given, measured = (
             condition.draw(each, scorer)[:, None].double() / 255
             for each in (run.real(COMPARED), run.pictures(run.baseline, COMPARED))

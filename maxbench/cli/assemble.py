@@ -39,6 +39,11 @@ def make_executor(job: Run) -> Executor:
     workers = job.workers or (_visible(job.device) if address is None else None)
     if address is None and workers == 1:
         return LocalExecutor(networks)
+    if job.device.index is not None:
+        raise UserError(
+            f"runtime.device={job.device} names one GPU, and each worker has one of its own; set runtime.device=cuda, "
+            "and CUDA_VISIBLE_DEVICES to choose among them."
+        )
     from maxbench.generation.executors.ray import RayExecutor  # Ray is optional
 
     return RayExecutor(networks, workers, address, job.threads)
@@ -82,7 +87,7 @@ def make_generation(
     suite = job.suite
     inputs = make_inputs(
         suite, job.experiment.conditions, job.experiment.samples, job.image_set, folder, job.batch_size, job.device,
-        executor or make_executor(job),
+        executor or LocalExecutor(make_networks(job)),
     )  # fmt: skip
     sampling = Sampling(
         inputs=inputs,

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maxbench.cli.assemble import make_executor
 from maxbench.cli.build import Run, build
-from maxbench.generation.fitting import FITTING, FitBatch, described
+from maxbench.generation.fitting import FITTING, MOST, FitBatch, described
 from maxbench.progress import say
 from maxbench.store.artefacts import Store
 from maxbench.store.identity import identity
@@ -78,5 +78,7 @@ def _measure(job: Run) -> int:
         for name, condition in job.experiment.conditions.items()
         if name in method.branches
     }
-    with contextlib.closing(make_executor(replace(job, batch_size=1))) as executor:
+    plain = replace(job.precision, compiled=False)  # a graph for every size would take minutes, and memory
+    # the autoencoder takes large batches in slices; it is to do so with all, as it would in the run
+    with contextlib.closing(make_executor(replace(job, batch_size=MOST, precision=plain))) as executor:
         return executor.do(FitBatch(method, job.sampler, maps, side))

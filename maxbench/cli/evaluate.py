@@ -123,6 +123,9 @@ def _built(config: Any, origin: Path) -> Run:
     """The run of a configuration that was written by us, perhaps long ago and elsewhere."""
     if not isinstance(config, dict):
         raise UserError(f"{origin} has no configuration of a run; it is damaged, or of an older version.")
+    runtime = config.get("runtime")
+    if isinstance(runtime, dict):  # where a run was made says nothing of where it is scored
+        config = {**config, "runtime": {**runtime, "address": None, "workers": None}}
     try:
         check_all(config)
         return build(OmegaConf.create(config))

@@ -68,6 +68,8 @@ class Networks:
         """What all methods share of a batch, known by its key: made once, and kept until another batch comes."""
         known, made = self.held.get(("batch", ""), ("", None))
         if known != key:
+            self.held.pop(("batch", ""), None)
+            del made  # the last batch's, before memory is taken for this one's
             made = make()
             self.held["batch", ""] = key, made
         return made

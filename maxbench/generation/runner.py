@@ -237,9 +237,12 @@ class MakePictures(Task):
             evaluations = pipeline.cost(self.method.branches, self.method, self.sampler)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
+            warm_up = networks.is_first(f"pictures {self.method.name if networks.precision.compiled else ''}")
             prepared = networks.of_batch(
                 f"{self.batch.key} {self.sampler.negative_prompt}",
-                lambda: self.batch.prepared(pipeline, networks.conditions, self.sampler, list(self.batch.maps)),
+                lambda: self.batch.prepared(
+                    pipeline, networks.conditions, self.sampler, list(self.batch.maps), in_warm_up=warm_up
+                ),
             )
             begun = time.perf_counter()
             pictures = self._pictures(networks, self.batch, pipeline, prepared).cpu()  # copying waits for the device
@@ -253,7 +256,7 @@ class MakePictures(Task):
             "control_scale": self.method.scale if self.method.branches else None,
             "peak_memory": _peak_memory(networks),
             "made_by": dict(networks.made_by),
-            "warm_up": networks.is_first("pictures"),
+            "warm_up": warm_up or prepared.in_warm_up,
         }
         pictures = pictures[: self.size]
         defects = [im.defect(each) for each in pictures]
@@ -272,7 +275,9 @@ class MakePictures(Task):
     def _pictures(
         self, networks: Networks, batch: Batch, pipeline: Pipeline, prepared: Prepared | None = None
     ) -> Tensor:
-        return batch.pictures(pipeline, networks.conditions, self.method, self.sampler, prepared, self.stops)
+        return batch.pictures(
+            pipeline, networks.conditions, self.method, self.sampler, prepared, self.stops if prepared else ()
+        )
 
     def _remade(self, networks: Networks, places: Sequence[int]) -> dict[int, Tensor]:
         """The defective pictures of the batch made in float32, by their place in it."""

@@ -22,7 +22,7 @@ from maxbench.generation.executors.base import Executor
 from maxbench.generation.inputs import ControlInputs
 from maxbench.models.control import Control
 from maxbench.models.pipeline import Evaluations, Pipeline, Sampler, cost_of, scheduled
-from maxbench.models.precision import Precision
+from maxbench.models.precision import Precision, tf32
 from maxbench.models.prefix import Prefixes
 from maxbench.seeds import derive, noise_for
 from maxbench.store.files import digest, fingerprint
@@ -108,7 +108,12 @@ class Batch:
 
     @torch.inference_mode()
     def prepared(
-        self, pipeline: Pipeline, conditions: Mapping[str, Condition], sampler: Sampler, branches: Sequence[str]
+        self,
+        pipeline: Pipeline,
+        conditions: Mapping[str, Condition],
+        sampler: Sampler,
+        branches: Sequence[str],
+        in_warm_up: bool = False,
     ) -> Prepared:
         """What every method that sees some of these branches needs of it."""
         seconds: dict[str, float] = {}
@@ -118,9 +123,9 @@ class Batch:
             negative = pipeline.encode_text([sampler.negative_prompt]).expand(len(self), -1, -1)
         hints = self.hints(conditions, branches)
         for name, hint in hints.items():
-            with _timed(seconds, name, pipeline.device):
+            with _timed(seconds, name, pipeline.device), tf32(pipeline.allow_tf32):
                 pipeline.control({name: hint}, Fusion(Sum()), embedded).embedding(name)
-        return Prepared(text, negative, hints, embedded, seconds)
+        return Prepared(text, negative, hints, embedded, seconds, in_warm_up)
 
     def latents(
         self,
@@ -159,7 +164,8 @@ class Batch:
 class Prepared:
     """What methods share of a batch: text states, what controls are shown, that embedded, and steps.
 
-    seconds: what the text and each condition took, so that a method costs what it would alone.
+    seconds: what the text and each condition took, so that a method costs what it would alone. in_warm_up: whether this
+    was while the process warmed up, so that no method's cost on this batch is what it would be later.
     """
 
     text: Tensor
@@ -167,6 +173,7 @@ class Prepared:
     hints: Mapping[str, Images]
     embedded: dict[str, Tensor]
     seconds: Mapping[str, float]
+    in_warm_up: bool = False
     prefixes: Prefixes = field(default_factory=Prefixes)
 
     def cost(self, branches: Sequence[str]) -> float:

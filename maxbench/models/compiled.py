@@ -68,7 +68,7 @@ class Graphs:
         text: Tensor,
     ) -> Tensor:
         """The U-Net's prediction under control; NotCompiled where there is no graph to be had."""
-        given = control.given(acting, sample).in_tensors(sample.device)
+        given = control.in_tensors(acting, control.given(acting, sample), sample.device)
         moment = (sample, torch.as_tensor(timestep, device=sample.device), text)
         shapes = tuple((each.shape, each.dtype) for each in (*moment, *given.tensors))
         scale = control.fusion.weight(acting.prompts[0]) if acting.prompts else 0.0

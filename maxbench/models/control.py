@@ -101,17 +101,17 @@ class Given(NamedTuple):
         """All but the image prompt's, of factors that are tensors."""
         return [*self.hints, self.weights, *self.pooled, self.pooled_weights, self.strengths, *self.pyramid]
 
-    def in_tensors(self, device: torch.device) -> Given:
-        """The same with factors that are float32 tensors, so that other factors are no other graph."""
+    def factors(self, device: torch.device) -> dict[str, Tensor]:
+        """Weights and strengths as float32 tensors, so that others are no other graph."""
         number = isinstance(self.strengths, int | float)
 
         def tensor(values: Any) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
         strengths = tensor([self.strengths] if number else list(self.strengths))
-        return self._replace(
-            weights=tensor(self.weights), pooled_weights=tensor(self.pooled_weights), strengths=strengths
-        )
+        return {
+            "weights": tensor(self.weights), "pooled_weights": tensor(self.pooled_weights), "strengths": strengths
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,11 @@ class Control:
             pyramid=[_for_both_halves(each, sample) for each in pyramid],
             prompt=prompt,
         )
+
+    def in_tensors(self, acting: Acting, given: Given, device: torch.device) -> Given:
+        """The same with factors that are tensors; they are brought to the device once, and not in every step."""
+        key = ("factors", acting.spatial, acting.pooled)
+        return given._replace(**self._once(key, lambda: given.factors(device)))
 
     def embedding(self, name: str) -> Tensor | None:
         """What does not depend on the timestep, nor on how branches are fused: a map as a ControlNet embeds it, a

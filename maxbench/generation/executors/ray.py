@@ -17,11 +17,11 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
@@ -69,7 +69,8 @@ class Worker:
         if threads:
             torch.set_num_threads(threads)
         sys.path += [path for path in paths if path not in sys.path]  # rules and conditions of a user's own
-        self.packed, self.device = packed, Lock()
+        self.packed = packed
+        self.device = ThreadPoolExecutor(1, "device")  # one thread: CUDA graphs belong to the thread that made them
         self.networks: Networks | None = None
 
     def hello(self) -> tuple[str, str]:
@@ -77,13 +78,14 @@ class Worker:
         return socket.gethostname(), own_code()
 
     def do(self, task: Task) -> Any:
-        with self.device:
-            if self.networks is None:
-                from ray import cloudpickle
+        return task.pack(self.device.submit(self._run, task).result())
 
-                self.networks = cloudpickle.loads(self.packed)
-            found = task.run(self.networks)
-        return task.pack(found)
+    def _run(self, task: Task) -> Any:
+        if self.networks is None:
+            from ray import cloudpickle
+
+            self.networks = cloudpickle.loads(self.packed)
+        return task.run(self.networks)
 
 
 @cache
@@ -148,11 +150,13 @@ class Round:
 
     flying: what a worker has been asked for; no task where it was asked whether it is there. suspects: tasks during
     which a worker died; each is given to a worker that has no other, so that there is no doubt when one dies again.
+    again: those whose results were lost.
     """
 
     queue: Queue
     flying: dict[Any, tuple[Member, Task | None]] = field(default_factory=dict)
     suspects: deque[Task] = field(default_factory=deque)
+    again: deque[Task] = field(default_factory=deque)
     deaths: dict[int, int] = field(default_factory=dict)  # by the task's id()
     left_out: list[Task] = field(default_factory=list)
 
@@ -166,14 +170,17 @@ class Round:
     def _next(self, member: Member, members: Sequence[Member]) -> Task | None:
         if self.suspects and not member.at:
             return self.suspects.popleft()
-        if any(id(task) in self.deaths for task in member.at) or len(member.at) >= SLOTS or self.queue.is_empty():
+        if any(id(task) in self.deaths for task in member.at) or len(member.at) >= SLOTS:
             return None
-        return self.queue.take(member, members)
+        if self.again:
+            return self.again.popleft()
+        return None if self.queue.is_empty() else self.queue.take(member, members)
 
     @property
     def is_done(self) -> bool:
         """A worker that is still starting is not waited for."""
-        return not (any(task for _, task in self.flying.values()) or self.suspects) and self.queue.is_empty()
+        waiting = self.suspects or self.again or any(task is not None for _, task in self.flying.values())
+        return not waiting and self.queue.is_empty()
 
     def doubt(self, task: Task) -> None:
         """A worker died while it had this task."""
@@ -215,8 +222,8 @@ class RayExecutor(Executor):
         count = self.planned
         cores = self.threads or max(1, (os.cpu_count() or 1) // count)
         if not ray.is_initialized():
-            self._begin(ray, count * cores, on_gpu)
             self.is_ours = True
+            self._begin(ray, count * cores, on_gpu)
         if not here and self.workers is None:
             count = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else len(ray.nodes())
             if count < 1:
@@ -302,6 +309,14 @@ class RayExecutor(Executor):
         except errors.RayActorError:
             self._bury(member, task, own)
             return
+        except (errors.ObjectLostError, errors.NodeDiedError):  # it was made, and its node went before it was fetched
+            if task is None:
+                self._greet(member, own)
+            else:
+                own.again.append(task)
+            return
+        except errors.OutOfMemoryError as error:
+            raise MemoryError(f"a worker was ended by Ray: {' '.join(str(error).split())[:200]}") from error
         except errors.RaySystemError as error:
             said = str(error).strip().splitlines()
             raise UserError(
@@ -313,6 +328,7 @@ class RayExecutor(Executor):
         if task is None:
             self._welcome(member, *result)
         else:
+            own.deaths.pop(id(task), None)  # it was not to blame; and a number that is free is given to another task
             keep(task, result)
 
     def _welcome(self, member: Member, host: str, code: str) -> None:
@@ -358,18 +374,21 @@ class RayExecutor(Executor):
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started here."""
-        ray = vars(self).pop("_ray", None)
-        for member in self.members:
-            ray.kill(member.actor)
-        self.members.clear()
-        if self.is_ours:
-            ray.shutdown()
-            self.is_ours = False
+        vars(self).pop("_ray", None)
+        if self.members or self.is_ours:  # also where starting was interrupted
+            import ray
+
+            for member in self.members:
+                ray.kill(member.actor)
+            self.members.clear()
+            if self.is_ours:
+                ray.shutdown()
+                self.is_ours = False
 
 
 def _lacking(tasks: Sequence[Task]) -> str:
     said = "; ".join(task.label for task in tasks[:3])
     return (
-        f"{len(tasks)} batches were left out, for {KILLS} workers died of each: {said}. Everything else is made. Look "
-        "for what ended them (memory: runtime.batch_size=), then run the same command again to go on."
+        f"{len(tasks)} batches were left out, for {KILLS} workers died of each: {said}. All else of this "
+        "stage is made. Look for what ended them (memory: runtime.batch_size=), then run the same command again to go on."
     )
