@@ -390,5 +390,6 @@ def _lacking(tasks: Sequence[Task]) -> str:
     said = "; ".join(task.label for task in tasks[:3])
     return (
         f"{len(tasks)} batches were left out, for {KILLS} workers died of each: {said}. All else of this "
-        "stage is made. Look for what ended them (memory: runtime.batch_size=), then run the same command again to go on."
+        "stage is made. Look for what ended them (memory: runtime.batch_size=), then run the same command again to go "
+        "on."
     )

@@ -117,3 +117,23 @@ def test_a_task_that_kills_is_left_out_by_name_and_all_others_are_done(two, tmp_
     assert "the square of 5" in str(caught.value) and "run the same command again" in str(caught.value)
     assert "square of 4" not in str(caught.value)
     assert (tmp_path / "notes").stat().st_size == KILLS
+
+
+def test_one_death_is_nobody_elses(two, tmp_path):
+    """Tasks are told apart by id(), which is given to another when a task is gone: the blame must go with it."""
+    from maxbench.generation.executors import ray as module
+
+    rounds = []
+
+    class Watched(module.Round):
+        def __post_init__(self):
+            rounds.append(self)
+
+    tasks = (
+        Deadly(5, notes=str(tmp_path / "notes"), times=1) if number == 5 else Square(number) for number in range(120)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Round", Watched)
+        found = results(two, tasks)
+    assert sorted(number for number, _ in found) == list(range(120))
+    assert rounds[0].deaths == {} and not rounds[0].suspects
