@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from maxbench.errors import UserError
-from maxbench.store.artefacts import Store
+from maxbench.store.artefacts import Store, batches
 from maxbench.store.files import STRAY_SECONDS, fingerprint, read_sealed, seal, unseal
 from maxbench.store.runfolder import MARK, Entry, RunFolder, image_file, mask_file, run_name, source_file
 
@@ -31,22 +31,24 @@ def below(folder) -> dict[str, bytes]:
 
 @dataclass
 class Maker:
-    """Makes pictures of numbers, and remembers the batches it was asked for."""
+    """Makes pictures of numbers in batches, and remembers them."""
 
     asked: list[list[int]] = field(default_factory=list)
     fails_at: int | None = None
+    size: int = 2
 
-    def __call__(self, batch):
-        self.asked.append(batch)
-        for number in batch:
-            if number == self.fails_at:
-                raise RuntimeError("half way")
-            yield f"picture {number}".encode(), {"defect": "black" if number == 3 else None}
+    def __call__(self, missing, keep):
+        for batch in batches(missing, self.size):
+            self.asked.append(batch)
+            for number in batch:
+                if number == self.fails_at:
+                    raise RuntimeError("half way")
+                keep(number, f"picture {number}".encode(), {"defect": "black" if number == 3 else None})
 
 
-def have(folder, maker, keys=None, size=2):
+def have(folder, maker, keys=None):
     """The pictures of `keys` in the folder, as a product."""
-    found = folder.ensure("image", KEYS if keys is None else keys, maker, size, "making")
+    found = folder.ensure("image", KEYS if keys is None else keys, maker, "making")
     folder.place("images/m", {image_file("m", f"{number}", 0): each for number, each in found.items()}, "image")
     return found
 
@@ -84,11 +86,11 @@ def test_another_run_finds_what_this_one_has_made(folder, tmp_path):
 
 
 def test_what_was_made_before_a_failure_is_kept(folder, tmp_path):
-    maker = Maker(fails_at=3)
+    maker = Maker(fails_at=3, size=1)
     with pytest.raises(RuntimeError, match="half way"):
-        have(folder, maker, size=1)
-    maker = Maker()
-    have(opened(tmp_path), maker, size=1)
+        have(folder, maker)
+    maker = Maker(size=1)
+    have(opened(tmp_path), maker)
     assert maker.asked == [[3], [4]]
 
 
