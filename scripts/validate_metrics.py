@@ -668,7 +668,7 @@ def with_numpy(run: Opened) -> Iterator[Check]:
 def with_transformers(run: Opened) -> Iterator[Check]:
     from transformers import AutoTokenizer, CLIPModel
 
-    suite, scorer = run.job.suite, run.evaluation.scorers.clip
+    suite, scorer = run.job.suite, run.inputs.executor.networks.clip
     folder = suite.folder / suite.text_scorer.folder
     model, tokenizer = (
         CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(),
