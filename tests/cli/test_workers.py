@@ -38,7 +38,7 @@ def start(arguments: list[str], output: Path, workers: int) -> subprocess.Popen:
 
 
 def processes(name: str) -> list[int]:
-    """Those of Ray that are called so."""
+    """Those of Ray that are called so, and belong to no other Ray on this machine."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -46,7 +46,18 @@ def processes(name: str) -> list[int]:
                 found.append(int(place.name))
         except OSError:
             pass
-    return found
+    return [each for each in found if each not in FOREIGN]
+
+
+FOREIGN: list[int] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def foreign():
+    """Processes of others, which are neither to be killed nor to be waited for."""
+    FOREIGN.extend(processes("ray"))
+    yield
+    FOREIGN.clear()
 
 
 def wait_for(output: Path, running: subprocess.Popen, images: int) -> None:
@@ -66,7 +77,7 @@ def wait_for(output: Path, running: subprocess.Popen, images: int) -> None:
 def nothing_is_left() -> None:
     until = time.monotonic() + 20
     while time.monotonic() < until:
-        if not (left := processes("raylet") + processes("gcs_server") + processes("ray::Worker")):
+        if not (left := processes("raylet") + processes("gcs_server") + processes("ray::")):
             return
         time.sleep(0.2)
     pytest.fail(f"processes of Ray are left: {left}")
