@@ -100,6 +100,8 @@ def measured(
     from maxbench.models.precision import forbid_tf32
     from maxbench.store.stamp import environment
 
+    if output is not None:
+        require_writable(output)
     config = plain(cfg)
     runtime = check(config).runtime
     if runtime.threads:
@@ -127,6 +129,18 @@ def measured(
         page = write(result, settings, stamp, output, "-".join(slug(each) for each in kinds), command)
         print(f"\ntables: {page} and {page.with_suffix('.csv').name}")
     return 0
+
+
+def require_writable(folder: Path) -> None:
+    """UserError now, and not after everything has been measured."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--output is {folder}, where nothing can be written ({error.strerror}); give another."
+        ) from error
 
 
 def slug(name: str) -> str:

@@ -78,8 +78,9 @@ def journal(folder: RunFolder) -> Iterator[None]:
         stopped = not isinstance(error, Exception)
         said = f"{type(error).__name__}: {error}".rstrip(": ")
         with contextlib.suppress(OSError):  # what happened matters more, and may be that the disk is full
-            own.log("stopped" if stopped else f"failed: {said}")
             own.say("stopped" if stopped else "failed", why=said)
+        with contextlib.suppress(OSError):
+            own.log("stopped" if stopped else f"failed: {said}")
         raise
     own.log("finished")
     own.say("finished")

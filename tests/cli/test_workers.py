@@ -75,12 +75,13 @@ def wait_for(output: Path, running: subprocess.Popen, images: int) -> None:
 
 
 def nothing_is_left() -> None:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        if not (left := processes("raylet") + processes("gcs_server") + processes("ray::")):
-            return
-        time.sleep(0.2)
-    pytest.fail(f"processes of Ray are left: {left}")
+    """What computes is gone in seconds; two agents of Ray's own take a minute to see that their node is gone."""
+    for names, seconds in ((("raylet", "gcs_server", "ray::Worker"), 20), (("ray::",), 90)):
+        until = time.monotonic() + seconds
+        while left := [each for name in names for each in processes(name)]:
+            if time.monotonic() > until:
+                pytest.fail(f"processes of Ray are left: {left}")
+            time.sleep(0.2)
 
 
 def metrics(folder: Path) -> pd.DataFrame:
@@ -113,7 +114,7 @@ def test_a_worker_that_is_killed_changes_no_byte_and_no_metric(settings, alone, 
     os.kill(processes("ray::Worker")[0], signal.SIGKILL)
     said, _ = running.communicate(timeout=400)
     assert running.returncode == 0, said
-    assert "a worker died (1 deaths in all); it is started again" in said
+    assert "a worker died (deaths in all: 1); it is started again" in said
     same(only_run(tmp_path), alone)
     assert counted(only_run(tmp_path))["images"] == counted(alone)["images"] == {"made": 112, "found": 0}
     assert "2 of 2 workers busy" in (only_run(tmp_path) / "run.log").read_text()
@@ -121,7 +122,7 @@ def test_a_worker_that_is_killed_changes_no_byte_and_no_metric(settings, alone, 
 
 
 def test_a_driver_that_is_killed_or_stopped_leaves_no_process_and_is_continued(settings, alone, tmp_path):
-    for ended, images in ((signal.SIGKILL, 4), (signal.SIGINT, 1)):
+    for ended, images in ((signal.SIGKILL, 4), (signal.SIGTERM, 1), (signal.SIGHUP, 1), (signal.SIGINT, 1)):
         running = start(settings, tmp_path, 3)
         wait_for(tmp_path, running, images)
         running.send_signal(ended)
@@ -136,7 +137,7 @@ def test_a_driver_that_is_killed_or_stopped_leaves_no_process_and_is_continued(s
     assert running.returncode == 0, said
     same(only_run(tmp_path), alone)
     made = counted(only_run(tmp_path))["images"]
-    assert made["made"] + made["found"] == 112 and 0 < made["made"] <= 107  # the first lost none of the five or more
+    assert made["made"] + made["found"] == 112 and 0 < made["made"] <= 105  # the first lost none of the five or more
 
 
 def test_a_finished_run_does_not_start_ray(settings, alone, capsys):

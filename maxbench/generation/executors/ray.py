@@ -13,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -252,15 +254,14 @@ class RayExecutor(Executor):
         if self.address is None:
             settings |= {"num_cpus": cpus, "object_store_memory": MEMORY, "include_dashboard": False}
             settings |= {} if on_gpu else {"num_gpus": 0}
+        else:
+            _require_somebody(self.address)
         try:
             ray.init(address=self.address or "local", **settings)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises nearly every kind, for nodes, sockets, tokens and folders
             said = " ".join(str(error).split())[:300].rstrip(".")
-            what = "start here" if self.address is None else f"join the cluster at {self.address}"
-            raise UserError(
-                f"Ray could not {what} ({said}); correct runtime.address=, start one with `ray start --head`, or leave "
-                "out runtime.address= and runtime.workers=."
-            ) from error
+            raise UserError(_not_begun(self.address, said)) from error
+        _mind_signals()
 
     @property
     def status(self) -> Status:
@@ -348,7 +349,7 @@ class RayExecutor(Executor):
             own.doubt(task)
             if member.is_ready:  # else it is the other task that it had
                 member.is_ready, self.died = False, self.died + 1
-                say(f"a worker died ({self.died} deaths in all); it is started again")
+                say(f"a worker died (deaths in all: {self.died}); it is started again")
                 self._greet(member, own)
         if not self.members:
             raise Incomplete(
@@ -386,10 +387,52 @@ class RayExecutor(Executor):
                 self.is_ours = False
 
 
+def _require_somebody(address: str) -> None:
+    """UserError where nobody answers at HOST:PORT: Ray itself would try for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", or what Ray will say something of
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"Nobody answers at runtime.address={address} ({error}); start a cluster there with `ray start --head`, or "
+            "correct it."
+        ) from error
+
+
+def _not_begun(address: str | None, said: str) -> str:
+    if address is not None:
+        return (
+            f"Ray could not join the cluster at {address} ({said}); correct runtime.address=, or start one there with "
+            "`ray start --head`."
+        )
+    if "AF_UNIX" in said:
+        remedy = "set RAY_TMPDIR to a folder with a short name"
+    elif ".ray" in said:
+        remedy = "set HOME to a folder that can be written"
+    else:
+        remedy = "try again, or leave out runtime.workers= to compute in this process"
+    return f"Ray could not start here ({said}); {remedy}."
+
+
+def _mind_signals() -> None:
+    """End as by Ctrl-C when told to end or left by the terminal: Ray would abort, and the run would say nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, stop)
+
+
 def _lacking(tasks: Sequence[Task]) -> str:
     said = "; ".join(task.label for task in tasks[:3])
     return (
-        f"{len(tasks)} batches were left out, for {KILLS} workers died of each: {said}. All else of this "
+        f"{len(tasks)} batch{'es' * (len(tasks) > 1)} left out, for {KILLS} workers died of each: {said}. All else of this "
         "stage is made. Look for what ended them (memory: runtime.batch_size=), then run the same command again to go "
         "on."
     )

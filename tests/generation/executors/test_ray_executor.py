@@ -126,7 +126,8 @@ def test_one_death_is_nobody_elses(two, tmp_path):
     rounds = []
 
     class Watched(module.Round):
-        def __post_init__(self):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
             rounds.append(self)
 
     tasks = (
