@@ -430,9 +430,8 @@ def _mind_signals() -> None:
 
 
 def _lacking(tasks: Sequence[Task]) -> str:
-    said = "; ".join(task.label for task in tasks[:3])
+    said, plural = "; ".join(task.label for task in tasks[:3]), "es" * (len(tasks) > 1)
     return (
-        f"{len(tasks)} batch{'es' * (len(tasks) > 1)} left out, for {KILLS} workers died of each: {said}. All else of this "
-        "stage is made. Look for what ended them (memory: runtime.batch_size=), then run the same command again to go "
-        "on."
+        f"{len(tasks)} batch{plural} left out, for {KILLS} workers died of each: {said}. All else of this stage is "
+        "made. Look for what ended them (memory: runtime.batch_size=), then run the same command again to go on."
     )
