@@ -195,7 +195,10 @@ class Written(Task):
 
 
 def by_executor(pipeline: Pipeline, method: Method, sampler: Sampler, batches: Sequence[Batch], folder: Path) -> None:
-    """As a run does it in one process: maps are read, and pictures encoded and written, while others denoise."""
+    """By a run's executor in one process: maps are read, and pictures encoded and written, while others denoise.
+
+    The records that a run keeps of its pictures are not written.
+    """
 
     def tasks() -> Iterator[Written]:
         for number, batch in enumerate(batches):
