@@ -79,7 +79,11 @@ def parser() -> argparse.ArgumentParser:
     verbs = main.add_subparsers(dest="verb", metavar="VERB")
     verbs.add_parser("run", help="generate, score and report an experiment", add_help=False)
     tables = verbs.add_parser("tables", help="print the tables of finished runs")
-    tables.add_argument("folder", nargs="*", help="run folders; without any, all in --output-dir")
+    tables.add_argument(
+        "folder",
+        nargs="*",
+        help="runs, by their folders or the beginnings of their names in --output-dir; without any, all that are there",
+    )
     tables.add_argument("--output-dir", default="runs")
     tables.add_argument("--pool", action="store_true", help="write one result of several runs that differ in the seed")
     tables.add_argument("--output", help="of --pool: its folder; otherwise beside the first run")

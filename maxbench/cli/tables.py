@@ -12,6 +12,7 @@ import pandas as pd
 
 from maxbench.cli.failures import say_failure
 from maxbench.errors import UserError
+from maxbench.report.runs import CONFIG, DIFFERENCES, EVALUATED, METRICS, TUNING, find
 from maxbench.report.tables import difference_table, marked, plain_table, read_tables
 
 
@@ -30,11 +31,7 @@ def tables(
         return _pool(folders, output, baselines)
     if output is not None:
         raise UserError(f"--output {output} goes with --pool; without it nothing is written.")
-    paths = [Path(folder) for folder in folders] or sorted(
-        path.parent for path in Path(output_dir).glob("*/metrics.csv")
-    )
-    if not paths:
-        raise UserError(f"There is no finished run in {output_dir}/; run one, or name its folder.")
+    paths = find(folders, output_dir)
     failed = 0
     for path in paths:
         try:
@@ -63,11 +60,11 @@ def against(folder: Path, baselines: Sequence[str]) -> str:
     if len(set(baselines)) < len(baselines):
         raise UserError(f"--baseline names a row twice: {', '.join(baselines)}.")
     made = tables_of(read_state(folder), read_config(folder), baselines)
-    files = {"metrics.csv": made.metrics(), "differences.csv": made.differences()}
+    files = {METRICS: made.metrics(), DIFFERENCES: made.differences()}
     with tempfile.TemporaryDirectory() as place:
         for name, table in files.items():
             (Path(place) / name).write_text(table.to_csv(index=False))
-        for name in ("config.yaml", "evaluation.json", "tuning.csv"):
+        for name in (CONFIG, EVALUATED, TUNING):
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, Path(place) / name)
         try:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
 
 from maxbench.errors import UserError
+from maxbench.report.runs import EVALUATED, TUNING, Results
 from maxbench.store.files import write_atomically
 
 
@@ -68,24 +68,10 @@ ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 BY_ANNOTATOR = "_by_annotator"  # of a metric that the network which drew the maps has measured
 ABOUT = "These are numbers about "
 """How the note begins that says on what pictures was measured; a run has one, or a pooled result one of each kind."""
-EVALUATED = "evaluation.json"
 MINIATURE = "maxbench.miniature.dataset.miniature_images"  # the data set of older runs, which do not say it
-AGAIN = "run the experiment again, which makes it anew."
 ENTERED = "entered"  # the role of pictures made elsewhere
 NOT_SHOWN = "not shown"  # the verdict on a difference that may be chance
 UNDECIDED = " ≈"  # after the heading of a column that cannot tell the rows apart
-
-REQUIRED = {
-    "metrics.csv": (
-        "experiment", "suite", "method", "condition", "metric", "protocol", "scorer", "value", "low", "high", "n"
-    ),
-    "differences.csv": (
-        "baseline", "method", "role", "condition", "metric", "value", "low", "high", "verdict", "needed"
-    ),
-}  # fmt: skip
-UNTESTED = frozenset(REQUIRED["differences.csv"]) - {"condition", "verdict", "needed"}
-"""What differences of older versions have, which tested nothing."""
-NUMBERS = ("value", "low", "high", "n", "comparisons", "needed")
 
 
 class Tables(NamedTuple):
@@ -104,8 +90,9 @@ def write_tables(folder: Path) -> str:
 
 def read_tables(folder: Path) -> Tables:
     """The tables of a run folder, or of results that were kept without its images; nothing is written."""
-    metrics, differences = marked(_read(folder, "metrics.csv"), _read_differences(folder))
-    about, notes = _about(folder), _notes(folder)
+    results = Results(folder)
+    metrics, differences = marked(results.metrics, results.differences)
+    about, notes = _about(results), _notes(results)
     silent = undecided(differences)
     says = [*_undecided_note(silent, metrics), *_inseparable(metrics), *notes]
     markdown = [
@@ -131,16 +118,6 @@ def marked(metrics: pd.DataFrame, differences: pd.DataFrame | None) -> tuple[pd.
     return metrics, None if differences is None else differences.replace({"method": names, "baseline": names})
 
 
-def _read_differences(folder: Path) -> pd.DataFrame | None:
-    """Paired differences; None where there is only one method, where they were not kept, or were not tested."""
-    path = folder / "differences.csv"
-    content = path.read_text(errors="replace").strip() if path.exists() else ""
-    columns = set(content.partition("\n")[0].split(","))
-    if not content or (columns >= UNTESTED and "verdict" not in columns):
-        return None
-    return _read(folder, path.name)
-
-
 def _differences(differences: pd.DataFrame | None) -> list[str]:
     """A table of paired differences for each baseline."""
     if differences is None:
@@ -153,42 +130,6 @@ def _differences(differences: pd.DataFrame | None) -> list[str]:
     for baseline, group in differences.groupby("baseline", sort=False):
         parts += [f"Minus `{baseline}`:", markdown_table(*difference_table(group))]
     return parts
-
-
-def _read(folder: Path, name: str) -> pd.DataFrame:
-    """A table of a run, with all columns that are printed; else a UserError."""
-    path = folder / name
-    try:
-        table = pd.read_csv(path, dtype={"condition": str})
-        numbers = [name for name in NUMBERS if name in table]
-        table[numbers] = table[numbers].apply(pd.to_numeric)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder} has no {name}: it is no finished run; name another or finish it first.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); change that or name another run.") from error
-    except ValueError as error:  # of pandas' parser, of the encoding, of a text where a number should be
-        raise UserError(f"{path} is damaged; {AGAIN}") from error
-    missing = [each for each in REQUIRED[name] if each not in table]
-    if name == "metrics.csv" and missing == ["condition"]:  # of an older version, which had it in the metric's name
-        table, missing = table.assign(condition=""), []
-    if missing or table.empty:
-        wrong = f"has no column {missing[0]}" if missing else "has no rows"
-        raise UserError(f"{path} {wrong}: it is damaged, or of an older version; {AGAIN}")
-    return table
-
-
-def _read_settings(folder: Path, name: str) -> dict[str, Any]:
-    """A YAML or JSON file of a run."""
-    path = folder / name
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged; {AGAIN}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {AGAIN}") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} is damaged; {AGAIN}")
-    return settings
 
 
 Key = tuple[str, str]
@@ -383,20 +324,20 @@ def _cell(row, metric: str, intervals: bool) -> str:
     return f"{row.value:.{digits}f} ±{max(row.high - row.value, row.value - row.low):.{digits}f}"
 
 
-def _about(folder: Path) -> str:
-    settings = _read_settings(folder, "config.yaml")
-    said = [note for note in _evaluation_notes(folder) if note.startswith(ABOUT)]
+def _about(results: Results) -> str:
+    settings = results.config
+    said = [note for note in results.notes if note.startswith(ABOUT)]
     if not said and _is_miniature(settings):
         said = [f"{ABOUT}the rendered miniature world, not about photographs."]
     try:
         sampler = settings["sampler"]
         return (
-            f"{settings['samples']} samples x {settings['replicates']}, {_seeds(settings)}, "
+            f"{settings['samples']} samples x {settings['replicates']}, {_seeds(results)}, "
             f"{sampler['steps']} steps, guidance {sampler['guidance_scale']:g}; "
             f"{100 * settings['metrics']['level']:g}% intervals over samples." + "".join(f" {each}" for each in said)
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'config.yaml'} is no configuration of a run; {AGAIN}") from error
+        raise results.no_configuration() from error
 
 
 def _is_miniature(settings: Mapping[str, Any]) -> bool:
@@ -404,69 +345,52 @@ def _is_miniature(settings: Mapping[str, Any]) -> bool:
     return isinstance(data, dict) and data.get("_target_") == MINIATURE
 
 
-def _evaluation_notes(folder: Path) -> list[str]:
-    """What a reader must know, in sentences; none of a result that was kept without them."""
-    name = EVALUATED
-    if not (folder / name).exists():
-        return []
-    try:
-        return [str(note) for note in _value(_read_settings(folder, name)).get("notes", [])]
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{folder / name} is damaged; {AGAIN}") from error
-
-
-def _seeds(settings: Mapping[str, Any]) -> str:
+def _seeds(results: Results) -> str:
     """Which noise a result is of: one seed, or those that were pooled."""
-    seeds = settings["seed"]
-    return f"with each of the seeds {' and '.join(map(str, seeds))}" if isinstance(seeds, list) else f"seed {seeds}"
+    seeds = results.seeds
+    return f"with each of the seeds {' and '.join(map(str, seeds))}" if results.is_pooled else f"seed {seeds[0]}"
 
 
-def _notes(folder: Path) -> list[str]:
+def _notes(results: Results) -> list[str]:
     """What q means here, which condition was left out of it, which one each method favours, and what was tuned."""
-    name = EVALUATED
-    if not (folder / name).exists():
+    said = results.evaluation
+    if said is None:
         return []
     lines = [
         "q of an image: 0 = as without control, 1 = followed as well as by its single control alone on average; "
         "clipped to [-1, 2], so that a single's own mean can be below 1; joint = mean over images of the smaller q."
     ]
     try:
-        said = _value(_read_settings(folder, name))
         joint = said["joint"]
         if joint["note"]:
             lines.append(f"Joint score {joint['note']}.")
         favours = [
             f"{method} {condition} ({100 * share:.0f}%)" for method, (condition, share) in joint["dominant"].items()
         ]
-        lines += [note for note in _evaluation_notes(folder) if not note.startswith(ABOUT)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / name} is damaged; {AGAIN}") from error
+        raise results.damaged(EVALUATED) from error
+    lines += [note for note in results.notes if not note.startswith(ABOUT)]
     if favours:
         lines.append(f"Condition with the larger q (share of images): {', '.join(favours)}.")
-    return ["\n".join(lines), *_tuned(folder)]
+    return ["\n".join(lines), *_tuned(results)]
 
 
-def _tuned(folder: Path) -> list[str]:
+def _tuned(results: Results) -> list[str]:
     """What was chosen for tuned methods."""
-    path = folder / "tuning.csv"
-    if not path.exists():
+    table = results.tuning
+    if table is None:
         return []
     try:
-        table = pd.read_csv(path)
         best = table[table.chosen]
         settings = [each for each in table.columns if each not in ("method", "candidate", "joint", "n", "chosen")]
         said = [
             f"{row.method} " + ", ".join(f"{name} {row[name]:g}" for name in settings if pd.notna(row[name]))
             for _, row in best.iterrows()
         ]
+        count = int(table.n.iloc[0])
     except (ValueError, AttributeError, KeyError) as error:
-        raise UserError(f"{path} is damaged; {AGAIN}") from error
-    return [f"Chosen for the joint score of {int(table.n.iloc[0])} training scenes (tuning.csv): {'; '.join(said)}."]
-
-
-def _value(said: dict) -> dict:
-    """What a file says whose value lies beside its digest; older runs have it bare."""
-    return said.get("value", said)
+        raise results.damaged(TUNING) from error
+    return [f"Chosen for the joint score of {count} training scenes (tuning.csv): {'; '.join(said)}."]
 
 
 def _protocols(metrics: pd.DataFrame) -> str:

@@ -1,0 +1,72 @@
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from maxbench.errors import UserError
+from maxbench.report.runs import Results, find
+
+KEPT = Path(__file__).parents[2] / "results" / "hed_depth"
+
+
+def folders(place, *names):
+    for name in names:
+        (place / name).mkdir()
+        (place / name / "metrics.csv").write_text("experiment\n")
+    return place
+
+
+def test_a_run_is_found_by_its_path_by_its_name_and_by_the_beginning_of_it(tmp_path):
+    place = folders(tmp_path, "hed_depth-miniature-0a", "hed_depth_128-miniature-1b", "seg_depth-miniature-2c")
+    assert find(["hed_depth-miniature-0a"], place) == [place / "hed_depth-miniature-0a"]
+    assert find(["seg"], place) == [place / "seg_depth-miniature-2c"]
+    assert find([str(tmp_path / "seg_depth-miniature-2c")], "elsewhere") == [tmp_path / "seg_depth-miniature-2c"]
+    assert len(find([], place)) == 3
+
+
+def test_an_experiments_name_does_not_mean_another_experiment_that_begins_so(tmp_path):
+    place = folders(tmp_path, "hed_depth-miniature-0a", "hed_depth_128-miniature-1b")
+    assert find(["hed_depth"], place) == [place / "hed_depth-miniature-0a"]
+
+
+def test_a_name_of_several_runs_or_of_none_is_a_sentence(tmp_path):
+    place = folders(tmp_path, "hed_depth-miniature-0a", "hed_depth-miniature-1b")
+    with pytest.raises(UserError, match="means 2 runs; name one: hed_depth-miniature-0a, hed_depth-miniature-1b"):
+        find(["hed_depth"], place)
+    with pytest.raises(UserError, match=r"There is no run 'seg' .*there are hed_depth-miniature-0a"):
+        find(["seg"], place)
+    with pytest.raises(UserError, match="no finished run"):
+        find([], tmp_path / "nowhere")
+
+
+def test_results_say_what_a_run_is_of():
+    results = Results(KEPT)
+    assert (results.id, results.experiment, results.suite, results.seeds) == (
+        "hed_depth", "hed_depth", "miniature", (0,)
+    )  # fmt: skip
+    assert not results.is_pooled and results.samples is None and results.manifest is None
+    assert {"joint", "hed_ssim"} <= set(results.metrics.metric) and "verdict" in results.differences
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("metrics.csv", "metrics"), ("config.yaml", "config"), ("evaluation.json", "evaluation"),
+                       ("samples.parquet", "samples"), ("manifest.json", "manifest"), ("tuning.csv", "tuning")]
+)  # fmt: skip
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00damage", b"[1, 2]"])
+def test_a_damaged_file_is_named(tmp_path, name, part, content):
+    folder = tmp_path / "run"
+    shutil.copytree(KEPT, folder)
+    pd.DataFrame({"sample": ["a"]}).to_parquet(folder / "samples.parquet")
+    (folder / name).write_bytes(content)
+    if (name, content) in (("tuning.csv", b"[1, 2]"),):
+        return  # a table of one strange column: who asks for its columns says so
+    with pytest.raises(UserError, match=name):
+        getattr(Results(folder), part)
+
+
+def test_a_table_without_a_column_is_named(tmp_path):
+    shutil.copytree(KEPT, tmp_path / "run")
+    pd.DataFrame({"sample": ["a"]}).to_parquet(tmp_path / "run" / "samples.parquet")
+    with pytest.raises(UserError, match="has no column replicate"):
+        _ = Results(tmp_path / "run").samples
