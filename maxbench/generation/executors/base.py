@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import torch
+
 from maxbench.generation.networks import Networks
 
 
@@ -76,3 +78,12 @@ class Executor(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back what it holds; a process that ends does so, too."""
+
+
+def compute_with(threads: int) -> None:
+    """Let the calling thread compute with so many threads of the processor.
+
+    A thread that has computed nothing yet would take over the number that was set last in any thread, after this.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(threads)

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from maxbench.errors import Incomplete, UserError
-from maxbench.generation.executors.base import Executor, Keep, Status, Task
+from maxbench.generation.executors.base import Executor, Keep, Status, Task, compute_with
 from maxbench.generation.networks import Networks
 from maxbench.progress import say
 from maxbench.store.files import digest
@@ -68,11 +68,11 @@ class Worker:
     """What an actor is: networks in a process of their own. It computes one task at a time, and packs beside that."""
 
     def __init__(self, packed: bytes, threads: int | None, paths: Sequence[str]):
-        if threads:
-            torch.set_num_threads(threads)
         sys.path += [path for path in paths if path not in sys.path]  # rules and conditions of a user's own
         self.packed = packed
         self.device = ThreadPoolExecutor(1, "device")  # one thread: CUDA graphs belong to the thread that made them
+        self.device.submit(compute_with, threads or torch.get_num_threads()).result()
+        torch.set_num_threads(1)  # what other threads begin with; why is said in `local`
         self.networks: Networks | None = None
 
     def hello(self) -> tuple[str, str]:
