@@ -85,7 +85,7 @@ def perform(cfg: DictConfig) -> Path:
         say(f"note: since this run was begun these have changed: {', '.join(changed)} (see stamp.json)")
     with journal(folder):
         with contextlib.closing(make_executor(job)) as executor:
-            outlook = Outlook(plan.work, executor.status.workers)
+            outlook = Outlook(plan.work, lambda: executor.status.workers)
             job = tuned(job, folder, executor, outlook)
             write_manifest(job, folder)
             generation = make_generation(job, folder, outlook, executor)

@@ -45,7 +45,9 @@ class Status(NamedTuple):
     @property
     def said(self) -> str:
         """In a few words; nothing where there is one worker, and nothing has gone wrong."""
-        parts = [f"{self.busy} of {self.workers} workers busy"] if self.workers > 1 else []
+        parts = []
+        if self.workers > 1:  # when the last batch has come back none is busy, which is nothing to say
+            parts = [f"{self.busy} of {self.workers} workers busy" if self.busy else f"{self.workers} workers"]
         return ", ".join([*parts, *([f"{self.failures} died"] if self.failures else [])])
 
 

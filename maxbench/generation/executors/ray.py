@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -208,6 +210,7 @@ class RayExecutor(Executor):
     died: int = 0
     started: int = 0
     is_ours: bool = False
+    place: str | None = None
 
     def __post_init__(self) -> None:
         require_ray()
@@ -254,6 +257,8 @@ class RayExecutor(Executor):
         if self.address is None:
             settings |= {"num_cpus": cpus, "object_store_memory": MEMORY, "include_dashboard": False}
             settings |= {} if on_gpu else {"num_gpus": 0}
+            self.place = tempfile.mkdtemp(prefix="maxbench-ray-", dir=os.environ.get("RAY_TMPDIR"))
+            settings["_temp_dir"] = self.place
         else:
             _require_somebody(self.address)
         try:
@@ -385,6 +390,9 @@ class RayExecutor(Executor):
             if self.is_ours:
                 ray.shutdown()
                 self.is_ours = False
+        if self.place is not None:  # sockets and logs of a session that nobody will ask for
+            shutil.rmtree(self.place, ignore_errors=True)
+            self.place = None
 
 
 def _require_somebody(address: str) -> None:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from maxbench.generation.executors.base import Task
+from maxbench.generation.executors.base import Status, Task
 from maxbench.generation.executors.local import LocalExecutor
 
 
@@ -46,3 +46,10 @@ def test_threads_of_later_begin_with_as_many_as_before(three_threads):
     assert torch.get_num_threads() == 3
     with ThreadPoolExecutor(1) as another:
         assert another.submit(torch.get_num_threads).result() == 3
+
+
+def test_a_status_says_what_there_is_to_say():
+    assert Status().said == ""
+    assert Status(2, 1).said == "1 of 2 workers busy"
+    assert Status(2, 0).said == "2 workers"  # the last batch has come back
+    assert Status(2, 2, 3).said == "2 of 2 workers busy, 3 died"
