@@ -90,6 +90,23 @@ def parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--baseline", action="append", default=[], metavar="NAME", help="also print differences to this row; repeatable"
     )
+    figures = verbs.add_parser(
+        "figures",
+        help="draw the figures of finished runs, as PDF and PNG for print",
+        description="Draw what a finished run has files for: contact sheets, variance and winner maps, curves, "
+        "intervals and differences. They go into RUN/figures/; nothing is computed again. See docs/figures.md.",
+    )
+    figures.add_argument("run", nargs="+", help="a folder, or the beginning of its name in --output-dir")
+    figures.add_argument(
+        "--methods", metavar="A,B", default="", help="rows of the tables to show; more than six make several sheets"
+    )
+    figures.add_argument("--samples", metavar="N", type=int, help="show so many of the first samples; 8, or as fit")
+    figures.add_argument("--sample", metavar="ID", action="append", default=[], help="show this sample; repeatable")
+    figures.add_argument("--replicates", metavar="N", type=int, default=1, help="rows of each sample, with other noise")
+    figures.add_argument("--only", metavar="A,B", default="", help="of the figures, by the names of their files")
+    figures.add_argument("--format", metavar="A,B", default="pdf,png", help="pdf, png or both")
+    figures.add_argument("--output", metavar="DIR", help="where they go; a folder for each run if there are several")
+    figures.add_argument("--output-dir", default="runs")
     export = verbs.add_parser(
         "export",
         help="write what the pictures of an experiment are made from, for other programs",
@@ -127,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data-dir", default="data")
     data.add_argument("--store-dir", default="runs/store", help="of `store` and `prune`")
     data.add_argument("--yes", action="store_true", help="of `prune`: do not ask")
-    for verb in (tables, export, evaluate, doctor, data):
+    for verb in (tables, figures, export, evaluate, doctor, data):
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return main
 
@@ -183,6 +200,10 @@ def _verb(options: argparse.Namespace) -> int:
         from maxbench.cli.tables import tables
 
         return tables(options.folder, options.output_dir, options.pool, options.output, options.baseline)
+    if options.verb == "figures":
+        from maxbench.cli.figures import Wanted, figures
+
+        return figures(options.run, options.output_dir, options.output, Wanted.read(options))
     if options.verb == "evaluate":
         from maxbench.cli.evaluate import evaluate
 

@@ -64,7 +64,7 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
     from maxbench.cli.perform import MANIFEST, row
     from maxbench.generation.executors.local import LocalExecutor
     from maxbench.generation.networks import Networks
-    from maxbench.report.sheet import write_preview
+    from maxbench.report.preview import write_preview
     from maxbench.store.artefacts import Store
     from maxbench.store.runfolder import RunFolder
 

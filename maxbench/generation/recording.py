@@ -34,7 +34,7 @@ class Trace:
 
     rows: a summary of every site and step. maps: "<kind>/<place>/<step>/<what>" -> array over the kept samples. A
     place counts the calls within a step, in the order of the forward pass; what is `saliency` (branch, sample, h, w),
-    `winner` or `merged` (sample, h, w).
+    `winner` or `merged` (sample, h, w); of the U-Net also `timestep`, a number.
     """
 
     branches: Sequence[str]
@@ -52,6 +52,8 @@ class Trace:
         """Count steps by the U-Net's calls, and keep the saliency of its blocks."""
 
         def finished(module, arguments, output):
+            if self.step in self.steps:
+                self.maps[f"{UNET}/0/{self.step}/timestep"] = np.float32(float(arguments[1]))
             self.step, self.places = self.step + 1, {}
 
         def block(module, arguments, output):

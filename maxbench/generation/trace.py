@@ -27,7 +27,7 @@ from maxbench.store.runfolder import RunFolder
 FOLDER = "diagnostics"
 DRIFT = f"{FOLDER}/drift.json"
 """How far each ControlNet's copied weights have moved from the U-Net's."""
-TRACING = 1
+TRACING = 3
 """Version of what is recorded."""
 KINDS = {"trace_table": ".csv", "trace_maps": ".npz"}
 """What is kept of a method: summaries by site and step, and maps."""

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 
 from maxbench.errors import UserError
-from maxbench.report.base import COLOURS, MARKERS
-from maxbench.store.files import write_atomically
+from maxbench.report.base import COLOURS, MARKERS, SINGLE, SMALL, NotThere, save, style
+from maxbench.report.pictures import Shown
+from maxbench.report.runs import Results
 
 FILE, PICTURE = "conflict.csv", "conflict.png"
 FUSING = ("fusion", "entered")  # roles of the rows that may satisfy all conditions
 LINES = 6  # in colour; more cannot be told apart
-WIDTH, HEIGHT = 3.4, 4.0  # inches
-DOTS = 300  # per inch
-SMALL = 7  # points
+WIDTH, HEIGHT = SINGLE, 4.0  # inches
 STEP = 0.012  # between the intervals of two methods in one bin, of the axis' length: they would hide each other
 REQUIRED = {"method", "role", "branches", "parameter", "bin", "conflict", "conflict_low", "conflict_high", "value",
             "low", "high", "n"}  # fmt: skip
@@ -33,20 +31,29 @@ def write_conflict(folder: Path) -> Path | None:
     The best fusion methods by their mean joint score and the run's baselines are in colour, the other ones pale; each
     condition's own single control is dashed. No control is 0 by definition and not drawn.
     """
-    path = folder / FILE
-    if not path.exists():
+    try:
+        (figure,) = conflict(Results(folder), Shown()).values()
+    except NotThere:
         return None
+    (path,) = save(figure, (folder / PICTURE).with_suffix(""), ["png"])
+    return path
+
+
+def conflict(results: Results, shown: Shown) -> dict[str, Figure]:
+    """The figure of a run's `conflict.csv`; the named methods in colour, else the best and the baselines."""
+    path = results.folder / FILE
+    if not path.exists():
+        raise NotThere("its conditions come from one picture: there is no degree of conflict")
     try:
         table = pd.read_csv(path)
     except ValueError as error:
         raise UserError(f"{path} is damaged; delete it and run the same command again.") from error
     if missing := sorted(REQUIRED - set(table)):
         raise UserError(f"{path} has no column {missing[0]}: it is damaged, or of an older version.")
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    drawing = io.BytesIO()
-    _figure(table, config, _baselines(folder)).savefig(drawing, dpi=DOTS)
-    write_atomically(folder / PICTURE, drawing.getvalue())
-    return folder / PICTURE
+    if table.empty:
+        raise NotThere(f"{FILE} has no rows")
+    named = [name for name in shown.methods if name in set(table.method[table.role.isin(FUSING)])]
+    return {"conflict": _figure(table, results.config, named or _baselines(results.folder), named)}
 
 
 def lines_in_colour(table: pd.DataFrame, baselines: Sequence[str]) -> list[str]:
@@ -71,12 +78,16 @@ def _baselines(folder: Path) -> list[str]:
         return []
 
 
-def _figure(table: pd.DataFrame, config: dict, baselines: Sequence[str]) -> Figure:
+def _figure(table: pd.DataFrame, config: dict, baselines: Sequence[str], named: Sequence[str] = ()) -> Figure:
+    with style():
+        return _drawn(table, config, named or lines_in_colour(table, baselines))
+
+
+def _drawn(table: pd.DataFrame, config: dict, shown: Sequence[str]) -> Figure:
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axis = figure.subplots()
     low, high = _limits(table)
     axis.set_xlim(low, high)
-    shown = lines_in_colour(table, baselines)
     pale = [name for name in table[table.role.isin(FUSING)].method.unique() if name not in shown]
     for place, name in enumerate(pale):
         line = _line(table, name)
@@ -85,7 +96,7 @@ def _figure(table: pd.DataFrame, config: dict, baselines: Sequence[str]) -> Figu
     for name, dashes in zip(_singles(table), ((4, 2), (1, 1.5), (6, 2, 1, 2)), strict=False):
         line = _line(table, name)
         axis.plot(line.conflict, line.value, color="0.35", lw=0.9, dashes=dashes, zorder=2, label=name)
-    for number, (name, colour, marker) in enumerate(zip(shown, COLOURS, MARKERS, strict=False)):
+    for number, (name, colour, marker) in enumerate(zip(shown, cycle(COLOURS), cycle(MARKERS), strict=False)):
         line = _line(table, name)
         beside = (number - (len(shown) - 1) / 2) * STEP * (high - low)
         axis.errorbar(line.conflict + beside, line.value, [line.value - line.low, line.high - line.value], color=colour,
@@ -94,15 +105,14 @@ def _figure(table: pd.DataFrame, config: dict, baselines: Sequence[str]) -> Figu
     for border in _borders(table):
         axis.axvline(border, color="0.88", lw=0.6, zorder=0)
     axis.set_xlabel("degree of conflict: mean of 1 - q in the other's\n"
-                    "picture (0 they agree, 1 no better than the text)", fontsize=SMALL)  # fmt: skip
-    axis.set_ylabel("joint score: mean of the smallest q\n(0 no control, 1 the single controls)", fontsize=SMALL)
-    axis.tick_params(labelsize=SMALL)
+                    "picture (0 they agree, 1 no better than the text)")  # fmt: skip
+    axis.set_ylabel("joint score: mean of the smallest q\n(0 no control, 1 the single controls)")
     axis.spines[["top", "right"]].set_visible(False)
     handles, labels = axis.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda place: (labels[place] not in shown, place))
     figure.legend([handles[place] for place in order], [labels[place] for place in order], loc="outside upper center",
-                  ncols=2, fontsize=SMALL - 0.5, frameon=False, columnspacing=1, handlelength=2.4)  # fmt: skip
-    figure.supxlabel(caption(table, config), fontsize=SMALL - 0.5, x=0.01, ha="left", color="0.3")
+                  ncols=2, fontsize=SMALL, frameon=False, columnspacing=1, handlelength=2.4)  # fmt: skip
+    figure.supxlabel(caption(table, config), fontsize=SMALL, x=0.01, ha="left", color="0.3")
     return figure
 
 
@@ -114,7 +124,7 @@ def caption(table: pd.DataFrame, config: dict) -> str:
         f"({bins.min()} to {bins.max()} each, grey lines between them), at their mean conflict. "
         f"Bars: {100 * config['metrics']['level']:g}% intervals of a mean, by bootstrap."
     )
-    return textwrap.fill(said, 70)
+    return textwrap.fill(said, 68)
 
 
 def _line(table: pd.DataFrame, name: str) -> pd.DataFrame:
