@@ -156,9 +156,9 @@ def test_there_are_no_circles():
 
 
 def test_members_of_a_folder_know_only_its_base():
-    own = {  # what an application falls back on, what a condition has, a run's files, how columns are named, and a part
+    own = {  # what an application falls back on, what a condition has, a run's files, its pictures, names, and a part
         "maxbench.fusion.plain", "maxbench.conditions.ruler", "maxbench.report.runs", "maxbench.report.tables",
-        "maxbench.suites.hub",
+        "maxbench.report.pictures", "maxbench.report.layers", "maxbench.suites.hub",
     }  # fmt: skip
     for folder in ("conditions", "fusion", "report", "suites"):
         for path in (PACKAGE / folder).glob("[!_]*.py"):

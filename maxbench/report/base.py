@@ -55,7 +55,7 @@ def style() -> AbstractContextManager:
 
 
 def encoded(figure: Figure, kind: str) -> bytes:
-    """A figure as a `pdf` or `png`; the same figure gives the same bytes."""
+    """A figure as a `pdf` or `png`, without the time at which it was drawn."""
     drawing = io.BytesIO()
     with style():
         figure.savefig(drawing, format=kind, dpi=DOTS, metadata={"CreationDate": None} if kind == "pdf" else None)

@@ -86,8 +86,8 @@ def differences(results: Results, shown: Shown) -> dict[str, Figure]:
             count = f" for {int(group.comparisons.iloc[0])} comparisons" if "comparisons" in group else ""
             said = (
                 f"{_title(results)}: each method minus {baseline} on the same samples and noise, "
-                f"{_counted(group.n.dropna())}. Bars: {_level(results)} percentile bootstrap intervals, each by itself. "
-                f"Markers: paired sign-flip test with Holm's correction{count}."
+                f"{_counted(group.n.dropna())}. Bars: {_level(results)} percentile bootstrap intervals, "
+                f"each by itself. Markers: paired sign-flip test with Holm's correction{count}."
             )
             _words(figure, handles, said)
         figures[f"differences_{baseline}".replace("/", "_").replace(" ", "_")] = figure

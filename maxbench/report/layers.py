@@ -11,8 +11,8 @@ INPUT, MID = "input convolution", "mid block"
 def control_layers(sides: Sequence[int]) -> list[str]:
     """Of a ControlNet's outputs in the order of the forward pass; sides: of their maps, in locations.
 
-    They are what the input convolution gives, of every down block each layer and then its downsampling, which halves the sides, and the mid
-    block. The last down block is not downsampled. Sides that fit no ControlNet are numbered.
+    They are what the input convolution gives, of every down block each layer and then its downsampling, which halves
+    the sides, and the mid block. The last down block is not downsampled. Sides that fit no ControlNet are numbered.
     """
     falls = all(after in (before, (before + 1) // 2, before // 2) for before, after in pairwise(sides[:-1]))
     if len(sides) < 3 or sides[1] != sides[0] or sides[-1] != sides[-2] or not falls:

@@ -41,13 +41,14 @@ from maxbench.store.files import write_atomically
 SHEET = "contact_sheet.png"
 """Its file in a run's folder."""
 
-GAP, MARGIN = 3.0, 1.0  # points
+GAP, MARGIN, BORDER = 3.0, 1.0, 4.0  # points: between pictures, on the left, on the right
 LARGEST = 76.0  # points, of a cell
 ROWS = 40
 """Rows of one sheet; more is no figure."""
 ABSENT = (238, 238, 240)  # in place of a picture that is not there
 SATISFIED, NOT_SATISFIED = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion
 HALF = 0.5  # what the smallest q must exceed for all conditions to count as satisfied
+WIDEST = "1.00"  # of the usual scores
 INDENT, BETWEEN = 6.0, " "  # points for a dot before scores; what stands between them
 THRESHOLDS = ("maxbench.fusion.MaxFusion", "maxbench.fusion.PublishedMaxFusion")
 """Rules whose `delta` is the paper's threshold; what its limits are."""
@@ -148,12 +149,12 @@ class Layout:
 
     @property
     def cell(self) -> float:
-        room = DOUBLE * POINTS - 2 * MARGIN - GAP * (self.columns - 1)
+        room = DOUBLE * POINTS - MARGIN - BORDER - GAP * (self.columns - 1)
         return min(LARGEST, room / self.columns)
 
     @property
     def width(self) -> float:
-        return max(self.left(self.columns) - GAP + MARGIN, SINGLE * POINTS)
+        return max(self.left(self.columns) - GAP + BORDER, SINGLE * POINTS)
 
     @property
     def row(self) -> float:
@@ -172,16 +173,13 @@ def _sheet(album: Album, shown: Shown, methods: Sequence[tuple[Made, str]], abou
     columns = [*album.given(samples), *(album.column(each, heading) for each, heading in methods)]
     scores, conflict = album.scored
     width = Layout(len(columns), 0).cell
-    lines = [
-        len(score_lines(found, column.conditions, width))
-        for sample, replicate in rows
-        for column in columns
-        if (found := scores.get((sample["id"], replicate, column.row)))
-    ]
-    layout = Layout(len(columns), max(lines, default=0))
+    found = [scores.get((sample["id"], replicate, column.row), {}) for sample, replicate in rows for column in columns]
+    known = [name for name in album.conditions if any(name in each for each in found)]
+    lines = score_lines(known, width)
+    layout = Layout(len(columns), len(lines) if any(found) else 0)
     headings = [wrapped(column.heading, layout.cell) for column in columns]
     top = [shortened(f"{album.title}{f': {about}' if about else ''}", layout.width - 2 * MARGIN, TEXT + 1)]
-    legend = wrapped(" ".join(_legend(album, rows, columns, bool(lines))), layout.width - 2 * MARGIN, SMALL)
+    legend = wrapped(" ".join(_legend(album, rows, columns, any(found))), layout.width - 2 * MARGIN, SMALL)
     first = 2 + leading(TEXT + 1) + len(legend) * leading(SMALL) + 4 + max(map(len, headings)) * leading(TEXT) + 1
     canvas = Canvas(layout.width, first + layout.row * len(rows) - 4)
     below = canvas.lines(top, MARGIN, 2, TEXT + 1)
@@ -190,7 +188,7 @@ def _sheet(album: Album, shown: Shown, methods: Sequence[tuple[Made, str]], abou
         at = layout.left(number) + layout.cell / 2
         canvas.lines(heading, at, first - 1 - len(heading) * leading(TEXT), align="center")
     for number, (sample, replicate) in enumerate(rows):
-        _row(canvas, layout, first + layout.row * number, album, columns, sample, replicate)
+        _row(canvas, layout, first + layout.row * number, album, columns, lines, sample, replicate)
         words = str(sample.get("prompt", ""))
         if sample["id"] in conflict:
             words = f"conflict {number_text(conflict[sample['id']])}: {words}"
@@ -203,14 +201,16 @@ def _sheet(album: Album, shown: Shown, methods: Sequence[tuple[Made, str]], abou
 
 
 def _row(
-    canvas: Canvas, layout: Layout, y: float, album: Album, columns: Sequence[Column], sample: dict, replicate: int
-) -> None:
+    canvas: Canvas, layout: Layout, y: float, album: Album, columns: Sequence[Column], lines: Sequence[Sequence[str]],
+    sample: dict, replicate: int,
+) -> None:  # fmt: skip
     scores, _ = album.scored
     for number, column in enumerate(columns):
         x = layout.left(number)
         canvas.picture(_cell(album, column, sample, replicate, layout.cell), x, y, layout.cell, interpolation="none")
         if found := scores.get((sample["id"], replicate, column.row)):
-            _write_scores(canvas, x, y + layout.cell + 2, found, column.conditions, layout.cell)
+            own = [[name for name in line if name in column.conditions and name in found] for line in lines]
+            _write_scores(canvas, x, y + layout.cell + 2, found, own, layout.cell)
 
 
 def _cell(album: Album, column: Column, sample: dict, replicate: int, size: float) -> np.ndarray:
@@ -241,34 +241,39 @@ def _legend(album: Album, rows: Sequence, columns: Sequence[Column], scored: boo
 
 
 def _write_scores(
-    canvas: Canvas, x: float, y: float, scores: Mapping[str, float], conditions: Sequence[str], width: float
+    canvas: Canvas, x: float, y: float, scores: Mapping[str, float], lines: Sequence[Sequence[str]], width: float
 ) -> None:
     """A dot for the joint score, then q of each condition, the smallest bold."""
     if JOINT in scores:
         satisfied = scores[JOINT] > HALF
         canvas.dot(x + 2.5, y + 3.9, satisfied, SATISFIED if satisfied else NOT_SATISFIED)
-    smallest = min((scores[name] for name in conditions if name in scores), default=None)
-    for row, line in enumerate(score_lines(scores, conditions, width)):
+    lines = [line for line in lines if line]
+    smallest = min((scores[name] for line in lines for name in line), default=None)
+    for row, line in enumerate(lines):
         at = x + INDENT
         for name in line:
-            words, least = _said(name, scores), scores[name] == smallest
+            words, least = f"{_clipped(name, width)} {number_text(scores[name])}", scores[name] == smallest
             canvas.lines([words], at, y + leading(SMALL) * row, SMALL, colour=INK if least else FAINT, bold=least)
             at += width_of(words + BETWEEN + ".", SMALL, True) - width_of(".", SMALL, True)
 
 
-def score_lines(scores: Mapping[str, float], conditions: Sequence[str], width: float) -> list[list[str]]:
-    """The conditions that have a q, in lines that fit below a picture of this width."""
+def score_lines(conditions: Sequence[str], width: float) -> list[list[str]]:
+    """Conditions whose q stand in one line below a picture of this width; the same for all pictures of a sheet."""
     lines: list[list[str]] = [[]]
-    for name in (name for name in conditions if name in scores):
-        words = BETWEEN.join(_said(each, scores) for each in [*lines[-1], name])
+    for name in conditions:
+        words = BETWEEN.join(f"{_clipped(each, width)} {WIDEST}" for each in [*lines[-1], name])
         if lines[-1] and width_of(words, SMALL, True) > width - INDENT:
             lines.append([])
         lines[-1].append(name)
     return lines
 
 
-def _said(name: str, scores: Mapping[str, float]) -> str:
-    return f"{name} {number_text(scores[name])}"
+def _clipped(name: str, width: float) -> str:
+    """A condition's name, or as much of it as stands beside its q below a picture."""
+    kept = name
+    while len(kept) > 2 and width_of(f"{kept} {WIDEST}", SMALL, True) > width - INDENT:
+        kept = f"{kept.removesuffix('.')[:-1]}."
+    return kept
 
 
 def number_text(value: float) -> str:

@@ -13,7 +13,8 @@ from maxbench.cli.preview import preview
 from maxbench.data.coco import coco_images
 from maxbench.data.pairing import ObjectOnScene
 from maxbench.images import read_images, to_bytes
-from maxbench.report.sheet import GAP, LARGE, LIGHT, MARGIN, ORANGE, SILENT
+from maxbench.report.pictures import LIGHT, SILENT
+from maxbench.report.preview import GAP, LARGE, MARGIN, ORANGE
 
 
 def cells(path, columns, rows):

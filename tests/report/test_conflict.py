@@ -8,8 +8,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from maxbench.errors import UserError
-from maxbench.report.base import COLOURS
-from maxbench.report.conflict import DOTS, LINES, WIDTH, _figure, caption, lines_in_colour, write_conflict
+from maxbench.report.base import COLOURS, DOTS
+from maxbench.report.conflict import LINES, WIDTH, _figure, caption, lines_in_colour, write_conflict
 
 CONFIG = {"name": "tiny", "suite": {"name": "paint"}, "baseline": "average", "metrics": {"level": 0.9}}
 CONFLICT = (0.42, 0.6, 0.91)
@@ -63,7 +63,7 @@ def test_the_figure_is_as_wide_as_a_column_and_has_a_colour_for_each_line(run):
     folder = run(table(sum=(0.9, 0.7, 0.5), average=(0.6, 0.4, 0.2)))
     assert write_conflict(folder) == folder / "conflict.png"
     with Image.open(folder / "conflict.png") as image:
-        assert image.width == round(WIDTH * DOTS)
+        assert abs(image.width - WIDTH * DOTS) <= 1
     shares = [share_of(colour, folder / "conflict.png") for colour in COLOURS[:3]]
     assert min(shares[:2]) > 1e-3 and shares[2] < 1e-4
 

@@ -61,6 +61,8 @@ def test_a_winner_s_area_has_its_colour_and_what_is_merged_has_none(recorded, wi
         if key.endswith(("winner", "merged")):
             arrays[key][:] = winner if key.endswith("winner") else merged
     np.savez(file, **arrays)
+    for drawn in ("conditions", "images"):  # pictures have all colours
+        shutil.rmtree(folder / drawn)
     write_maps(folder)
     colour, other, third = MERGED if merged else COLOURS[winner], COLOURS[1 - winner], COLOURS[2]
     most, least, unused = (share_of(each, folder / "winner_maps.png") for each in (colour, other, third))
