@@ -28,14 +28,14 @@ OUTSIDE = {"start.md": "README.md", "changelog.md": "CHANGELOG.md", "contributin
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"(^```.*?^```[ \t]*$)", re.MULTILINE | re.DOTALL)
 ROLE = re.compile(r":(?:func|class|mod|meth|attr):(?=<code)")
-HOME, API = "README.md", "api.md"
+HOME, START, API = "README.md", "start.md", "api.md"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill the navigation with the pages that are there."""
     known = {*_pages(), API}
-    nav: list[Any] = [{"Pages": HOME}]  # alone at the top, or the logo would lead to a folder
-    placed = {HOME}
+    nav: list[Any] = [{"Pages": HOME}, {"Start": START}]  # the first alone at the top: there the logo leads
+    placed = {HOME, START}
     for title, wanted in config.extra["sections"].items():
         there = [page for page in wanted if page in known]
         placed |= {*there}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -110,6 +111,32 @@ def test_the_search_has_its_index_as_a_script_which_works_from_disk(site):
     index = (site / "search" / "search_index.js").read_text()
     assert index.startswith("var __index = ") and "maxfusion_published" in index
     assert (site / "assets" / "iframe-worker.js").is_file()
+
+
+@pytest.mark.browser
+def test_a_browser_finds_words_in_the_pages_on_disk(site):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver, browser = (shutil.which(name) for name in ("chromedriver", "chromium"))
+    if not driver or not browser:
+        pytest.skip("there is no chromium with its chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for each in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,1000"):
+        options.add_argument(each)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    page = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        page.get((site / "index.html").as_uri())
+        page.find_element(By.CSS_SELECTOR, ".md-search__input").click()
+        page.find_element(By.CSS_SELECTOR, ".md-search__input").send_keys("relative saliency")
+        WebDriverWait(page, 30).until(lambda page: page.find_elements(By.CSS_SELECTOR, ".md-search-result__item"))
+        assert page.get_log("browser") == []
+    finally:
+        page.quit()
 
 
 @pytest.fixture
