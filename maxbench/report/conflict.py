@@ -23,6 +23,7 @@ WIDTH, HEIGHT = SINGLE, 4.0  # inches
 STEP = 0.012  # between the intervals of two methods in one bin, of the axis' length: they would hide each other
 REQUIRED = {"method", "role", "branches", "parameter", "bin", "conflict", "conflict_low", "conflict_high", "value",
             "low", "high", "n"}  # fmt: skip
+NUMBERS = ("conflict", "conflict_low", "conflict_high", "value", "low", "high", "n")
 
 
 def write_conflict(folder: Path) -> Path | None:
@@ -46,7 +47,9 @@ def conflict(results: Results, shown: Shown) -> dict[str, Figure]:
         raise NotThere("its conditions come from one picture: there is no degree of conflict")
     try:
         table = pd.read_csv(path)
-    except ValueError as error:
+        numbers = [name for name in NUMBERS if name in table]
+        table[numbers] = table[numbers].apply(pd.to_numeric)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged; delete it and run the same command again.") from error
     if missing := sorted(REQUIRED - set(table)):
         raise UserError(f"{path} has no column {missing[0]}: it is damaged, or of an older version.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -47,9 +48,11 @@ from maxbench.report.pictures import PREFERRED, Album, Made, Shown
 from maxbench.report.runs import Results
 
 FOLDER = "diagnostics"
+KEY = r"\w+/\d+/\d+/\w+"  # of an array: kind, place, step, what
 COLOURS = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#009E73")
 """Of branches, in their order: Okabe and Ito's, the first three as far apart in lightness as in colour."""
 MERGED = "whitesmoke"
+DECIDED = ("step", "kind", "place", "size", "rule", "decided_by", "merged", "rho")  # columns of a recording
 LABEL, GAP, MARGIN = 54.0, 3.0, 1.0  # points; a row's label, between cells
 LAYERS, STEPS, METHODS = 8, 3, 4
 """The most of each that a figure shows."""
@@ -88,6 +91,8 @@ def _summaries(album: Album) -> dict[str, pd.DataFrame]:
             table = pd.read_csv(path) if path.exists() and path.stat().st_size > 1 else pd.DataFrame()
         except ValueError as error:
             raise album.results.damaged(f"{FOLDER}/{name}.csv") from error
+        if len(table) and not set(DECIDED) <= set(table):
+            raise album.results.damaged(f"{FOLDER}/{name}.csv")
         if len(table):
             found[name] = table
     return found
@@ -105,7 +110,10 @@ class Recording:
     def arrays(self) -> dict[str, np.ndarray]:
         try:
             with np.load(self.path) as archive:
-                return {key: archive[key] for key in archive.files}
+                found = {key: archive[key] for key in archive.files}
+                if not all(re.fullmatch(KEY, key) for key in found):
+                    raise ValueError("arrays of another kind")
+                return found
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise self.results.damaged(f"{FOLDER}/{self.made.name}.npz") from error
 

@@ -131,6 +131,8 @@ class Album:
         complete = isinstance(samples, list) and isinstance(methods, list) and samples
         if not complete or not all(isinstance(each, dict) and "sources" in each and "id" in each for each in samples):
             raise self.results.damaged(MANIFEST)
+        if any(set(self.conditions) - set(each["sources"]) for each in samples):
+            raise self.results.damaged(MANIFEST)
         if not all(isinstance(each, dict) and "name" in each for each in methods):
             raise self.results.damaged(MANIFEST)
         return manifest
@@ -324,7 +326,7 @@ def given_map(folder: Path, config: dict, condition: str, sample: dict) -> Image
     path = folder / source_file(f"conditions/{condition}", sample["sources"][condition])
     if not path.exists():
         return None
-    palette = config["conditions"][condition].get("palette")
+    palette = (config["conditions"][condition] or {}).get("palette")
     drawn = painted(path, palette) if palette else opened(path)
     shown = opened(folder / mask_file(CONTROL, condition, sample["id"]))
     if shown is not None:

@@ -196,7 +196,8 @@ def test_steps_are_calls_of_the_unet_and_maps_are_of_the_chosen_ones(unet):
     blocks = len(unet.down_blocks) + len(unet.up_blocks)
     for step in (0, 2):
         kept = {key for key in trace.maps if key.startswith(f"{UNET}/") and key.split("/")[2] == str(step)}
-        assert kept == {f"{UNET}/{place}/{step}/saliency" for place in range(blocks)}
+        assert kept == {f"{UNET}/{place}/{step}/saliency" for place in range(blocks)} | {f"{UNET}/0/{step}/timestep"}
+        assert trace.maps[f"{UNET}/0/{step}/timestep"] == 7  # as `call` has it
     assert trace.maps["unet/0/0/saliency"].shape == (1, 2, 8, 8) and trace.maps["unet/3/0/saliency"].shape == (
         1,
         2,
@@ -261,7 +262,9 @@ def test_a_traced_run_leaves_recordings_drift_and_pictures(watched_run):
     for method in ("none", "single/hed", "single/depth", *FUSING):
         with np.load(folder / f"{method}.npz") as archive:
             assert {key.split("/")[2] for key in archive.files} == {"0", "1"}  # both steps of the run
-            assert all(archive[key].shape[-3] == 2 for key in archive.files)  # both samples
+            maps = [key for key in archive.files if not key.endswith("timestep")]
+            assert all(archive[key].shape[-3] == 2 for key in maps)  # both samples
+            assert archive["unet/0/0/timestep"] > archive["unet/0/1/timestep"] >= 0
         if method in FUSING:
             rows = pd.read_csv(folder / f"{method}.csv")
             assert (rows["wins/hed"] + rows["wins/depth"]).round(5).eq(1).all()

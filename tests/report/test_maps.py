@@ -8,7 +8,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from maxbench.report.maps import COLOURS, MERGED, summaries, write_maps
+from maxbench.errors import UserError
+from maxbench.report.base import NotThere
+from maxbench.report.maps import COLOURS, MERGED, summaries, winner_maps, write_maps
+from maxbench.report.pictures import Album, Shown
+from maxbench.report.runs import Results
 
 FUSING = ["average", "sum", "outputs_only", "maxfusion", "maxfusion_published"]
 
@@ -89,6 +93,36 @@ def test_what_is_recorded_anew_is_what_is_drawn(recorded):
     assert summaries(folder)["outputs_only"].merged.eq(0.25).all()
     write_maps(folder)
     assert (folder / "fusion_curves.png").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("outputs_only.npz", b"PK"), ("outputs_only.csv", b'a,b\n1,"'), ("outputs_only.csv", b"a\n1\n")],
+)
+def test_a_damaged_recording_is_a_sentence_that_names_it(recorded, file, content):
+    folder = recorded("outputs_only")
+    (folder / "diagnostics" / file).write_bytes(content)
+    with pytest.raises(UserError, match=f"{file} is damaged"):
+        write_maps(folder)
+
+
+def test_the_named_sample_and_methods_are_drawn(recorded):
+    folder = recorded("outputs_only", "maxfusion", "none")
+    album = Album(Results(folder))
+    first, second, third = (each["id"] for each in album.samples[:3])
+    pictures = {}
+    for name in (first, second):
+        (figure,) = winner_maps(album, Shown(ids=(name,))).values()
+        assert any(f"sample {name}" in text.get_text() for text in figure.axes[0].texts)
+        pictures[name] = [np.asarray(image.get_array()) for image in figure.axes[0].get_images()]
+    assert any(one.shape != two.shape or (one != two).any() for one, two in zip(*pictures.values(), strict=True))
+    with pytest.raises(UserError, match=f"No maps were recorded of sample '{third}', but of {first}, {second}"):
+        winner_maps(album, Shown(ids=(third,)))
+    (alone,) = winner_maps(album, Shown(methods=("maxfusion",))).values()
+    both = winner_maps(album, Shown())["winner_maps"]
+    assert alone.get_size_inches()[1] < both.get_size_inches()[1]
+    with pytest.raises(NotThere, match="no decision of a rule was recorded"):
+        winner_maps(album, Shown(methods=("none",)))
 
 
 def test_what_no_method_of_the_run_recorded_is_not_drawn(recorded):
