@@ -17,11 +17,16 @@ from maxbench.report.runs import Results
 from maxbench.report.tables import ARROWS, FIDELITIES, column, column_name
 
 UNITS = {
-    "joint": "mean of the smallest q", "q": "q (0 none, 1 single control)", "hed_ssim": "SSIM",
+    "joint": "mean of the smallest q", "q": "0 none, 1 single control", "hed_ssim": "SSIM",
     "depth_rmse": "RMSE, levels of 0-255", "seg_image_iou": "mean IoU of a picture, %", "seg_object_iou": "IoU, %",
     "canny_f1": "F1", "style_clip_i": "100 x cosine",
 }  # fmt: skip
 """What the axis of a panel counts."""
+CHANGES = {
+    "depth_rmse": "difference, levels of 0-255", "seg_image_iou": "difference, %", "seg_object_iou": "difference, %",
+    "style_clip_i": "difference, 100 x cosine",
+}  # fmt: skip
+"""The same of a difference; of what has no unit it is a difference."""
 ROLES = {"none": 6, "single": 1, "fusion": 0, "entered": 4}
 """Role of a row -> its colour and marker."""
 VERDICTS = {"better": ("^", COLOURS[0], True), "worse": ("v", COLOURS[1], True), "not shown": ("o", "#5a5a62", False)}
@@ -49,7 +54,7 @@ def intervals(results: Results, shown: Shown) -> dict[str, Figure]:
             for each in own[own.method.isin(names)].itertuples():
                 place = ROLES[each.role]
                 _bar(axis, each, names.index(each.method), COLOURS[place], MARKERS[place], True)
-            _finish(axis, key, names)
+            _finish(axis, key, names, UNITS.get(key[0], column_name(*key)))
         handles = [_handle(MARKERS[place], COLOURS[place], True, words) for role, place, words in (
             ("none", ROLES["none"], "no control"), ("single", ROLES["single"], "a control alone"),
             ("fusion", ROLES["fusion"], "several controls"), ("entered", ROLES["entered"], "made elsewhere"),
@@ -81,7 +86,7 @@ def differences(results: Results, shown: Shown) -> dict[str, Figure]:
                 for each in own.itertuples():
                     marker, colour, filled = VERDICTS.get(each.verdict, VERDICTS["not shown"])
                     _bar(axis, each, names.index(each.method), colour, marker, filled)
-                _finish(axis, key, names, "difference: ")
+                _finish(axis, key, names, CHANGES.get(key[0], "difference"))
             handles = [_handle(*VERDICTS[verdict], words) for verdict, words in SAID.items()]
             count = f" for {int(group.comparisons.iloc[0])} comparisons" if "comparisons" in group else ""
             said = (
@@ -134,9 +139,9 @@ def _bar(axis: Axes, each, row: int, colour: str, marker: str, filled: bool) -> 
     axis.plot([each.value], [row], marker=marker, ms=3.6, color=colour, mfc=colour if filled else "white", zorder=3)
 
 
-def _finish(axis: Axes, key: Key, names: Sequence[str], of: str = "") -> None:
+def _finish(axis: Axes, key: Key, names: Sequence[str], label: str) -> None:
     axis.set_title(column_name(*key) + ARROWS[column(key[0]).better])
-    axis.set_xlabel(of + UNITS.get(key[0], ""), fontsize=SMALL)
+    axis.set_xlabel(label, fontsize=SMALL)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.locator_params(axis="x", nbins=4)

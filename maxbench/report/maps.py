@@ -44,7 +44,7 @@ from maxbench.report.layers import (
     unet_layers,
     unmerged_layers,
 )
-from maxbench.report.pictures import PREFERRED, Album, Made, Shown
+from maxbench.report.pictures import Album, Made, Shown
 from maxbench.report.runs import Results
 
 FOLDER = "diagnostics"
@@ -192,7 +192,8 @@ def variance_maps(album: Album, shown: Shown) -> dict[str, Figure]:
         raise NotThere(f"no control alone was recorded; {RECORD}")
     said = (
         "Saliency σ, the standard deviation over channels, divided by its mean over the map, which stands below each. "
-        "Text: of the U-Net's blocks without control. Else: of a control alone, what its zero convolutions give"
+        "Text: of the U-Net's blocks without control. Else: of what a control alone adds to the U-Net (of a ControlNet "
+        "after its zero convolutions)"
         f"{_left_out(sections)}. One picture, no average."
     )
     drawn = [Section(list(names), rows, _end(rows)) for names, rows in sections.items()]
@@ -265,13 +266,9 @@ def _fusing(album: Album, shown: Shown, among: Mapping[str, Any]) -> dict[str, A
     if not among:
         raise NotThere(f"no decision of a rule was recorded; {RECORD}")
     tables = _summaries(album)
-    series = {each.name: each.series for each in album.methods}
-
-    def rank(name: str) -> tuple:
-        known = PREFERRED.index(series[name]) if series[name] in PREFERRED else -1  # a user's own before all
-        return bool(_decided_by(tables.get(name))), known
-
-    kept = sorted(among, key=rank)[: max(METHODS, len(shown.methods))]
+    made = {each.name: each for each in album.methods}
+    ranked = sorted(among, key=lambda name: (bool(_decided_by(tables.get(name))), album.rank(made[name])))
+    kept = ranked[: max(METHODS, len(shown.methods))]
     return {name: among[name] for name in among if name in kept}
 
 
@@ -379,7 +376,11 @@ def _grid(album: Album, sample: dict, sections: Sequence[Section], before: Seque
 
 
 def _heading(name: str, width: float) -> list[str]:
-    return [line for part in name.split(", ") for line in wrapped(part, width, SMALL)]
+    """A layer's name in lines; in narrow columns blocks lose the word."""
+    parts = name.split(", ")
+    if any(width_of(part, SMALL) > width for part in parts):
+        parts = [part.replace("down block", "down").replace("up block", "up") for part in parts]
+    return [line for part in parts for line in wrapped(part, width, SMALL)]
 
 
 def _draw_row(canvas: Canvas, row: Row, y: float, cell: float, end: float | None) -> None:
@@ -431,7 +432,7 @@ def fusion_curves(album: Album, shown: Shown) -> dict[str, Figure]:
         bar = figure.colorbar(heat, ax=list(axes[3]), location="right", fraction=0.05, pad=0.02)
         bar.set_label("share of locations")
         handles = {}
-        for axis in (axes[0, 0], axes[2, 0]):
+        for axis in (axes[0, 0], *axes[0, 1:], *axes[2]):
             handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         count = (album.config.get("diagnostics") or {}).get("samples")
         said = (
@@ -472,8 +473,8 @@ def _column_of_curves(album: Album, made: Made, table: pd.DataFrame, axes: Seque
                 axes[1].plot(along.index, along, **line)
     for axis in axes[:2]:
         axis.set_ylim(-0.35, 1.05)
-    for number, condition in enumerate(made.branches):
-        if f"wins/{condition}" in outputs:
+    for number, condition in enumerate(album.conditions):
+        if condition in made.branches and f"wins/{condition}" in outputs:
             means = outputs.groupby("place")[f"wins/{condition}"].mean()
             axes[2].plot(means.index, means, color=_colour(album, condition), marker=MARKERS[2 + number], ms=3, lw=1,
                          label=f"{condition} wins")  # fmt: skip

@@ -172,7 +172,7 @@ class Album:
     def chosen(self, shown: Shown) -> list[Made]:
         """The named methods in the order of their naming; without names at most MOST, in the order of the run."""
         if not shown.methods:
-            kept = sorted(self.pictured, key=self._rank)[:MOST]
+            kept = sorted(self.pictured, key=self.rank)[:MOST]
             return [each for each in self.pictured if each in kept]
         known = {each.name: each for each in self.pictured}
         for name in shown.methods:
@@ -182,12 +182,12 @@ class Album:
             raise UserError(f"--methods names {twice[0]} twice; name each once.")
         return [known[name] for name in shown.methods]
 
-    def _rank(self, each: Made) -> tuple:
+    def rank(self, each: Made) -> tuple:
         """A user's own rows first, then PREFERRED, then other fusions, then singles; of what varies the ends first."""
         rule = (self.config.get("methods", {}).get(each.entry) or {}).get("rule") or {}
         own = each.entered or not str(rule.get("_target_", OWN)).startswith(OWN)
-        place = PREFERRED.index(each.series) if each.series in PREFERRED else len(PREFERRED)
-        settings = [other.name for other in self.pictured if other.series == each.series]
+        place = PREFERRED.index(each.entry) if each.entry in PREFERRED else len(PREFERRED)
+        settings = [other.name for other in self.methods if other.series == each.series]
         at = settings.index(each.name)
         inner = 0 if at in (0, len(settings) - 1) else at
         return inner > 0, not own, place, each.role == "single", each.tuned, inner

@@ -115,6 +115,19 @@ def test_layers_and_steps_have_names_that_readers_know(drawn):
     assert any(re.fullmatch(r"timestep \d+", text) for text in said)
 
 
+def test_three_conditions_have_two_rows_of_panels(made, tmp_path):
+    for name in ("config.yaml", "conflict.csv"):
+        shutil.copy(made.folder / name, tmp_path)
+    for name in ("metrics.csv", "differences.csv"):  # a third condition with the numbers of the second
+        table = pd.read_csv(made.folder / name, dtype={"condition": str})
+        third = table[table.condition == "seg"].replace({"condition": {"seg": "style"}})
+        pd.concat([table, third.replace({"metric": {"seg_image_iou": "style_clip_i"}})]).to_csv(tmp_path / name)
+    for make in (intervals.intervals, intervals.differences):
+        (figure,) = make(Results(tmp_path), Shown()).values()
+        assert sum(axis.get_visible() for axis in figure.axes) == 7
+        require_legible(figure, SMALL)
+
+
 # --- intervals and differences --------------------------------------------------------------------------------------
 
 
