@@ -45,11 +45,12 @@ def pool(runs: Sequence[Path], output: Path | None = None) -> int:
     state = merge([states[run] for run in runs])
     names = [run.resolve().name for run in runs]
     folder = _open(output, runs[0], state, names)
+    called = _called(state, names)  # also where it is written under another name
     folder.write(
         "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**configs[0], "seed": state.seeds, "pooled": names}))
     )
     write_stamp(folder, torch.device("cpu"))
-    write_results(folder, tables_of(state, configs[0]), fingerprint({"pooled": sorted(names)}))
+    write_results(folder, tables_of(state, configs[0]), fingerprint({"pooled": sorted(names)}), called)
     table = write_tables(folder.path)
     print(f"\npooled: {', '.join(names)}\n\n{table}\n")
     for label, file in (("table", "table.md"), ("metrics", METRICS), ("differences", "differences.csv")):
@@ -133,11 +134,16 @@ def _differences(one: Any, other: Any, place: tuple[str | int, ...] = ()) -> Ite
         yield place, one, other
 
 
+def _called(state: State, names: Sequence[str]) -> str:
+    """The name of a pooled result, which its experiment, suite and runs decide."""
+    return f"{state.experiment}-{state.suite}-pooled-{fingerprint({'pooled': sorted(names)})[:10]}"
+
+
 def _open(output: Path | None, first: Path, state: State, names: Sequence[str]) -> RunFolder:
     """The folder of a pooled result: by default beside the first run, under a name that its runs decide."""
     said = {"pooled": sorted(names)}
     if output is None:
-        output = first.resolve().parent / f"{state.experiment}-{state.suite}-pooled-{fingerprint(said)[:10]}"
+        output = first.resolve().parent / _called(state, names)
     place = output.absolute()
     try:
         return RunFolder.open(place.parent, place.name, said, Store(place.parent / "store"))
