@@ -16,8 +16,8 @@ from maxbench.errors import UserError
 from maxbench.store.runfolder import MARK
 
 METRICS, DIFFERENCES, SAMPLES = "metrics.csv", "differences.csv", "samples.parquet"
-CONFIG, MANIFEST, EVALUATED, TUNING, STAMP = (
-    "config.yaml", "manifest.json", "evaluation.json", "tuning.csv", "stamp.json"
+CONFIG, MANIFEST, EVALUATED, TUNING, STAMP, STATUS = (
+    "config.yaml", "manifest.json", "evaluation.json", "tuning.csv", "stamp.json", "run.json"
 )  # fmt: skip
 AGAIN = "run the experiment again, which makes it anew."
 
@@ -132,6 +132,16 @@ class Results:
         if not isinstance(value, dict):
             raise self.damaged(EVALUATED)
         return value
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        """How far the run is, as `run.json` says; empty where it says nothing, as of a pooled result."""
+        if not (self.folder / STATUS).exists():
+            return {}
+        status = self._settings(STATUS).get("status", {})
+        if not isinstance(status, dict):
+            raise self.damaged(STATUS)
+        return status
 
     @property
     def notes(self) -> list[str]:
