@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from maxbench.errors import UserError
-from maxbench.report.runs import METRICS, Results, begun, differing, flat, matching, written
+from maxbench.report.runs import METRICS, Results, begun, differing, matching, settings_of, written
 
 SILENT = timedelta(minutes=30)
 """Since when a run that says it is running was not heard of, if it is not: loading networks and tables says nothing."""
@@ -99,7 +99,7 @@ def _differences(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, dict[s
         keys = differing([configs[folder] for folder in folders]) if len(folders) > 1 else []
         keys.sort(key=lambda key: (key.count("."), key))
         for folder in folders:
-            said = flat(configs[folder])
+            said = settings_of(configs[folder])
             found[folder] = {key: written(said[key]) for key in keys if key in said}
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -144,6 +144,18 @@ class Results:
         return status
 
     @property
+    def origin(self) -> str:
+        """The run and the code that made it, as far as its stamp says, for people."""
+        try:
+            stamp = json.loads((self.folder / STAMP).read_text())[-1]
+            git = stamp["git"]
+            dirty = ", dirty" if git and git["dirty"] else ""
+            code = f"commit {git['commit'][:10]}{dirty}" if git else f"maxbench {stamp['maxbench']}"
+        except (OSError, ValueError, LookupError, TypeError):  # it says nothing that a number depends on
+            return self.id
+        return f"{self.id} ({code})"
+
+    @property
     def notes(self) -> list[str]:
         """What a reader must know, in sentences."""
         notes = (self.evaluation or {}).get("notes", [])
@@ -266,7 +278,7 @@ def matching(name: str, known: Sequence[Path]) -> list[Path]:
 def said_of(folder: Path) -> dict[str, str]:
     """The settings of a run by dotted keys, each as it is written; empty where they cannot be read."""
     try:
-        return {key: written(value) for key, value in flat(Results(folder).config).items()}
+        return {key: written(value) for key, value in settings_of(Results(folder).config).items()}
     except UserError:
         return {}
 
@@ -285,17 +297,25 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {key: inner for name, part in value.items() for key, inner in flat(part, f"{prefix}{name}.").items()}
 
 
-def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Dotted keys in which configurations differ, without those that change nothing by themselves.
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration by dotted keys, with the names of its methods under `methods`."""
+    methods = config.get("methods")
+    return {**flat(config), "methods": list(methods) if isinstance(methods, Mapping) else []}
 
-    Of other experiments the name alone: everything else follows from it.
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Dotted keys in which configurations differ, see :func:`settings_of`, without what changes nothing by itself.
+
+    Of other experiments the name alone: everything else follows from it. Of a method that only some have, no setting.
     """
     if len({config.get("name") for config in configs}) > 1:
         return ["name"]
-    return list(_differing([flat(config) for config in configs]))
-
-
-def _differing(configs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for key in sorted({key for config in configs for key in config} - {*PLACES, *DEFAULTS, "pooled"}):
-        if len({str(config.get(key)) for config in configs}) > 1:
-            yield key
+    said = [settings_of(config) for config in configs]
+    shared = set(said[0]["methods"]).intersection(*(each["methods"] for each in said))
+    keys = sorted({key for each in said for key in each} - {*PLACES, *DEFAULTS, "pooled"})
+    return [
+        key
+        for key in keys
+        if len({str(each.get(key)) for each in said}) > 1
+        and (not key.startswith("methods.") or key.split(".")[1] in shared)
+    ]
