@@ -143,15 +143,24 @@ class Results:
             raise self.damaged(STATUS)
         return status
 
+    @cached_property
+    def stamps(self) -> list[dict[str, Any]]:
+        """The environments that made the run; none where that is missing or damaged: no number depends on it."""
+        try:
+            stamps = json.loads((self.folder / STAMP).read_text())
+        except (OSError, ValueError):
+            return []
+        return stamps if isinstance(stamps, list) and all(isinstance(each, dict) for each in stamps) else []
+
     @property
     def origin(self) -> str:
         """The run and the code that made it, as far as its stamp says, for people."""
         try:
-            stamp = json.loads((self.folder / STAMP).read_text())[-1]
+            stamp = self.stamps[-1]
             git = stamp["git"]
             dirty = ", dirty" if git and git["dirty"] else ""
             code = f"commit {git['commit'][:10]}{dirty}" if git else f"maxbench {stamp['maxbench']}"
-        except (OSError, ValueError, LookupError, TypeError):  # it says nothing that a number depends on
+        except (LookupError, TypeError):
             return self.id
         return f"{self.id} ({code})"
 
