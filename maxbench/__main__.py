@@ -50,7 +50,7 @@ options, anywhere between them:
 PAPER_HELP = """\
 usage: maxbench paper [key=value ...] [--run] [--only ITEMS] [--published FILE] [--output DIR] [--latex] [--debug]
 
-Which of MaxFusion's tables and figures there are runs of, the command of each that is missing, and the tables of the rest.
+Of which of MaxFusion's tables and figures there are runs, the command of each missing one, and the tables of the rest.
 
   python -m maxbench paper
   python -m maxbench paper suite=sd15 data.root=/data/coco samples=500 sampler=paper
@@ -118,15 +118,17 @@ def parser() -> argparse.ArgumentParser:
     compare = verbs.add_parser(
         "compare",
         help="print one table of several runs, and which rules are shown ahead in them",
-        description="A row for a method of a run, with the settings in which the runs differ beside it. Runs that differ "
-        "in their seed alone are pooled. With --baseline also paired differences of the joint score, with one correction "
-        "for all runs.",
+        description="A row for a method of a run, with the settings in which the runs differ beside it. Runs that "
+        "differ in their seed alone are pooled. With --baseline also paired differences of the joint score, with one "
+        "correction for all runs.",
     )
     compare.add_argument("run", nargs="*", help="as `list` names them: a folder, or the beginning of its name")
     compare.add_argument("--output-dir", default="runs")
     compare.add_argument("--methods", default="", metavar="A,B", help="rows; all methods unless said")
     compare.add_argument("--metrics", default="", metavar="A,B", help="columns, by their names in metrics.csv")
-    compare.add_argument("--baseline", default="", metavar="A,B", help="weigh the methods against these rows; all: every row")
+    compare.add_argument(
+        "--baseline", default="", metavar="A,B", help="weigh the methods against these rows; all: every row"
+    )
     compare.add_argument("--latex", action="store_true", help="print tables of booktabs")
     compare.add_argument("--csv", action="store_true", help="print every number of the rows, for programs")
     compare.add_argument("--output", metavar="FILE", help="also write it here")
@@ -151,7 +153,9 @@ def parser() -> argparse.ArgumentParser:
         "from whom you would take a program.",
     )
     evaluate.add_argument(
-        "folder", nargs="?", help="a finished run, by its folder or the beginning of its name; without the options below"
+        "folder",
+        nargs="?",
+        help="a finished run, by its folder or the beginning of its name; without the options below",
     )
     evaluate.add_argument("--images", metavar="DIR", help="<sample>-<replicate>.png of every image, 8-bit RGB")
     evaluate.add_argument("--manifest", metavar="FILE", help="manifest.json of the export")
@@ -239,9 +243,7 @@ def _verb(options: argparse.Namespace) -> int:
     if options.verb == "tables":
         from maxbench.cli.tables import tables
 
-        return tables(
-            options.folder, options.output_dir, options.pool, options.output, options.baseline, options.latex
-        )
+        return tables(options.folder, options.output_dir, options.pool, options.output, options.baseline, options.latex)
     if options.verb == "compare":
         from maxbench.cli.compare import compare
 

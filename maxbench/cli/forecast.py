@@ -57,7 +57,9 @@ def say_hours(configs: Sequence[DictConfig]) -> None:
 
 def forecast(work: Work, speed: Speed) -> str:
     """How long work takes, in a sentence."""
-    return f"about {duration(work.cost * speed.seconds)} of generation, at the speed of {speed.run}; scoring comes on top"
+    return (
+        f"about {duration(work.cost * speed.seconds)} of generation, at the speed of {speed.run}; scoring comes on top"
+    )
 
 
 def measured_speed(job: Run) -> Speed | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -186,16 +187,17 @@ def _read(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration by dotted keys as a run of it would keep it, without what changes nothing."""
     if isinstance(config.get("runtime"), dict):
-        try:
+        with contextlib.suppress(UserError):  # of an older version
             config = {**config, "runtime": check(config).runtime.model_dump()}  # one name for each dtype
-        except UserError:  # of an older version
-            pass
     said = {key: value for key, value in flat(config).items() if key not in PLACES}
+    methods = config.get("methods") or {}
+    if not any(isinstance(each, dict) and (each.get("tune") or each.get("match")) for each in methods.values()):
+        said = {key: value for key, value in said.items() if not key.startswith("calibration.")}  # which nothing uses
     return {key: value for key, value in said.items() if value not in (None, {}, [])}
 
 
 def _differs(wanted: Mapping[str, Any], said: Mapping[str, Any]) -> str | None:
-    """A setting in which a run is not the wanted one, with both values, the one that a command would have said first."""
+    """A setting in which a run is not the wanted one, with both values: the first that a command would have said."""
     keys = sorted({*wanted, *said}, key=lambda key: (key.count("."), key))
     for key in keys:
         if key == "runtime.batch_size" and wanted.get(key) == "auto":  # a run keeps the number that it was
@@ -241,7 +243,10 @@ def _run(places: Sequence[Place], debug: bool) -> tuple[list[Place], int]:
     made: dict[str, Path] = {}
     failed = []
     for number, each in enumerate(able, start=1):
-        print(f"\n{number} of {len(able)}, {each.item.title.partition(':')[0]}, {each.cell.label}: {each.command}", flush=True)
+        print(
+            f"\n{number} of {len(able)}, {each.item.title.partition(':')[0]}, {each.cell.label}: {each.command}",
+            flush=True,
+        )
         try:
             made[each.cell.key] = perform(each.cfg)
         except BrokenPipeError:  # nobody reads on

@@ -216,7 +216,7 @@ def merge(states: Sequence[State]) -> State:
 
 
 def _in_all(row: Row, others: Sequence[Sequence[Row]]) -> Row | None:
-    """The row that all of them have; what a delta is that they do not agree on is not known. None where one lacks it."""
+    """The row that all of them have, without a delta that they do not agree on; None where one of them lacks it."""
     found = [each for rows in others for each in rows if replace(each, delta=row.delta) == row]
     if len(found) < len(others):
         return None

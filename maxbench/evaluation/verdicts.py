@@ -1,4 +1,4 @@
-"""Differences that stand on one page, of one run or of several: which of them are shown, after one correction for all."""
+"""Differences that stand on one page, of one run or several: which are shown, after one correction for all."""
 
 from __future__ import annotations
 

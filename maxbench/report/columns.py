@@ -113,7 +113,7 @@ def table_keys(metrics: pd.DataFrame) -> list[Key]:
 
 
 def essential_keys(metrics: pd.DataFrame) -> list[Key]:
-    """The columns that answer the question, the most important first: joint, q, defects, fidelities, text, a distance."""
+    """The columns that answer the question, what matters first: joint, q, defects, fidelities, text, a distance."""
     found = table_keys(metrics)
     distance = next((name for name in DISTANCES if any(key[0] == name for key in found)), None)
     order = ("joint", "q", "defects", *FIDELITIES, "clip_score", *([distance] if distance else []))

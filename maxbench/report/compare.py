@@ -65,8 +65,8 @@ class Comparison:
         suites = dict.fromkeys(str(each.metrics.suite.iloc[0]) for each in self.members)
         if len(suites) > 1:
             raise UserError(
-                f"The runs are of several suites ({', '.join(suites)}), whose numbers cannot share a table; compare the "
-                "runs of one suite."
+                f"The runs are of several suites ({', '.join(suites)}), whose numbers cannot share a table; compare "
+                "the runs of one suite."
             )
         known = {name for each in self.members for name in each.metrics.method}
         for name in self.methods:
@@ -237,7 +237,10 @@ class Verdicts:
     def _of(self, member: Member, joint: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         others = self.others[self.others.run == member.run]
         keys = [key for key in keys_of(others) if key[0] not in ("q", "q_mean", "joint")]
-        lookup = {(row.rule, row.rival, row.metric, row.condition): row for row in others.fillna({"condition": ""}).itertuples()}
+        lookup = {
+            (row.rule, row.rival, row.metric, row.condition): row
+            for row in others.fillna({"condition": ""}).itertuples()
+        }
         rows = []
         for row in joint.itertuples():
             cost = (lookup.get((row.rule, row.rival, *key)) for key in keys)

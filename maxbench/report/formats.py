@@ -55,8 +55,8 @@ def latex_table(
 ) -> str:
     """A table of booktabs, ready to be included: `\\usepackage{booktabs}` is all that it needs.
 
-    bold, underlined: cells. caption: plain text, escaped here like everything else. texts: how many of the first columns
-    are texts, which stand to the left; all others are numbers.
+    bold, underlined: cells. caption: plain text, escaped here like everything else. texts: how many of the first
+    columns are texts, which stand to the left; all others are numbers.
     """
     frame = pd.DataFrame([list(row) for row in rows], columns=range(len(headings)), dtype=object)
     looks = pd.DataFrame("", index=frame.index, columns=frame.columns)

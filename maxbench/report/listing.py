@@ -24,10 +24,10 @@ DAMAGED = "damaged"
 class Listed:
     """One run as a list says it.
 
-    name: what a person types to mean it. state: running, finished, stopped, failed, lost (it says that it is running, and
-    is not), begun (of an older version, without tables) or damaged. why: what is wrong. differs: setting -> value, where
-    it differs from the other runs of its experiment and suite. delta: of its rules. bytes: of its files; those that it
-    shares with the store count.
+    name: what a person types to mean it. state: running, finished, stopped, failed, lost (it says that it is running,
+    and is not), begun (of an older version, without tables) or damaged. why: what is wrong. differs: setting -> value,
+    where it differs from the other runs of its experiment and suite. delta: of its rules. bytes: of its files; those
+    that it shares with the store count.
     """
 
     folder: Path
@@ -107,12 +107,16 @@ def _differences(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, dict[s
 def _names(
     configs: Mapping[Path, Mapping[str, Any]], differences: Mapping[Path, Mapping[str, str]], folders: Sequence[Path]
 ) -> dict[Path, str]:
-    """The shortest name that means each run alone: its experiment, with its suite, with what differs; or its folder's."""
+    """The shortest name that means each run alone: its experiment, with suite, with what differs; or its folder's."""
     names = {}
     for folder, config in configs.items():
         kind = f"{config['name']}-{config['suite']['name']}"
         told = [f"{key}={value}" for key, value in differences[folder].items() if not set(",:") & set(value)]
-        tries = [config["name"], *(f"{config['name']}:{each}" for each in told[:4]), f"{config['name']}:{','.join(told)}"]
+        tries = [
+            config["name"],
+            *(f"{config['name']}:{each}" for each in told[:4]),
+            f"{config['name']}:{','.join(told)}",
+        ]
         tries += [kind, f"{kind}:{','.join(told)}"]
         short = (each for each in tries if len(each) < len(folder.name) + 12 and matching(each, folders) == [folder])
         names[folder] = next(short, folder.name)
@@ -151,7 +155,11 @@ def _state(folder: Path) -> tuple[str, datetime | None, str]:
     if state == "running":
         if _is_lost(status, at):
             return "lost", at, "it says that it is running, and is not: run the same command again to go on"
-        why = f"{status.get('work', '')} {status.get('done', 0):g} of {status.get('total', 0):g}" if "work" in status else ""
+        why = (
+            f"{status.get('work', '')} {status.get('done', 0):g} of {status.get('total', 0):g}"
+            if "work" in status
+            else ""
+        )
     if state == "finished" and not (folder / METRICS).exists():
         return DAMAGED, at, f"{folder / METRICS} is gone; run the experiment again, which makes it anew."
     return state, at, why

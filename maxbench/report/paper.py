@@ -1,7 +1,7 @@
 """MaxFusion's tables and figures (arXiv 2404.09977) from the runs that are their counterparts here.
 
-Rows and columns are the paper's as far as they are known: its tables are pictures, whose numbers are not in this package.
-What the paper has published stands beside ours where a user gives it in a CSV file.
+Rows and columns are the paper's as far as they are known: its tables are pictures, whose numbers are not in this
+package. What the paper has published stands beside ours where a user gives it in a CSV file.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def _pairs(prefix: str, labels: Mapping[str, str], more: tuple[str, ...] = ()) -
     for pair, label in labels.items():
         key = f"adapters_{prefix}{pair}"
         named = (f"name={key}",) if more else ()
-        cells.append(Cell(key, f"{label}, T2I-Adapters", (f"experiment=adapters_{pair}", *more, *named), f"{prefix}{pair}"))
+        cells.append(
+            Cell(key, f"{label}, T2I-Adapters", (f"experiment=adapters_{pair}", *more, *named), f"{prefix}{pair}")
+        )
     return tuple(cells)
 
 
@@ -81,7 +83,8 @@ ITEMS = (
     ),
     Item(
         TABLES_2_3, "Tables 2-3: complementary conditions",
-        _pairs("", {"seg_depth": "Seg + Depth", "hed_depth": "HED + Depth", "hed_seg": "HED + Seg"}), one_condition=True,
+        _pairs("", {"seg_depth": "Seg + Depth", "hed_depth": "HED + Depth", "hed_seg": "HED + Seg"}),
+        one_condition=True,
     ),
     Item(
         TABLE_4, "Table 4: three conditions",
@@ -139,8 +142,8 @@ EXAMPLE = "cell,method,metric,value,source"
 def read_published(path: Path) -> list[Published]:
     """A user's CSV file with the columns cell, method, metric, value and, if they like, source.
 
-    cell: a run, as the paper's tables here name it (`hed_depth`). method: as in the paper, or the row here. metric: as in
-    metrics.csv. A mistake is a UserError that names the line.
+    cell: a run, as the paper's tables here name it (`hed_depth`). method: as in the paper, or the row here. metric: as
+    in metrics.csv. A mistake is a UserError that names the line.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -249,7 +252,9 @@ class PaperTable:
         """The methods of a run that its table has, in the table's order."""
         rows = own.drop_duplicates("method")
         if self.item.key == FIG_9:  # what is varied, and what it is compared with
-            rows = rows[(rows.role == "fusion")].sort_values(["parameter", "setting"], kind="stable", na_position="last")
+            rows = rows[(rows.role == "fusion")].sort_values(
+                ["parameter", "setting"], kind="stable", na_position="last"
+            )
         return rows[rows.role != "reference"].method.tolist()
 
     def _adapters(self, cell: Cell) -> dict[Key, Any]:
@@ -269,7 +274,9 @@ class PaperTable:
         distance = next((name for name in DISTANCES if (name, "") in found), None)
         order = [*([distance] if distance else []), "clip_score", *FIDELITIES, "joint"]
         shown = [key for name in order for key in found if key[0] == name]
-        given = dict.fromkeys(each.metric for each in self.published if each.cell in {cell.key for cell in self.item.cells})
+        given = dict.fromkeys(
+            each.metric for each in self.published if each.cell in {cell.key for cell in self.item.cells}
+        )
         more = [key for name in given for key in found if key[0] == name and key not in shown]
         absent = [(name, "") for name in given if not any(key[0] == name for key in [*shown, *more])]
         return [*shown, *more, *absent]
@@ -356,12 +363,15 @@ class PaperTable:
                         "item": self.item.key, "cell": line.cell.key, "conditions": line.cell.label, "name": line.name,
                         "method": line.method, "run": getattr(row, "run", None), "delta": getattr(row, "delta", None),
                         "metric": key[0], "condition": key[1],
-                        **{name: getattr(row, name, None) for name in ("protocol", "scorer", "value", "low", "high", "n")},
+                        **{name: getattr(row, name, None) for name in SAID},
                         "published": None if said is None else said.value,
                         "source": None if said is None else said.source,
                     }
                 )  # fmt: skip
         return out
+
+
+SAID = ("protocol", "scorer", "value", "low", "high", "n")
 
 
 def _numbers(metrics: pd.DataFrame, method: str) -> dict[Key, Any]:

@@ -80,7 +80,7 @@ class Results:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """metrics.csv, with an empty `condition` as NaN; `run` and `delta` also where an older version did not write them."""
+        """metrics.csv, an empty `condition` as NaN; with `run` and `delta` also where an older version has none."""
         table = self._table(METRICS)
         if "run" not in table:
             table.insert(0, "run", self.id)

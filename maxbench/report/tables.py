@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from maxbench.errors import UserError
 from maxbench.report.columns import (
     COLUMNS,
     FIDELITIES,
@@ -150,8 +149,7 @@ def method_table(
     keys, cells = table_keys(metrics), cells_of(metrics)
     cell = interval_cell if intervals else margin_cell
     rows = [
-        [method, *(cell(cells.get((method, *key)), key[0]) for key in keys)]
-        for method in dict.fromkeys(metrics.method)
+        [method, *(cell(cells.get((method, *key)), key[0]) for key in keys)] for method in dict.fromkeys(metrics.method)
     ]
     return ["method", *(heading(*key, silent or {}) for key in keys)], rows
 

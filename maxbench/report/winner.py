@@ -105,7 +105,7 @@ def ranks(metrics: pd.DataFrame, silent: Mapping[Key, int | None]) -> tuple[set[
 
 
 def winner(metrics: pd.DataFrame, differences: pd.DataFrame | None) -> str:
-    """Which rule has the highest joint score and what it is shown ahead of, in one sentence; empty without that score."""
+    """Which rule has the highest joint score and what it is shown ahead of, in a sentence; empty without that score."""
     key = ("joint", "")
     order = ranking(metrics, key)
     if len(order) < 2:
