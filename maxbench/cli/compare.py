@@ -43,6 +43,8 @@ def compare(
     if len({each.resolve() for each in folders}) < len(folders):
         raise UserError("A run is named twice; name each once.")
     results = [Results(folder) for folder in folders]
+    for each in results:
+        _ = each.metrics  # whether it is a finished run at all
     _check_parts(results)
     members, differences, notes = _members(results)
     comparison = Comparison(members, _list(methods, "--methods"), _list(metrics, "--metrics"))
@@ -53,10 +55,13 @@ def compare(
         text = parts[-1].table().to_csv(index=False)
     else:
         said = [each.latex() if latex else each.markdown() for each in parts]
-        text = "\n".join([*said, *(f"{'% ' if latex else ''}{note}\n" for note in notes)])
+        text = (
+            "\n\n".join([*(each.rstrip() for each in said), *(f"{'% ' if latex else ''}{note}" for note in notes)])
+            + "\n"
+        )
     if output is not None:
         write_atomically(_file(output), text)
-    print(text, end="" if text.endswith("\n") else "\n")
+    print(text, end="")
     return 0
 
 

@@ -84,12 +84,12 @@ def paper(arguments: Sequence[str], debug: bool = False) -> int:
     parser.add_argument("-cd", "--config-dir", type=Path)
     found = parser.parse_intermixed_args(arguments)
     items = _items(found.only)
+    if found.output is not None and found.output.exists() and not found.output.is_dir():
+        raise UserError(f"--output is {found.output}, which is a file; name a folder.")
     published = [] if found.published is None else read_published(found.published)
     command = Command(tuple(found.overrides), config_dir=config_folder(found.config_dir))
     with hydra_on(command.config_dir) as hydra:
-        places = _places(hydra, command, items, adapters=not found.no_adapters)
-        if found.output is not None and found.output.exists() and not found.output.is_dir():
-            raise UserError(f"--output is {found.output}, which is a file; name a folder.")
+        places = places_of(hydra, command, items, adapters=not found.no_adapters)
         suite = next(str(each.cfg.suite.name) for each in places if each.cfg is not None)
         print(f"suite: {suite} (change it with suite=); every table is of this one suite\n", flush=True)
         code = 0
@@ -118,7 +118,7 @@ def _items(only: str) -> list[Item]:
 # --- cells and runs -----------------------------------------------------------------------------------------------
 
 
-def _places(hydra: Hydra, command: Command, items: Sequence[Item], adapters: bool) -> list[Place]:
+def places_of(hydra: Hydra, command: Command, items: Sequence[Item], adapters: bool) -> list[Place]:
     """Every cell with its command under the user's settings, and the run of it."""
     with sentences(hydra, command.overrides):
         more = tuple(each.removeprefix("++") for each in jobs(read_overrides(command, hydra.config_loader))[0])

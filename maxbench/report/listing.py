@@ -97,7 +97,6 @@ def _differences(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, dict[s
     found = {}
     for folders in kinds.values():
         keys = differing([configs[folder] for folder in folders]) if len(folders) > 1 else []
-        keys.sort(key=lambda key: (key.count("."), key))
         for folder in folders:
             said = settings_of(configs[folder])
             found[folder] = {key: written(said[key]) for key in keys if key in said}

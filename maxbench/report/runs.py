@@ -321,10 +321,10 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["name"]
     said = [settings_of(config) for config in configs]
     shared = set(said[0]["methods"]).intersection(*(each["methods"] for each in said))
-    keys = sorted({key for each in said for key in each} - {*PLACES, *DEFAULTS, "pooled"})
+    keys = {key for each in said for key in each} - {*PLACES, *DEFAULTS, "pooled"}
     return [
         key
-        for key in keys
+        for key in sorted(keys, key=lambda key: (key.count("."), key))
         if len({str(each.get(key)) for each in said}) > 1
         and (not key.startswith("methods.") or key.split(".")[1] in shared)
     ]

@@ -78,15 +78,19 @@ def comparisons(differences: pd.DataFrame, key: Key, first: str, others: Sequenc
 
 
 def best(metrics: pd.DataFrame, differences: pd.DataFrame | None) -> set[tuple[str, Key]]:
-    """(method, column) of the best of each column, where it is shown ahead of all that it is tested against."""
+    """(method, column) of the best of each column, where it is shown ahead of all that it is tested against.
+
+    Rules that make the same pictures as the best are as good, and marked like it.
+    """
     marked: set[tuple[str, Key]] = set()
     for key in [] if differences is None else keys_of(metrics):
         order = ranking(metrics, key)
         if len(order) < 2:
             continue
         tested = comparisons(differences, key, order[0].method, [row.method for row in order[1:]])
-        if tested and all(each.shown for each in tested):
-            marked.add((order[0].method, key))
+        others = [each for each in tested if not each.is_tie]
+        if others and all(each.shown for each in others):
+            marked |= {(name, key) for name in (order[0].method, *(each.other for each in tested if each.is_tie))}
     return marked
 
 

@@ -36,6 +36,7 @@ def make_run(place, name="made", seed=0, images=24, suite="none", **changes):
     config = {
         "name": name, "seed": seed, "samples": images, "replicates": 1, "suite": {"name": suite},
         "conditions": conditions, "metrics": {"resamples": 100, "level": 0.95},
+        "sampler": {"steps": 10, "guidance_scale": 3},
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, **changes}))
     return folder
@@ -48,7 +49,7 @@ def runs(tmp_path_factory):
     make_run(place, "made")
     make_run(place, "other", seed=3)
     make_run(place, "made", seed=1)
-    make_run(place, "made", images=20, sampler={"steps": 5})
+    make_run(place, "made", images=20, sampler={"steps": 5, "guidance_scale": 3})
     return sorted(place.iterdir())
 
 
@@ -80,7 +81,7 @@ def test_a_row_is_a_method_of_a_run_and_its_numbers_are_the_run_s(runs, one, cap
     head = rows[0]
     assert head[:5] == ["method", "samples", "sampler.steps", "n", "joint ↑"]
     assert [row[:4] for row in rows[2:]] == [
-        [method, *rest] for method in ("better", "average") for rest in (["24", "-", "24"], ["20", "5", "20"])
+        [method, *rest] for method in ("better", "average") for rest in (["24", "10", "24"], ["20", "5", "20"])
     ]  # fmt: skip
     values = pd.read_csv(one / "metrics.csv").query("method == 'better'")
     values = values.fillna({"condition": ""}).set_index(["metric", "condition"])
@@ -270,7 +271,7 @@ def mistakes(one, place):
     return {
         "none": ([], "Name the runs to compare"),
         "twice": ([one, f"{one}/"], "A run is named twice"),
-        "no run": ([place / "nothing"], "has no config.yaml"),
+        "no run": ([place / "nothing"], "it is no finished run"),
         "suites": ([one, elsewhere], "of several suites (none, another)"),
         "parts": ([one, pooled], f"is made of {one.name}, which is named as well"),
         "method": ([one, "--methods", "beter"], "No run here has a method 'beter'; they have"),

@@ -62,7 +62,9 @@ def test_rules_that_make_the_same_pictures_are_said_and_tie():
     metrics = metrics_of({"joint": {"sum": 0.9, "scheduled": 0.9, "rule": 0.7}})
     table = differences_of([("scheduled", "sum", "joint", 0.0, "not shown"), ("rule", "sum", "joint", -0.2, "worse")])
     assert "as has `scheduled` with the same pictures, and is shown ahead of `rule`" in winner(metrics, table)
-    assert best(metrics, table) == set()  # it is not better than its own like
+    assert best(metrics, table) == {("sum", JOINT), ("scheduled", JOINT)}
+    nothing = differences_of([("scheduled", "sum", "joint", 0.0, "not shown")])
+    assert best(metrics, nothing) == set()
 
 
 def test_without_tests_or_without_a_joint_score_nothing_is_claimed():
