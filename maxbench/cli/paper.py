@@ -220,14 +220,13 @@ def _status(places: Sequence[Place]) -> str:
     parts = [plain_table(["in the paper", "conditions", "run"], rows)]
     missing = [each for each in places if each.run is None and not each.impossible]
     if missing:
-        parts.append(f"{len(missing)} of {len(places)} are missing; `--run` makes them all, or each by itself:")
+        lines = [f"{len(missing)} of {len(places)} are missing; `--run` makes them all, or each by itself:"]
         for each in missing:
-            note = ""
+            lines.append(each.command)
             if each.near is not None:
-                note = f"\n  # {each.near[0].name} is no such run: its {each.near[1]}"
-            parts.append(f"{each.command}{note}")
-    parts.append(MATCHED)
-    return "\n\n".join(parts[:2]) + "".join(f"\n{each}" for each in parts[2:-1]) + f"\n\n{parts[-1]}"
+                lines.append(f"  # {each.near[0].name} is no such run: its {each.near[1]}")
+        parts.append("\n".join(lines))
+    return "\n\n".join([*parts, MATCHED])
 
 
 # --- making them --------------------------------------------------------------------------------------------------

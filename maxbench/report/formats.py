@@ -52,11 +52,12 @@ def latex_table(
     caption: str = "",
     label: str = "",
     texts: int = 1,
+    rules: Collection[int] = (),
 ) -> str:
     """A table of booktabs, ready to be included: `\\usepackage{booktabs}` is all that it needs.
 
     bold, underlined: cells. caption: plain text, escaped here like everything else. texts: how many of the first
-    columns are texts, which stand to the left; all others are numbers.
+    columns are texts, which stand to the left; all others are numbers. rules: rows below which a line is drawn.
     """
     frame = pd.DataFrame([list(row) for row in rows], columns=range(len(headings)), dtype=object)
     looks = pd.DataFrame("", index=frame.index, columns=frame.columns)
@@ -69,7 +70,7 @@ def latex_table(
         .apply(lambda _: looks, axis=None)
         .hide(axis=0)
     )
-    return styled.to_latex(
+    source = styled.to_latex(
         hrules=True,
         column_format="l" * texts + "r" * (len(headings) - texts),
         position="t" if caption else None,
@@ -77,6 +78,11 @@ def latex_table(
         caption=latex(caption) if caption else None,
         label=label or None,
     ).rstrip()
+    lines = source.splitlines()
+    first = lines.index("\\midrule") + 1  # of the rows, each of which is a line
+    for row in sorted(rules, reverse=True):
+        lines.insert(first + row + 1, "\\midrule")
+    return "\n".join(lines)
 
 
 def latex(text: object) -> str:

@@ -24,19 +24,21 @@ from maxbench.report.columns import (
     Key,
     cells_of,
     column,
+    column_name,
     heading,
     interval_cell,
     keys_of,
 )
 from maxbench.report.formats import latex_table, markdown_table
 from maxbench.report.runs import Results
-from maxbench.report.winner import ranks, winner
+from maxbench.report.winner import ranks, undecided, winner
 
 ONE_CONDITION = ("SPADE", "PITI")
 """Of the paper's complementary tables: models of one condition, which nothing here runs."""
 ADAPTERS = "Multi-T2I-Adapter"
 PAPER = {ADAPTERS: "multi_t2i_adapter", "Multi-ControlNet": "sum", "MaxFusion": "maxfusion"}
 """The paper's name of a method -> its row here."""
+NAMES = {method: f"{name} ({method})" for name, method in PAPER.items()}
 TABLE_1, TABLES_2_3, TABLE_4, FIG_9, FIG_10 = "table_1", "tables_2_3", "table_4", "fig_9", "fig_10"
 
 
@@ -236,13 +238,12 @@ class PaperTable:
             if self.item.key in (TABLE_1, TABLES_2_3):
                 for name in paper:
                     yield Line(cell, name, name, {})
-                yield Line(cell, f"{ADAPTERS} ({PAPER[ADAPTERS]})", PAPER[ADAPTERS], self._adapters(cell))
-            for name, method in PAPER.items():
-                if method in listed and self.item.key != FIG_9:
-                    yield Line(cell, f"{name} ({method})", method, numbers[method])
-                    listed.remove(method)
-            for method in listed:
-                yield Line(cell, method, method, numbers[method])
+                yield Line(cell, NAMES[PAPER[ADAPTERS]], PAPER[ADAPTERS], self._adapters(cell))
+            first = [method for method in PAPER.values() if method in listed]
+            if self.item.key in (FIG_9, FIG_10):  # in the order of what varies, or of what is added
+                first = []
+            for method in [*first, *(each for each in listed if each not in first)]:
+                yield Line(cell, NAMES.get(method, method), method, numbers[method])
             known = {*paper, *PAPER.values(), *numbers}
             for name in dict.fromkeys(each.method for each in self.published if each.cell == cell.key):
                 if name not in known:
@@ -316,8 +317,15 @@ class PaperTable:
         said = [f"Runs: {', '.join(f'{key} {run.origin}' for key, run in self._own.items())}."]
         for cell in self.item.cells:
             run = self.runs.get(cell.key)
-            if run is not None and not cell.adapters and (won := winner(run.metrics, run.differences)):
+            if run is None or cell.adapters:
+                continue
+            if won := winner(run.metrics, run.differences):
                 said.append(f"{cell.label}: {won}")
+            if silent := [column_name(*key) for key in undecided(run.differences)]:
+                said.append(
+                    f"{cell.label}: no difference of a fusion rule from a baseline is shown in {', '.join(silent)}; do "
+                    "not rank by these."
+                )
         if self.item.one_condition:
             said.append(f"{' and '.join(ONE_CONDITION)} take one condition and are not run here.")
         if any(cell.adapters for cell in self.item.cells):
@@ -337,7 +345,8 @@ class PaperTable:
         headings, rows, lines, of = self._cells()
         bold, underlined = set(), set()
         for cell_key in dict.fromkeys(line.cell.key for line in lines):
-            for marks, own in zip((bold, underlined), ranks(self.runs[cell_key].metrics, {}), strict=True):
+            run = self.runs[cell_key]
+            for marks, own in zip((bold, underlined), ranks(run.metrics, undecided(run.differences)), strict=True):
                 marks |= {
                     (row, place)
                     for row, line in enumerate(lines)
@@ -346,9 +355,10 @@ class PaperTable:
                 }
         caption = (
             f"{self.item.title}. {about} Bold: best fusion rule of a run, underlined: second best; neither says that a "
-            "difference is shown."
+            "difference is shown. Where no difference of a fusion rule from a baseline is shown, none is set off."
         )
-        return latex_table(headings, rows, bold, underlined, caption, f"tab:{self.item.key}", texts=2)
+        ends = {row for row, line in enumerate(lines[:-1]) if line.cell != lines[row + 1].cell}
+        return latex_table(headings, rows, bold, underlined, caption, f"tab:{self.item.key}", texts=2, rules=ends)
 
     def tidy(self) -> list[dict[str, Any]]:
         """A row for each number, ours and published."""

@@ -22,6 +22,13 @@ def test_everything_is_escaped_and_best_cells_are_set_off():
     assert source.startswith("\\begin{table}[t]") and r"\begin{tabular}{lr}" in source
 
 
+def test_a_line_is_drawn_below_the_rows_that_are_named():
+    lines = latex_table(["a"], [["1"], ["2"], ["3"]], rules={0, 1}).splitlines()
+    assert [line for line in lines if not line.startswith("\\begin") and "tabular" not in line] == [
+        "\\toprule", "a \\\\", "\\midrule", "1 \\\\", "\\midrule", "2 \\\\", "\\midrule", "3 \\\\", "\\bottomrule"
+    ]  # fmt: skip
+
+
 def test_without_a_caption_it_is_the_tabular_alone():
     assert latex_table(["a"], [["1"]]).startswith("\\begin{tabular}{l}")
 

@@ -6,7 +6,7 @@ import yaml
 from maxbench.errors import UserError
 from maxbench.report.paper import EXAMPLE, ITEMS, ORIENTATION, PAPER, PaperTable, Published, read_published
 from maxbench.report.runs import Results
-from report.frames import metrics_of
+from report.frames import differences_of, metrics_of
 from report.latex import read
 
 ITEM = {item.key: item for item in ITEMS}
@@ -86,12 +86,35 @@ def test_our_own_numbers_are_never_in_a_published_column(tmp_path):
 
 def test_latex_sets_off_the_best_fusion_rule_of_each_run(tmp_path):
     runs = {key: run_of(tmp_path, key) for key in ("hed_depth", "seg_depth")}
-    cells, _ = read(PaperTable(ITEM["tables_2_3"], runs).latex("100% of it."))
+    source = PaperTable(ITEM["tables_2_3"], runs).latex("100% of it.")
+    assert source.count("\\midrule") == 2  # below the headings, and between the two runs
+    cells, _ = read(source)
     head = cells[0]
     for name, best, second in (("joint", "sum", "maxfusion"), ("depth RMSE", "maxfusion", "sum")):
         place = next(n for n, title in enumerate(head) if title.startswith(name))
         for mark, method in ((r"\textbf{", best), (r"\underline{", second)):
             assert [f"({method})" in row[1] for row in cells[1:] if row[place].startswith(mark)] == [True, True]
+
+
+def test_a_column_that_shows_nothing_is_named_and_nobody_is_set_off_in_it(tmp_path):
+    run = run_of(tmp_path, "hed_depth")
+    tested = [("maxfusion", "sum", "joint", -0.1, "worse"), ("maxfusion", "sum", "clip_score", 3.0, "not shown")]
+    differences_of(tested).to_csv(run.folder / "differences.csv", index=False)
+    table = PaperTable(ITEM["tables_2_3"], {"hed_depth": Results(run.folder)})
+    assert "no difference of a fusion rule from a baseline is shown in CLIP; do not rank" in table.markdown()
+    cells, _ = read(table.latex("."))
+    place = next(n for n, title in enumerate(cells[0]) if title.startswith("CLIP"))
+    assert not any(row[place].startswith("\\") for row in cells[1:])
+    assert any(row[-1].startswith("\\textbf") for row in cells[1:])
+
+
+def test_an_ablation_is_in_the_order_of_what_is_added(tmp_path):
+    scores = {"joint": {"none": 0.0, "single/hed": 0.4, "single/depth": 0.5, "maxfusion": 0.8}}
+    run = run_of(tmp_path, "conditioning_ablation", scores)
+    table = PaperTable(ITEM["fig_10"], {"conditioning_ablation": run})
+    assert [row[1] for row in rows(table.markdown())[2:]] == [
+        "none", "single/hed", "single/depth", "MaxFusion (maxfusion)"
+    ]  # fmt: skip
 
 
 def test_the_threshold_is_a_row_for_each_delta(tmp_path):
