@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from maxbench.cli.output import output_file, write_output
 from maxbench.errors import UserError
 from maxbench.report.compare import JOINT, Comparison, Member, Verdicts
 from maxbench.report.runs import Results, differing, find
-from maxbench.store.files import write_atomically
 
 ALL = "all"
 RANKED = ("fusion", "entered")
@@ -39,6 +39,8 @@ def compare(
         raise UserError("Name the runs to compare, as `python -m maxbench list` does.")
     if latex and csv:
         raise UserError("--latex and --csv both say how to print; leave one of them out.")
+    if output is not None:
+        output_file(Path(output))
     folders = find(names, output_dir)
     if len({each.resolve() for each in folders}) < len(folders):
         raise UserError("A run is named twice; name each once.")
@@ -60,7 +62,7 @@ def compare(
             + "\n"
         )
     if output is not None:
-        write_atomically(_file(output), text)
+        write_output(Path(output), text)
     print(text, end="")
     return 0
 
@@ -73,13 +75,6 @@ def _list(words: str, option: str) -> list[str]:
     if not all(found) or len(set(found)) < len(found):
         raise UserError(f"{option} is '{words}'; write names with commas between them, each once: maxfusion,sum.")
     return found
-
-
-def _file(output: str) -> Path:
-    path = Path(output)
-    if path.is_dir():
-        raise UserError(f"--output is {output}, which is a folder; name a file in it.")
-    return path
 
 
 def _check_parts(results: Sequence[Results]) -> None:
@@ -183,7 +178,8 @@ def _verdicts(
         else:
             table = differences[member.run](baselines).rename(columns={"method": "rule", "baseline": "rival"})
             table = table[table.rule.isin(rules)]
-        table = table.drop(columns=[name for name in ("run",) if name in table]).assign(run=member.run)
+        table = table.drop(columns="run", errors="ignore")
+        table.insert(0, "run", member.run)
         joint.append(table[table.metric == "joint"])
         others.append(table[table.metric != "joint"])
     if not joint:

@@ -18,12 +18,12 @@ from maxbench.cli.choice import with_suite
 from maxbench.cli.command import Command, config_folder, jobs, parser_of, read_overrides
 from maxbench.cli.config import MAIN, compose, hydra_on, plain, sentences
 from maxbench.cli.failures import say_failure
+from maxbench.cli.output import output_folder, write_output
 from maxbench.cli.schema import check
 from maxbench.errors import UserError
 from maxbench.report.formats import plain_table
 from maxbench.report.paper import ITEMS, ORIENTATION, Cell, Item, PaperTable, Published, read_published
 from maxbench.report.runs import METRICS, Results, begun, flat, written
-from maxbench.store.files import write_atomically
 
 OWN = ("experiment", "name")
 """What every cell has its own of."""
@@ -84,8 +84,8 @@ def paper(arguments: Sequence[str], debug: bool = False) -> int:
     parser.add_argument("-cd", "--config-dir", type=Path)
     found = parser.parse_intermixed_args(arguments)
     items = _items(found.only)
-    if found.output is not None and found.output.exists() and not found.output.is_dir():
-        raise UserError(f"--output is {found.output}, which is a file; name a folder.")
+    if found.output is not None:
+        output_folder(found.output)
     published = [] if found.published is None else read_published(found.published)
     command = Command(tuple(found.overrides), config_dir=config_folder(found.config_dir))
     with hydra_on(command.config_dir) as hydra:
@@ -314,7 +314,7 @@ def _write(
         **{f"{table.item.key}.tex": table.latex(about) + "\n" for table in tables},
     }
     for name, content in files.items():
-        write_atomically(output / name, content)
+        write_output(output / name, content)
     print()
     for table in tables:
         print((files[f"{table.item.key}.tex"] if latex else table.markdown()) + "\n")

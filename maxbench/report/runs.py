@@ -175,7 +175,7 @@ class Results:
     def _deltas(self, table: pd.DataFrame) -> pd.Series:
         """The threshold of every row's rule, as far as the configuration of an older run says it."""
         entries = self.config.get("methods") if (self.folder / CONFIG).exists() else None
-        known = {}
+        known = self._chosen()
         for row in table.drop_duplicates("method").to_dict("records"):
             entry = entries.get(row["method"]) if isinstance(entries, Mapping) else None
             rule = entry.get("rule") if isinstance(entry, Mapping) else None
@@ -184,6 +184,15 @@ class Results:
             elif isinstance(rule, Mapping) and not (entry.get("tune") or {}):
                 known[row["method"]] = rule.get("delta")
         return pd.to_numeric(table.method.map(known), errors="coerce")
+
+    def _chosen(self) -> dict[str, float]:
+        """The thresholds that were tuned, by method, as the manifest says them; none where it does not."""
+        try:
+            listed = (self.manifest or {}).get("methods", [])
+            tuned = {each["name"]: each.get("tuned") or {} for each in listed}
+            return {name: said["rule.delta"] for name, said in tuned.items() if "rule.delta" in said}
+        except (UserError, LookupError, TypeError, AttributeError):
+            return {}
 
     def damaged(self, name: str) -> UserError:
         return UserError(f"{self.folder / name} is damaged; {AGAIN}")
@@ -269,6 +278,11 @@ def _one(name: str, place: Path) -> Path:
         raise UserError(
             f"'{name}' means {len(meant)} runs; name one: {', '.join(each.name for each in meant)}; or say what tells "
             "it from the others, as `maxbench list` does."
+        )
+    if unfinished := matching(name, begun(place)):
+        raise UserError(
+            f"'{name}' is not finished ({unfinished[0].name}); run the same command again to finish it, or see "
+            "`maxbench list`."
         )
     among = f"; there are {', '.join(each.name for each in known[:8])}" if known else ""
     raise UserError(f"There is no run '{name}' here or in {place}/{among}.")

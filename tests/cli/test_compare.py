@@ -281,6 +281,8 @@ def mistakes(one, place):
         "all and one": ([one, "--baseline", "all,sum"], "`all` means every row"),
         "both": ([one, "--latex", "--csv"], "leave one of them out"),
         "folder": ([one, "--output", place], "which is a folder"),
+        "device": ([one, "--output", "/dev/null"], "which is no file"),
+        "nowhere": ([one, "--output", "/proc/nothing/table.tex"], "cannot be written (No such file or directory)"),
         "nobody": ([one, "--methods", "average", "--baseline", "average"], "it has no rule to compare with average"),
     }  # fmt: skip
 
