@@ -33,7 +33,7 @@ def say_hours(configs: Sequence[DictConfig]) -> None:
     A run that cannot be planned says why when its turn comes.
     """
     seen: set[tuple[str, str]] = set()
-    total, job = NO_WORK, None
+    total, jobs = NO_WORK, []
     for cfg in configs:
         try:
             job = build(settled(cfg, measure=False))
@@ -41,9 +41,11 @@ def say_hours(configs: Sequence[DictConfig]) -> None:
                 total = total.plus(*work)
         except UserError:
             continue
-    print(f"to make: {total.images:,} images in {len(configs)} runs, those that are shared counted once")
-    if job is None or not total.images:
+        jobs.append(job)
+    print(f"to make: {total.images:,} images in {len(jobs)} runs, those that are shared counted once", flush=True)
+    if not total.images:
         return
+    job = jobs[0]
     speed = measured_speed(job)
     if speed is None:
         print(

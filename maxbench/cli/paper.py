@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ MATCHED = (
 class Place:
     """A cell, the command that makes it, and what is there of it.
 
-    impossible: why the suite cannot make it; empty if it can. run: a finished one. unfinished: one that was begun.
-    near: a finished run of the same name, and a setting in which it differs.
+    impossible: why it cannot be made with these settings; empty if it can. run: a finished one. unfinished: one that was
+    begun. near: a finished run of the same name, and a setting in which it differs.
     """
 
     item: Item
@@ -60,7 +60,7 @@ class Place:
         if self.run is not None:
             return self.run.name
         if self.impossible:
-            return f"not with this suite: {self.impossible}"
+            return f"cannot be made: {self.impossible}"
         if self.unfinished is not None:
             return f"begun: {self.unfinished.name}"
         return "missing"
@@ -259,11 +259,7 @@ def _run(places: Sequence[Place], debug: bool) -> tuple[list[Place], int]:
         print(f"\nmaxbench: {len(failed)} of {len(able)} runs failed:", *(each.command for each in failed),
               "the same command goes on where they were", sep="\n  ", file=sys.stderr)  # fmt: skip
     print()
-    return [
-        Place(each.item, each.cell, each.words, each.cfg, each.impossible, made.get(each.cell.key, each.run),
-              each.unfinished, each.near)
-        for each in places
-    ], (2 if failed else 0)  # fmt: skip
+    return [replace(each, run=made.get(each.cell.key, each.run)) for each in places], (2 if failed else 0)
 
 
 # --- the tables -----------------------------------------------------------------------------------------------------
@@ -299,12 +295,13 @@ def _write(
         f"{suite}, {cfg.samples} samples x {cfg.replicates}, seed {cfg.seed}, {cfg.sampler.steps} steps, guidance "
         f"{cfg.sampler.guidance_scale:g}; {100 * cfg.metrics.level:g}% intervals."
     )
+    given = any(table.published for table in tables)
+    numbers = "Columns `published` are what the user gave." if given else (
+        "The numbers printed in the paper are not known here; give them with --published."
+    )  # fmt: skip
     said = [
         f"# MaxFusion's tables on {suite}",
-        f"{about} Rows and columns are the paper's, then the harness's own. "
-        + ("" if any(table.published for table in tables) else "The numbers printed in the paper are not known here; ")
-        + "`published` columns are what the user gave." * any(table.published for table in tables)
-        + ("give them with --published." if not any(table.published for table in tables) else ""),
+        f"{about} Rows and columns are the paper's, then the harness's own. {numbers}",
         *(table.markdown() for table in tables),
         *([ORIENTATION.rstrip()] if orientation else []),
     ]
