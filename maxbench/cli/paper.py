@@ -42,7 +42,7 @@ MATCHED = (
 class Place:
     """A cell, the command that makes it, and what is there of it.
 
-    impossible: why it cannot be made with these settings; empty if it can. run: a finished one. unfinished: one that was
+    impossible: why it cannot be made with these settings; empty if it can. run: a finished one. unfinished: one that is
     begun. near: a finished run of the same name, and a setting in which it differs.
     """
 
