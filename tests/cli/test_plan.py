@@ -282,7 +282,7 @@ def test_sizes_are_written_with_two_digits_or_three(count, said):
 
 
 def test_settings_that_were_chosen_before_are_known_again(small_run, tmp_path):
-    """Also where a finished run is scored again: its rows say the threshold that was chosen, not the first of the grid."""
+    """Where a finished run is scored again its rows say the threshold that was chosen, not the first of the grid."""
     arguments = [each for each in small_run if each != "~methods.maxfusion_tuned"]
     small = ["calibration.samples=4", "calibration.data.count=12", f"output_dir={tmp_path}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
