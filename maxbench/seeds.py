@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -25,3 +27,50 @@ def noise_for(
     """
     generator = torch.Generator().manual_seed(derive("noise", run_seed, group, replicate))
     return torch.randn(shape, generator=generator)
+
+
+class RunNoise(NamedTuple):
+    """The noise of one image of a run, by what it belongs to: see :func:`noise_for`."""
+
+    run_seed: int
+    group: str
+    replicate: int = 0
+
+    def draw(self, shape: tuple[int, ...]) -> Float[Tensor, "channel height width"]:
+        """What its picture starts from."""
+        return noise_for(*self, shape)
+
+    def generator(self) -> torch.Generator:
+        """From which a stochastic sampler draws, on the processor."""
+        return torch.Generator().manual_seed(derive("sampler", *self))
+
+
+class DrawnNoise(NamedTuple):
+    """The noise of one image as diffusers draws it: what a torch generator gives next.
+
+    state: of a generator on the processor, as hexadecimal digits. before: how many images' noise it gives before this
+    one's.
+    """
+
+    state: str
+    before: int = 0
+
+    @classmethod
+    def of(cls, generator: torch.Generator, before: int = 0) -> DrawnNoise:
+        """What a generator would give; it is not advanced."""
+        return cls(bytes(generator.get_state().tolist()).hex(), before)
+
+    def draw(self, shape: tuple[int, ...]) -> Float[Tensor, "channel height width"]:
+        """What its picture starts from; of a batch, `torch.randn(batch shape, generator=...)` gives the same."""
+        generator = torch.Generator()
+        generator.set_state(torch.frombuffer(bytearray.fromhex(self.state), dtype=torch.uint8))
+        if self.before:
+            torch.randn(self.before * math.prod(shape), generator=generator)
+        return torch.randn(shape, generator=generator)
+
+    def generator(self) -> torch.Generator:
+        """From which a stochastic sampler draws: one for every image, so that it does not depend on its company."""
+        return torch.Generator().manual_seed(derive("sampler", *self))
+
+
+Noise = RunNoise | DrawnNoise

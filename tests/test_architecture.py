@@ -43,6 +43,10 @@ ALLOWED = {
         "maxbench", "bench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature",
         "models", "names", "progress", "report", "seeds", "store", "suites",
     },
+    "api": {
+        "maxbench", "cli", "conditions", "errors", "evaluation", "experiments", "fusion", "generation", "images",
+        "models", "seeds", "store", "suites",
+    },
     "__main__": {"maxbench", "cli", "errors"},
 }  # fmt: skip
 

@@ -92,7 +92,7 @@ def build(cfg: DictConfig) -> Run:
         image_set=image_set,
         sampler=sampler,
         device=pick_device(runtime["device"]),
-        precision=_precision(runtime, suite.resolution),
+        precision=make_precision(runtime, runtime["batch_size"], suite.resolution),
         batch_size=runtime["batch_size"],
         threads=runtime["threads"],
         workers=runtime["workers"],
@@ -106,12 +106,13 @@ def build(cfg: DictConfig) -> Run:
     )
 
 
-def _precision(runtime: Mapping[str, Any], resolution: int) -> Precision:
+def make_precision(runtime: Mapping[str, Any], batch_size: int, resolution: int) -> Precision:
+    """How networks compute, from the settings of `runtime`; pictures are made so many together."""
     asked = Precision(
         DTYPES[runtime["dtype"]], runtime["tf32"], runtime["channels_last"], runtime["vae_slices"],
         runtime["vae_tiling"], runtime["compile"],
     )  # fmt: skip
-    return asked.normal(runtime["batch_size"], resolution)
+    return asked.normal(batch_size, resolution)
 
 
 def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,21 @@ def sentences(hydra: Hydra, overrides: Sequence[str] = ()) -> Iterator[None]:
         raise UserError(_explain(error, hydra, overrides)) from error
 
 
-def compose(hydra: Hydra, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of one run, checked; a mistake is a UserError. Where no suite is named, one is chosen."""
+def compose(
+    hydra: Hydra, overrides: Sequence[str], changes: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
+) -> DictConfig:
+    """The configuration of one run, checked; a mistake is a UserError. Where no suite is named, one is chosen.
+
+    changes: of what is composed, not resolved yet, the values by dotted key that are to be others.
+    """
     with sentences(hydra, overrides):
         overrides = with_suite(hydra, overrides, MAIN)
         cfg = hydra.compose_config(MAIN, list(overrides), RunMode.RUN, from_shell=False, with_log_configuration=False)
         HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in a user's file
         with open_dict(cfg):
             del cfg["hydra"]
+            for key, value in (changes(OmegaConf.to_container(cfg)) if changes else {}).items():
+                OmegaConf.update(cfg, key, value, merge=False, force_add=True)
         check_all(plain(cfg))
     return cfg
 

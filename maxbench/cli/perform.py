@@ -41,8 +41,8 @@ from maxbench.store.stamp import write_stamp
 INDIFFERENT = {
     "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.address", "runtime.channels_last",
     "runtime.compile", "runtime.device", "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling",
-    "runtime.workers", "scenes", "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.root",
-    "suite.weights_dir",
+    "runtime.workers", "scenes", "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.places",
+    "suite.root", "suite.weights_dir",
 }  # fmt: skip
 
 
