@@ -48,29 +48,38 @@ class RunNoise(NamedTuple):
 class DrawnNoise(NamedTuple):
     """The noise of one image as diffusers draws it: what a torch generator gives next.
 
-    state: of a generator on the processor, as hexadecimal digits. before: how many images' noise it gives before this
-    one's.
+    seed: of a generator on the processor, or its whole state as hexadecimal digits. before: how many images' noise it
+    gives before this one's.
     """
 
-    state: str
+    seed: int | str
     before: int = 0
 
     @classmethod
     def of(cls, generator: torch.Generator, before: int = 0) -> DrawnNoise:
         """What a generator would give; it is not advanced."""
-        return cls(bytes(generator.get_state().tolist()).hex(), before)
+        return cls(_state(generator), before)
 
     def draw(self, shape: tuple[int, ...]) -> Float[Tensor, "channel height width"]:
         """What its picture starts from; of a batch, `torch.randn(batch shape, generator=...)` gives the same."""
-        generator = torch.Generator()
-        generator.set_state(torch.frombuffer(bytearray.fromhex(self.state), dtype=torch.uint8))
+        generator = self._begun()
         if self.before:
             torch.randn(self.before * math.prod(shape), generator=generator)
         return torch.randn(shape, generator=generator)
 
     def generator(self) -> torch.Generator:
         """From which a stochastic sampler draws: one for every image, so that it does not depend on its company."""
-        return torch.Generator().manual_seed(derive("sampler", *self))
+        return torch.Generator().manual_seed(derive("sampler", _state(self._begun()), self.before))
+
+    def _begun(self) -> torch.Generator:
+        generator = torch.Generator()
+        if isinstance(self.seed, int):
+            return generator.manual_seed(self.seed)
+        return generator.set_state(torch.frombuffer(bytearray.fromhex(self.seed), dtype=torch.uint8))
+
+
+def _state(generator: torch.Generator) -> str:
+    return generator.get_state().numpy().tobytes().hex()
 
 
 Noise = RunNoise | DrawnNoise

@@ -9,8 +9,8 @@
 # # Two controls on your own picture
 #
 # Set `PICTURE` to a file of yours and `PROMPT` to what it shows. Without a file a picture is drawn here. With
-# photographs take `SUITE = "sd15"`, once its weights have been [fetched](../docs/sd15.md): the miniature knows rendered scenes of
-# spheres, boxes, cones and cylinders alone.
+# photographs take `SUITE = "sd15"`, once its weights have been [fetched](../docs/sd15.md): the miniature knows rendered
+# scenes of spheres, boxes, cones and cylinders alone.
 
 # %%
 import matplotlib.pyplot as plt

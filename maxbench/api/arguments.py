@@ -63,32 +63,31 @@ def noise_of(
                     "generator is to be a torch.Generator on the processor, torch.Generator().manual_seed(0): noise is "
                     "drawn there, so that it is the same on every device."
                 )
-        found = _drawn(own, "generators", count)
+        found = _spread([DrawnNoise.of(each) for each in own], "generators", count)
         for place, each in enumerate(own):
             torch.randn((count if len(own) == 1 else 1) * math.prod(shape), generator=each)
             if any(each is other for other in own[:place]):
                 raise UserError("generator has one generator twice; give one alone, or one for each picture.")
         return found
     given = [torch.Generator().seed() % 2**63] if seed is None else seed
-    given = list(given) if isinstance(given, list | tuple) and not isinstance(given, RunNoise) else [given]
+    given = list(given) if isinstance(given, list | tuple) and not isinstance(given, Noise) else [given]
     for each in given:
-        if not isinstance(each, RunNoise) and not (_is_whole(each) and 0 <= each < LARGEST_SEED):
-            raise UserError(f"seed is {each!r}; give a whole number, 0 or more, or what maxbench.seed_of returns.")
-    if any(isinstance(each, RunNoise) for each in given):
-        if len(given) != count:
-            raise UserError(f"{len(given)} noises of a run for {count} pictures; give one for each of them.")
-        return tuple(
-            each if isinstance(each, RunNoise) else DrawnNoise.of(torch.Generator().manual_seed(each)) for each in given
-        )
-    return _drawn([torch.Generator().manual_seed(each) for each in given], "seeds", count)
+        if not isinstance(each, Noise) and not (_is_whole(each) and 0 <= each < LARGEST_SEED):
+            raise UserError(
+                f"seed is {str(each)[:40]}; give a whole number, 0 or more, or what maxbench.seed_of returns."
+            )
+    if len(given) == 1 and isinstance(given[0], RunNoise) and count > 1:
+        raise UserError(f"seed is the noise of one image of a run, for {count} pictures; give one for each of them.")
+    return _spread([each if isinstance(each, Noise) else DrawnNoise(each) for each in given], "seeds", count)
 
 
-def _drawn(generators: Sequence[torch.Generator], what: str, count: int) -> tuple[DrawnNoise, ...]:
-    if len(generators) not in (1, count):
-        raise UserError(f"{len(generators)} {what} for {count} pictures; give one for all, or one for each of them.")
-    if len(generators) == 1:
-        return tuple(DrawnNoise.of(generators[0], place) for place in range(count))
-    return tuple(map(DrawnNoise.of, generators))
+def _spread(found: Sequence[Noise], what: str, count: int) -> tuple[Noise, ...]:
+    """The noise of every picture; what one generator gives is taken one after the other."""
+    if len(found) not in (1, count):
+        raise UserError(f"{len(found)} {what} for {count} pictures; give one for all, or one for each of them.")
+    if len(found) == count:
+        return tuple(found)
+    return tuple(found[0]._replace(before=found[0].before + place) for place in range(count))
 
 
 def sampler_of(usual: Sampler, steps: int | None, guidance_scale: float | None, negative_prompt: str | None) -> Sampler:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,9 @@ def _assembled(
         suite=made,
         sampler=component(config["sampler"], "sampler", SAMPLER),
         batch_size=size,
-        methods=lambda rule: composed([*words, f"+fusion@methods.chosen={rule}"], folder, changes)["methods"]["chosen"],
+        methods=cache(
+            lambda rule: composed([*words, f"+fusion@methods.chosen={rule}"], folder, changes)["methods"]["chosen"]
+        ),
     )
 
 

@@ -235,7 +235,7 @@ class MultiControlPipeline:
         if isinstance(found, list | tuple):
             found = _transposed(found)
         prompts = count // copies
-        own = maps(found or {}, self.conditions, prompts, self.resolution)
+        own = maps({} if found is None else found, self.conditions, prompts, self.resolution)
         inside = masks(where, self.conditions, own, prompts, self.resolution)
         own = within(own, inside, self.conditions)
         return tuple({name: np.repeat(each, copies, axis=0) for name, each in part.items()} for part in (own, inside))

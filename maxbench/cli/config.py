@@ -168,7 +168,7 @@ def _nearest_key(key: str, hydra: Hydra, overrides: Sequence[str]) -> str:
 
 def _known_keys(hydra: Hydra, groups: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Dotted keys of the configuration with the same choices of files and none of the command's values."""
-    chosen = [each for each in overrides if re.split(r"[@=]", each.lstrip("+"))[0] in groups]
+    chosen = [each for each in overrides if re.split(r"[@=]", each.lstrip("+~"))[0] in groups]
     try:
         cfg = hydra.compose_config(MAIN, chosen, RunMode.RUN, from_shell=False, with_log_configuration=False)
     except HydraException:
