@@ -10,6 +10,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_every_package_and_data_file_is_named_in_pyproject():
     }
     packed = {
         path for name, patterns in SETUPTOOLS["package-data"].items() for each in patterns
-        for path in places[name].glob(each) if path.is_file()
+        for path in map(Path, glob(str(places[name] / each), recursive=True)) if path.is_file()
     }  # fmt: skip
     needed = {
         path for folder in ("maxbench", "conf") for path in (ROOT / folder).rglob("*")

@@ -62,9 +62,10 @@ class Decisions:
     """What a rule decided in the making of pictures.
 
     branches: the conditions; a winner's number is its place among them.
-    table: a row for every step of the sampler and place where branches meet, over all pictures of the call: `merged`
-        (share of locations that are averaged), `rho` (mean similarity of the losers to the winner), `wins/<condition>`
-        (share of locations won), `saliency/<condition>`; the columns of a run's diagnostics.
+    table: a row for every step of the sampler and place where branches meet, over all pictures of the call; none where
+        no two controls of one kind meet. `merged` (share of locations that are averaged), `rho` (mean similarity of the
+        losers to the winner), `wins/<condition>` (share of locations won), `saliency/<condition>`; the columns of a
+        run's diagnostics.
     maps: "<kind>/<place>/<step>/<what>" -> array; kind is `unmerge`, `output` or `unet`; what is `saliency` (branch,
         picture, h, w), `winner` or `merged` (picture, h, w).
     """
@@ -268,7 +269,10 @@ class MultiControlPipeline:
             regions={name: inside[name] for name in method.branches} if regional else None,
         )
         trace = task.run(self.networks)
-        return Decisions(tuple(method.branches), trace.table(), dict(trace.maps))
+        table = trace.table()
+        if table.empty:  # where no two controls of one kind meet
+            table = pd.DataFrame(columns=["step", "kind", "place", "merged", "rho"])
+        return Decisions(tuple(method.branches), table, dict(trace.maps))
 
     def _prompts(self, prompt: str | Sequence[str], count: int) -> tuple[str, ...]:
         said = prompts_of(prompt, 1)
