@@ -18,7 +18,6 @@ from PIL import Image
 from maxbench.api.maps import Given
 from maxbench.api.pipeline import MultiControlPipeline
 from maxbench.cli.build import make_precision, pick_device
-from maxbench.cli.command import config_folder
 from maxbench.cli.component import CONDITION, SAMPLER, component
 from maxbench.cli.config import CONF, compose, hydra_on, plain
 from maxbench.cli.schema import check, nearest
@@ -160,7 +159,9 @@ def _assembled(
     settings: Sequence[str],
 ) -> MultiControlPipeline:
     """All but the weights: composed and checked as a run's configuration is."""
-    folder = config_folder(None if config_dir is None else Path(config_dir).expanduser())
+    folder = None if config_dir is None else Path(config_dir).expanduser().absolute()
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"config_dir is {config_dir}, which is no folder; give one that is laid out like conf/.")
     names = _condition_names(controls)
     own, chosen = _chosen(model, suite, folder)
     words = [
