@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from maxbench.cli.component import CONDITION, component
+from maxbench.configuration.component import CONDITION, component
 from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import NOT_SHOWN, Tables
 from maxbench.evaluation.runner import STATE

@@ -28,6 +28,7 @@ ALLOWED = {
     "miniature": {"conditions", "data", "errors", "images", "metrics", "models", "progress", "store"},
     "experiments": {"conditions", "data", "errors", "fusion", "store"},
     "suites": {"conditions", "errors", "models", "names", "store"},
+    "configuration": {"errors", "experiments", "fusion", "models", "names"},
     "generation": {
         "conditions", "data", "errors", "experiments", "fusion", "images", "models", "progress", "seeds", "store",
     },
@@ -40,11 +41,11 @@ ALLOWED = {
         "report", "seeds", "store",
     },
     "cli": {
-        "maxbench", "bench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature",
-        "models", "names", "progress", "report", "seeds", "store", "suites",
+        "maxbench", "bench", "configuration", "data", "errors", "evaluation", "experiments", "fusion", "generation",
+        "miniature", "models", "names", "progress", "report", "seeds", "store", "suites",
     },
     "api": {
-        "maxbench", "cli", "conditions", "errors", "evaluation", "experiments", "fusion", "generation", "images",
+        "conditions", "configuration", "errors", "evaluation", "experiments", "fusion", "generation", "images",
         "models", "seeds", "store", "suites",
     },
     "__main__": {"maxbench", "cli", "errors"},
@@ -66,7 +67,7 @@ FORBIDDEN = {
 }
 
 
-WITHOUT_TORCH = ("__main__", "cli.bench", "cli.config", "cli.run", "cli.schema")
+WITHOUT_TORCH = ("__main__", "cli.bench", "cli.run", "configuration.compose", "configuration.schema")
 
 
 @cache

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from maxbench import fusion
-from maxbench.cli.build import make_method
-from maxbench.cli.config import CONF
-from maxbench.cli.schema import nearest
+from maxbench.configuration.compose import CONF
+from maxbench.configuration.objects import make_method
+from maxbench.configuration.schema import nearest
 from maxbench.errors import UserError
 from maxbench.experiments.method import NONE, Method
 from maxbench.fusion import Fusion, Rule

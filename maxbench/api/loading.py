@@ -17,10 +17,10 @@ from PIL import Image
 
 from maxbench.api.maps import Given
 from maxbench.api.pipeline import MultiControlPipeline
-from maxbench.cli.build import make_precision, pick_device
-from maxbench.cli.component import CONDITION, SAMPLER, component
-from maxbench.cli.config import CONF, compose, hydra_on, plain
-from maxbench.cli.schema import check, nearest
+from maxbench.configuration.component import CONDITION, SAMPLER, component
+from maxbench.configuration.compose import CONF, compose, hydra_on, plain
+from maxbench.configuration.objects import make_precision, pick_device
+from maxbench.configuration.schema import check, nearest
 from maxbench.errors import UserError
 from maxbench.generation.networks import Networks
 from maxbench.models.files import TOKENIZER_CONFIG, weights_of

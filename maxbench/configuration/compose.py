@@ -21,10 +21,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from maxbench.cli.choice import with_suite
-from maxbench.cli.command import Command, config_folder, jobs, read_overrides
-from maxbench.cli.schema import check, nearest
-from maxbench.cli.sources import check_components
+from maxbench.configuration.choice import with_suite
+from maxbench.configuration.schema import check, nearest
+from maxbench.configuration.sources import check_components
 from maxbench.errors import UserError
 
 CONF = next(
@@ -73,15 +72,6 @@ def compose(
                 OmegaConf.update(cfg, key, value, merge=False, force_add=True)
         check_all(plain(cfg))
     return cfg
-
-
-def compose_one(settings: Sequence[str], config_dir: Path | None) -> DictConfig:
-    """The same from the words of a command that is about one run; several values of a setting are a UserError."""
-    command = Command(tuple(settings), config_dir=config_folder(config_dir))
-    with hydra_on(command.config_dir) as hydra:
-        with sentences(hydra, command.overrides):
-            overrides = read_overrides(command, hydra.config_loader)
-        return compose(hydra, jobs(overrides)[0])
 
 
 def check_all(config: dict[str, Any]) -> None:
