@@ -37,7 +37,7 @@ if RUN is None:
         "output_dir=runs", "data_dir=data", *SETTINGS,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
-    print("\n".join((done.stderr if done.returncode else done.stdout).splitlines()[-12:]))
+    print("\n".join((done.stderr if done.returncode else done.stdout).splitlines()[-9:]))
 run = Results(find([RUN or "hed_depth"])[0])
 run.id
 

@@ -33,7 +33,7 @@ command = [
     "output_dir=runs", "data_dir=data", *SETTINGS,
 ]  # fmt: skip
 done = subprocess.run(command, capture_output=True, text=True)
-print("\n".join((done.stderr if done.returncode else done.stdout).splitlines()[-12:]))
+print("\n".join((done.stderr if done.returncode else done.stdout).splitlines()[-9:]))
 
 # %% [markdown]
 # Rows of a table say what varies in them: `parameter` is `rule.delta`, `setting` its value.

@@ -33,9 +33,9 @@ print(prompt)
 # %% [markdown]
 # ## Each control alone
 #
-# Saliency of what each control gives the U-Net, at the first and at the last step, in the order of the forward pass. It
-# is high where the map says something: at edges, at what is near. Each map has a scale of its own, since sizes differ
-# from layer to layer by more than a picture could show.
+# Saliency of what each control gives the U-Net, at the first and at the last step, in the order of the forward pass:
+# bright where the control has most to say. Each map has a scale of its own, since sizes differ from layer to layer by
+# more than a picture could show.
 
 # %%
 rows = {}

@@ -45,11 +45,10 @@ body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 sans
 h1, h2 { line-height: 1.2; }
 a.anchor-link { display: none; }
 pre { font: 13px/1.45 monospace; padding: 0.6rem 0.8rem; overflow-x: auto; margin: 0.4rem 0; }
-.jp-InputArea pre { background: #f6f7f8; border: 1px solid #e3e5e8; border-radius: 3px; }
-.jp-OutputPrompt, .jp-InputPrompt { display: none; }
+.highlight pre { background: #f6f7f8; border: 1px solid #e3e5e8; border-radius: 3px; }
 img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: 14px; margin: 0.4rem 0; display: block; overflow-x: auto; }
-th, td { padding: 0.2rem 0.7rem; border-bottom: 1px solid #e3e5e8; text-align: right; }
+table { border: 0; border-collapse: collapse; font-size: 14px; margin: 0.4rem 0; display: block; overflow-x: auto; }
+th, td { border: 0; padding: 0.2rem 0.7rem; border-bottom: 1px solid #e3e5e8; text-align: right; }
 footer { margin-top: 3rem; font-size: 13px; color: #555; border-top: 1px solid #ccc; padding-top: 0.6rem; }
 {{ highlighting }}
 </style>
@@ -78,9 +77,10 @@ def read(path: Path, parameters: Mapping[str, Any] | None = None) -> nbformat.No
 
 def execute(notebook: nbformat.NotebookNode, folder: Path, timeout: int = 900) -> None:
     """Run every cell, in a folder for what it writes; the first error is raised with its cell."""
-    NotebookClient(
+    client = NotebookClient(
         notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    ).execute()
+    )
+    client.execute(env={**os.environ, "PYTHONWARNINGS": "ignore:IProgress"})  # tqdm's, of a widget that pages have not
 
 
 def digest(path: Path) -> str:
@@ -94,7 +94,8 @@ def page(notebook: nbformat.NotebookNode, path: Path, commit: str) -> str:
             data = output.get("data", {})
             if "image/png" in data:
                 data["image/png"] = base64.b64encode(smaller(base64.b64decode(data["image/png"]))).decode()
-    body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    body, _ = exporter.from_notebook_node(notebook)
     packages = ("torch", "diffusers", "transformers", "numpy", "pandas", "matplotlib")
     return PAGE.render(
         title=escape(notebook.cells[0].source.splitlines()[0].lstrip("# ")),
@@ -133,7 +134,7 @@ def clean_commit() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     names = [path.stem for path in sorted(NOTEBOOKS.glob("*.py"))]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("name", nargs="*", help=f"of {', '.join(names)}; all unless said")
     chosen = parser.parse_args(arguments).name or names
     for name in chosen:
