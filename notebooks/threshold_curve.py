@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 from maxbench.report.runs import Results, find
 
 # %% tags=["parameters"]
-SAMPLES = 24
+SAMPLES = 16
 SCENES = 64  # of which the samples are taken, and 32 more stand for real pictures
 DELTAS = [-1, 0, 0.5, 0.7, 0.9, 1]
 SETTINGS = []  # further ones, as of the command
@@ -30,7 +30,7 @@ SETTINGS = []  # further ones, as of the command
 command = [
     sys.executable, "-m", "maxbench", "run", "experiment=threshold", "suite=miniature", f"samples={SAMPLES}",
     f"scenes={SCENES}", "pairing.reference=32", f"deltas=[{','.join(map(str, DELTAS))}]", "metrics.resamples=500",
-    "output_dir=runs", "data_dir=data", *SETTINGS,
+    "~methods.outputs_only", "output_dir=runs", "data_dir=data", *SETTINGS,
 ]  # fmt: skip
 done = subprocess.run(command, capture_output=True, text=True)
 print("\n".join((done.stderr if done.returncode else done.stdout).splitlines()[-9:]))
