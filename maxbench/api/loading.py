@@ -34,6 +34,9 @@ TEXT_WIDTH = 768
 
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[0-9a-f]{7,40}))?")
 
+READING = ("weights_dir", "device", "config_dir", "settings")
+"""Arguments of :func:`load` that bear on annotators and scorers."""
+
 Controls = Sequence[str] | Mapping[str, str | Path]
 
 
@@ -87,7 +90,7 @@ def annotate(
     picture: a PIL image, a file, (H, W, 3) uint8, or floats in [0, 1]; it is cut to the square in its middle and
         resized to the suite's resolution, as in a run.
     condition: "depth", "hed", "seg", "canny", ... suite: a name or a folder as for :func:`load`, or what it returned.
-    settings: as of :func:`load`.
+    settings: weights_dir, device, config_dir and settings, as of :func:`load`.
     The map is what `maps=` takes: grey levels ("L"), or class numbers with the palette's colours ("P").
     """
     return _reader(suite, (condition,), settings).annotate(picture, condition)
@@ -123,24 +126,22 @@ def _reader(
         return suite
     if not conditions:
         raise UserError("There is no map; give at least one, maps={'depth': ...}.")
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    try:
-        return _kept(suite, conditions, **known)
-    except TypeError as error:
-        raise UserError(f"{' '.join(str(error).split()).replace('_kept', 'load')}; see maxbench.load.") from error
+    for name in settings:
+        if name not in READING:
+            raise UserError(f"There is no setting '{name}' of what reads pictures; {nearest(name, READING)}")
+    return _kept(suite, conditions, **{**settings, "settings": tuple(settings.get("settings", ()))})
 
 
 @lru_cache(maxsize=8)
 def _kept(
     model: str | Path,
     controls: tuple[str, ...],
-    suite: str | None = None,
     weights_dir: str | Path | None = None,
     device: str | torch.device = "auto",
     config_dir: str | Path | None = None,
     settings: tuple[str, ...] = (),
 ) -> MultiControlPipeline:
-    return _assembled(model, controls, suite, "unipc", weights_dir, device, "float32", None, config_dir, settings)
+    return _assembled(model, controls, None, "unipc", weights_dir, device, "float32", None, config_dir, settings)
 
 
 # --- from settings to objects -----------------------------------------------------------------------------
