@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def prompts_of(prompt: str | Sequence[str], copies: int) -> tuple[str, ...]:
     for each in given:
         if not isinstance(each, str) or not each.strip():
             raise UserError(f"prompt has {each!r}; say in words what the picture shows.")
-    if not _is_whole(copies) or copies < 1:
+    if not is_whole(copies) or copies < 1:
         raise UserError(f"num_images_per_prompt is {copies!r}; give a whole number, 1 or more.")
     return tuple(each for each in given for _ in range(copies))
 
@@ -72,13 +73,13 @@ def noise_of(
     given = [torch.Generator().seed() % 2**63] if seed is None else seed
     given = list(given) if isinstance(given, list | tuple) and not isinstance(given, Noise) else [given]
     for each in given:
-        if not isinstance(each, Noise) and not (_is_whole(each) and 0 <= each < LARGEST_SEED):
+        if not isinstance(each, Noise) and not (is_whole(each) and 0 <= each < LARGEST_SEED):
             raise UserError(
                 f"seed is {str(each)[:40]}; give a whole number, 0 or more, or what maxbench.seed_of returns."
             )
     if len(given) == 1 and isinstance(given[0], RunNoise) and count > 1:
         raise UserError(f"seed is the noise of one image of a run, for {count} pictures; give one for each of them.")
-    return _spread([each if isinstance(each, Noise) else DrawnNoise(each) for each in given], "seeds", count)
+    return _spread([each if isinstance(each, Noise) else DrawnNoise(int(each)) for each in given], "seeds", count)
 
 
 def _spread(found: Sequence[Noise], what: str, count: int) -> tuple[Noise, ...]:
@@ -94,7 +95,7 @@ def sampler_of(usual: Sampler, steps: int | None, guidance_scale: float | None, 
     """The sampler with what a call changes of it."""
     changed: dict[str, Any] = {}
     if steps is not None:
-        if not _is_whole(steps) or not 1 <= steps <= 1000:
+        if not is_whole(steps) or not 1 <= steps <= 1000:
             raise UserError(f"num_inference_steps is {steps!r}; give a whole number from 1 to 1000.")
         changed["steps"] = int(steps)
     if guidance_scale is not None:
@@ -130,7 +131,7 @@ def method_of(
             raise UserError(f"sites is {sites!r}; give a list, such as ['conv_in', 'down', 'mid'], or [] for none.")
         chosen = replace(chosen, sites=tuple(sites))
     if scale is not None:
-        chosen = _scaled(chosen, _checked(scale, "controlnet_conditioning_scale", controls, math.inf), usual_scale)
+        chosen = _scaled(chosen, _checked(scale, "controlnet_conditioning_scale", controls, math.inf), controls)
     shares = {"control_start": (start, "control_guidance_start"), "control_end": (end, "control_guidance_end")}
     for key, (value, name) in shares.items():
         if value is not None:
@@ -195,10 +196,14 @@ def usual_sites(rule: type[Rule]) -> tuple[str, ...]:
     return max(found, key=len, default=tuple(fusion.SITES))
 
 
-def _scaled(chosen: Fusion, strength: float | dict[str, float], usual: float) -> Fusion:
-    """One number is the strength of what is merged; several are each control's own, and then nothing else is."""
+def _scaled(chosen: Fusion, strength: float | dict[str, float], controls: Sequence[str]) -> Fusion:
+    """One number is the strength of what is merged; several are each control's own, and then nothing else is.
+
+    A control that a mapping does not name keeps the strength that it had.
+    """
     if isinstance(strength, dict):
-        return replace(chosen, scale=1.0, branch_scale=strength)
+        usual = {name: chosen.scale * chosen.weight(name) for name in controls}
+        return replace(chosen, scale=1.0, branch_scale={**usual, **strength})
     return replace(chosen, scale=strength)
 
 
@@ -244,9 +249,9 @@ def _of(value: float | Mapping[str, float], branch: str, default: float) -> floa
     return value.get(branch, default) if isinstance(value, Mapping) else value
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

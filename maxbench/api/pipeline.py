@@ -16,6 +16,7 @@ from maxbench.api.arguments import (
     OUTPUTS,
     Strength,
     check_rule,
+    is_whole,
     method_of,
     noise_of,
     prompts_of,
@@ -52,9 +53,9 @@ def seed_of(run_seed: int, sample: str | Any, replicate: int = 0) -> RunNoise:
     if not isinstance(group, str) or not group:
         raise UserError(f"sample is {sample!r}; give a sample's group, as manifest.json has it.")
     for name, value in (("run_seed", run_seed), ("replicate", replicate)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        if not is_whole(value) or value < 0:
             raise UserError(f"{name} is {value!r}; give a whole number, 0 or more.")
-    return RunNoise(run_seed, group, replicate)
+    return RunNoise(int(run_seed), group, int(replicate))
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,8 @@ class MultiControlPipeline:
         own = maps({} if found is None else found, self.conditions, prompts, self.resolution)
         inside = masks(where, self.conditions, own, prompts, self.resolution)
         own = within(own, inside, self.conditions)
-        return tuple({name: np.repeat(each, copies, axis=0) for name, each in part.items()} for part in (own, inside))
+        own, inside = ({name: np.repeat(each, copies, axis=0) for name, each in part.items()} for part in (own, inside))
+        return own, inside
 
     def _made(self, method: Method, sampler: Sampler, batch: Batch) -> torch.Tensor:
         """Pictures (B, 3, S, S), float32, by the task that makes those of runs."""
@@ -257,7 +259,7 @@ class MultiControlPipeline:
     ) -> Decisions:
         """What the rule decides, by the task that records it in runs."""
         steps = 4 if asked is True else asked
-        if not isinstance(steps, int) or steps < 1:
+        if not is_whole(steps) or steps < 1:
             raise UserError(f"decisions is {asked!r}; give True, or at how many steps maps are kept.")
         regional = bool(method.branches) and all(name in inside for name in method.branches)
         task = TraceMethod(

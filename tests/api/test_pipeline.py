@@ -171,6 +171,7 @@ def test_the_seed_is_diffusers_own(pipe, given):
     assert torch.equal(generator.get_state(), after.get_state())  # as diffusers leaves it
     again = pipe("a sphere", given, seed=several.noise[2])
     assert np.array_equal(again.images[0], several.images[2])
+    assert pipe("a sphere", given, seed=np.int64(7)).noise == (noise,)
     fresh = pipe("a sphere", given), pipe("a sphere", given)
     assert fresh[0].noise != fresh[1].noise
     assert np.array_equal(fresh[0].images[0], pipe("a sphere", given, seed=fresh[0].noise[0]).images[0])
@@ -188,7 +189,7 @@ def test_arguments_mean_what_they_mean_elsewhere(pipe, given):
     close = made(controlnet_conditioning_scale=[usual, usual])
     np.testing.assert_allclose(close, made(), atol=1e-4)
     assert not np.array_equal(made(controlnet_conditioning_scale=[usual, 0.0]), made())
-    one = made(controlnet_conditioning_scale={"hed": usual, "depth": 0.0})
+    one = made(controlnet_conditioning_scale={"depth": np.float32(0)})  # the other keeps its own
     only = pipe("a sphere", {"hed": given["hed"]}, seed=0, output_type="pt").images
     np.testing.assert_allclose(one, only, atol=1e-4)
     late = made(control_guidance_start={"hed": 0.0, "depth": 0.9})
