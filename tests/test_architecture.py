@@ -28,6 +28,7 @@ ALLOWED = {
     "miniature": {"conditions", "data", "errors", "images", "metrics", "models", "progress", "store"},
     "experiments": {"conditions", "data", "errors", "fusion", "store"},
     "suites": {"conditions", "errors", "models", "names", "store"},
+    "configuration": {"errors", "experiments", "fusion", "models", "names"},
     "generation": {
         "conditions", "data", "errors", "experiments", "fusion", "images", "models", "progress", "seeds", "store",
     },
@@ -40,8 +41,12 @@ ALLOWED = {
         "report", "seeds", "store",
     },
     "cli": {
-        "maxbench", "bench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature",
-        "models", "names", "progress", "report", "seeds", "store", "suites",
+        "maxbench", "bench", "configuration", "data", "errors", "evaluation", "experiments", "fusion", "generation",
+        "miniature", "models", "names", "progress", "report", "seeds", "store", "suites",
+    },
+    "api": {
+        "conditions", "configuration", "errors", "evaluation", "experiments", "fusion", "generation", "images",
+        "models", "seeds", "store", "suites",
     },
     "__main__": {"maxbench", "cli", "errors"},
 }  # fmt: skip
@@ -63,8 +68,8 @@ FORBIDDEN = {
 
 
 WITHOUT_TORCH = (
-    "__main__", "cli.bench", "cli.compare", "cli.config", "cli.list", "cli.paper", "cli.run", "cli.schema",
-    "cli.tables",
+    "__main__", "cli.bench", "cli.compare", "cli.list", "cli.paper", "cli.run", "cli.tables", "configuration.compose",
+    "configuration.schema",
 )  # fmt: skip
 
 

@@ -12,10 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from maxbench.cli.assemble import make_evaluation, make_executor, make_generation, require_same_weights
 from maxbench.cli.build import Run, build
-from maxbench.cli.config import check_all
 from maxbench.cli.perform import MANIFEST, open_folder, run_identity, with_notes, write_manifest
 from maxbench.cli.plan import chosen_before
-from maxbench.cli.schema import RESERVED, Name
+from maxbench.configuration.compose import check_all
+from maxbench.configuration.schema import RESERVED, Name
 from maxbench.errors import UserError
 from maxbench.evaluation.entered import enter, read_pictures
 from maxbench.evaluation.runner import METRICS, Evaluation

@@ -14,12 +14,12 @@ import pandas as pd
 from hydra._internal.hydra import Hydra
 from omegaconf import DictConfig, OmegaConf
 
-from maxbench.cli.choice import with_suite
 from maxbench.cli.command import Command, config_folder, jobs, parser_of, read_overrides
-from maxbench.cli.config import MAIN, compose, hydra_on, plain, sentences
 from maxbench.cli.failures import say_failure
 from maxbench.cli.output import output_folder, write_output
-from maxbench.cli.schema import check
+from maxbench.configuration.choice import with_suite
+from maxbench.configuration.compose import MAIN, compose, hydra_on, plain, sentences
+from maxbench.configuration.schema import check
 from maxbench.errors import UserError
 from maxbench.report.formats import plain_table
 from maxbench.report.paper import ITEMS, ORIENTATION, Cell, Item, PaperTable, Published, read_published

@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from maxbench.cli.assemble import make_evaluation, make_executor, make_generation, require_same_weights
 from maxbench.cli.batch import settled
 from maxbench.cli.build import Run, build
-from maxbench.cli.config import CONF
 from maxbench.cli.doctor import slow_dtype
 from maxbench.cli.plan import MANIFEST, Plan, look_ahead
 from maxbench.cli.tuning import tuned
+from maxbench.configuration.compose import CONF
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
 from maxbench.evaluation.scoring import SCORING
@@ -41,8 +41,8 @@ from maxbench.store.stamp import write_stamp
 INDIFFERENT = {
     "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.address", "runtime.channels_last",
     "runtime.compile", "runtime.device", "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling",
-    "runtime.workers", "scenes", "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.root",
-    "suite.weights_dir",
+    "runtime.workers", "scenes", "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.places",
+    "suite.root", "suite.weights_dir",
 }  # fmt: skip
 
 

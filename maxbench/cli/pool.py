@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import OmegaConf
 
-from maxbench.cli.component import CONDITION, component
 from maxbench.cli.perform import INDIFFERENT, without
-from maxbench.cli.schema import dotted, shown
+from maxbench.configuration.component import CONDITION, component
+from maxbench.configuration.schema import dotted, shown
 from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import Tables
 from maxbench.evaluation.runner import METRICS, STATE, SUMMARY, write_results

@@ -14,10 +14,10 @@ from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from maxbench.cli.choice import with_suite
 from maxbench.cli.command import Command, jobs, parse, read_overrides, write
-from maxbench.cli.config import MAIN, check_all, compose, hydra_on, plain, sentences
 from maxbench.cli.failures import explain, say_failure
+from maxbench.configuration.choice import with_suite
+from maxbench.configuration.compose import MAIN, check_all, compose, hydra_on, plain, sentences
 from maxbench.errors import Incomplete
 
 

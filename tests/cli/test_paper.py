@@ -10,8 +10,8 @@ import pytest
 
 from maxbench.__main__ import main
 from maxbench.cli.command import Command
-from maxbench.cli.config import hydra_on
 from maxbench.cli.paper import places_of, settings_of
+from maxbench.configuration.compose import hydra_on
 from maxbench.report.paper import ITEMS
 from report.latex import read
 from runs import all_runs, counted, only_run

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from maxbench.__main__ import main
 from maxbench.cli import plan as planning
 from maxbench.cli.build import build
-from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_generation, planned, run_identity
 from maxbench.cli.plan import chosen_before
+from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.generation.plan import disk
 from maxbench.store.artefacts import Store

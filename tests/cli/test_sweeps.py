@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from maxbench.__main__ import main
 from maxbench.cli.command import jobs, parse, read_overrides
-from maxbench.cli.config import hydra_on
+from maxbench.configuration.compose import hydra_on
 from runs import all_runs
 
 

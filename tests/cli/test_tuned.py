@@ -8,8 +8,8 @@ import pytest
 
 from maxbench.__main__ import main
 from maxbench.cli.command import jobs, parse, read_overrides
-from maxbench.cli.config import compose, hydra_on, plain
-from maxbench.cli.schema import check
+from maxbench.configuration.compose import compose, hydra_on, plain
+from maxbench.configuration.schema import check
 from maxbench.errors import UserError
 from maxbench.report.tables import read_tables
 from runs import counted, digests, only_run
@@ -172,8 +172,8 @@ def test_where_no_control_gains_the_first_setting_stays(small_run, tmp_path, cap
 
 def test_training_scenes_have_noise_and_pictures_of_their_own_in_the_run_s_identity(small_run):
     from maxbench.cli.build import build
-    from maxbench.cli.config import compose, hydra_on
     from maxbench.cli.perform import run_identity
+    from maxbench.configuration.compose import compose, hydra_on
 
     settings = [each for each in small_run if "tuned_sum" not in each]
     with hydra_on() as hydra:

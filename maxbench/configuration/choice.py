@@ -47,7 +47,7 @@ def _is_ready(hydra: Hydra, overrides: Sequence[str], main: str) -> bool:
 def _has_weights(suite: dict[str, Any], conditions: Sequence[str]) -> bool:
     import torch
 
-    from maxbench.cli.component import component
+    from maxbench.configuration.component import component
 
     if not torch.cuda.is_available():
         return False

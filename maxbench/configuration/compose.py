@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from maxbench.cli.choice import with_suite
-from maxbench.cli.command import Command, config_folder, jobs, read_overrides
-from maxbench.cli.schema import check, nearest
-from maxbench.cli.sources import check_components
+from maxbench.configuration.choice import with_suite
+from maxbench.configuration.schema import check, nearest
+from maxbench.configuration.sources import check_components
 from maxbench.errors import UserError
 
 CONF = next(
@@ -56,25 +55,23 @@ def sentences(hydra: Hydra, overrides: Sequence[str] = ()) -> Iterator[None]:
         raise UserError(_explain(error, hydra, overrides)) from error
 
 
-def compose(hydra: Hydra, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of one run, checked; a mistake is a UserError. Where no suite is named, one is chosen."""
+def compose(
+    hydra: Hydra, overrides: Sequence[str], changes: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
+) -> DictConfig:
+    """The configuration of one run, checked; a mistake is a UserError. Where no suite is named, one is chosen.
+
+    changes: of what is composed, not resolved yet, the values by dotted key that are to be others.
+    """
     with sentences(hydra, overrides):
         overrides = with_suite(hydra, overrides, MAIN)
         cfg = hydra.compose_config(MAIN, list(overrides), RunMode.RUN, from_shell=False, with_log_configuration=False)
         HydraConfig.instance().set_config(cfg)  # for ${hydra:...} in a user's file
         with open_dict(cfg):
             del cfg["hydra"]
+            for key, value in (changes(OmegaConf.to_container(cfg)) if changes else {}).items():
+                OmegaConf.update(cfg, key, value, merge=False, force_add=True)
         check_all(plain(cfg))
     return cfg
-
-
-def compose_one(settings: Sequence[str], config_dir: Path | None) -> DictConfig:
-    """The same from the words of a command that is about one run; several values of a setting are a UserError."""
-    command = Command(tuple(settings), config_dir=config_folder(config_dir))
-    with hydra_on(command.config_dir) as hydra:
-        with sentences(hydra, command.overrides):
-            overrides = read_overrides(command, hydra.config_loader)
-        return compose(hydra, jobs(overrides)[0])
 
 
 def check_all(config: dict[str, Any]) -> None:
@@ -161,7 +158,7 @@ def _nearest_key(key: str, hydra: Hydra, overrides: Sequence[str]) -> str:
 
 def _known_keys(hydra: Hydra, groups: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Dotted keys of the configuration with the same choices of files and none of the command's values."""
-    chosen = [each for each in overrides if re.split(r"[@=]", each.lstrip("+"))[0] in groups]
+    chosen = [each for each in overrides if re.split(r"[@=]", each.lstrip("+~"))[0] in groups]
     try:
         cfg = hydra.compose_config(MAIN, chosen, RunMode.RUN, from_shell=False, with_log_configuration=False)
     except HydraException:

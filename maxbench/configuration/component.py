@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from maxbench.cli.schema import nearest
+from maxbench.configuration.schema import nearest
 from maxbench.errors import UserError
 from maxbench.fusion import Rule
 from maxbench.models.pipeline import Sampler

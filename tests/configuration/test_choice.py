@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from data.photographs import write_photographs
-from maxbench.cli import choice
-from maxbench.cli.config import MAIN, compose, hydra_on, plain
+from maxbench.configuration import choice
+from maxbench.configuration.compose import MAIN, compose, hydra_on, plain
 from maxbench.suites.hub import HubPart
 from suites.replica import write_replica
 

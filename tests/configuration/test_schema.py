@@ -8,9 +8,9 @@ from dataclasses import fields
 import pytest
 
 from maxbench.__main__ import main
-from maxbench.cli import schema
 from maxbench.cli.command import jobs, parse, read_overrides
-from maxbench.cli.config import CONF, compose, hydra_on, plain
+from maxbench.configuration import schema
+from maxbench.configuration.compose import CONF, compose, hydra_on, plain
 from maxbench.data import pairing as pairings
 from maxbench.errors import UserError
 
@@ -210,7 +210,7 @@ def test_an_older_file_that_names_the_class_of_a_method_is_still_read():
 
 
 def test_rows_are_named_as_the_methods_that_are_made():
-    from maxbench.cli.build import make_method
+    from maxbench.configuration.objects import make_method
 
     for experiment in ("hed_depth", "three_conditions", "threshold", "scale"):
         config = plain(composed(experiment=experiment))

@@ -5,9 +5,9 @@ import inspect
 import pytest
 from omegaconf import OmegaConf
 
-from maxbench.cli.component import locate
-from maxbench.cli.config import CONF
-from maxbench.cli.sources import check_components, parameters
+from maxbench.configuration.component import locate
+from maxbench.configuration.compose import CONF
+from maxbench.configuration.sources import check_components, parameters
 from maxbench.errors import UserError
 
 

@@ -2,7 +2,7 @@
 
 Rules and conditions need torch, which takes seconds to load. A mistake in the name of one of their parameters is
 answered before that, by reading the class instead of importing it. Where a source does not say it plainly nothing is
-said here: :mod:`maxbench.cli.component` looks at the class itself later.
+said here: :mod:`maxbench.configuration.component` looks at the class itself later.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maxbench.cli.schema import nearest
+from maxbench.configuration.schema import nearest
 from maxbench.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]

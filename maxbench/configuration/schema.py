@@ -399,6 +399,7 @@ class Suite(Component):
     root: Text = "."
     hub: dict[Text, HubPart] = {}
     weights_dir: Annotated[Text | None, must("a folder, or null")] = None
+    places: dict[Text, Text] = {}
     adapters: dict[str, Any] = {}
     annotators: dict[str, Any] = {}
     scorers: dict[str, Any] = {}
