@@ -90,6 +90,24 @@ def parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--baseline", action="append", default=[], metavar="NAME", help="also print differences to this row; repeatable"
     )
+    report = verbs.add_parser(
+        "report",
+        help="write a page of finished runs that opens from disk",
+        description="Write a folder with a page of tables, plots and all samples of finished runs; it opens from disk, "
+        "without a network and without a server.",
+    )
+    report.add_argument(
+        "folder",
+        nargs="*",
+        metavar="RUN",
+        help="runs, by their folders or the beginnings of their names in --output-dir; without any, all that are there",
+    )
+    report.add_argument("--output", default="report", metavar="DIR", help="a new folder, or a report; default: report")
+    report.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders lie; default: runs")
+    report.add_argument(
+        "--maps", type=int, default=32, metavar="N",
+        help="samples of each run whose pictures are shown with re-estimated maps; 0 for none; default: 32",
+    )  # fmt: skip
     export = verbs.add_parser(
         "export",
         help="write what the pictures of an experiment are made from, for other programs",
@@ -127,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data-dir", default="data")
     data.add_argument("--store-dir", default="runs/store", help="of `store` and `prune`")
     data.add_argument("--yes", action="store_true", help="of `prune`: do not ask")
-    for verb in (tables, export, evaluate, doctor, data):
+    for verb in (tables, report, export, evaluate, doctor, data):
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return main
 
@@ -183,6 +201,10 @@ def _verb(options: argparse.Namespace) -> int:
         from maxbench.cli.tables import tables
 
         return tables(options.folder, options.output_dir, options.pool, options.output, options.baseline)
+    if options.verb == "report":
+        from maxbench.cli.report import report
+
+        return report(options.folder, options.output_dir, options.output, options.maps)
     if options.verb == "evaluate":
         from maxbench.cli.evaluate import evaluate
 

@@ -92,7 +92,7 @@ def read_tables(folder: Path) -> Tables:
     """The tables of a run folder, or of results that were kept without its images; nothing is written."""
     results = Results(folder)
     metrics, differences = marked(results.metrics, results.differences)
-    about, notes = _about(results), _notes(results)
+    about, notes = about_of(results), notes_of(results)
     silent = undecided(differences)
     says = [*_undecided_note(silent, metrics), *_inseparable(metrics), *notes]
     markdown = [
@@ -144,8 +144,8 @@ def method_table(
     silent: columns that cannot tell the rows apart, see :func:`undecided`.
     """
     metrics = metrics.assign(condition=metrics.condition.fillna(""))
-    _refuse_mixtures(metrics)
-    columns = _columns(metrics)
+    refuse_mixtures(metrics)
+    columns = columns_of(metrics)
     headings = ["method", *(_heading(*key) + (UNDECIDED if key in (silent or {}) else "") for key in columns)]
     cells = {(row.method, row.metric, row.condition): row for row in metrics.itertuples()}
     rows = []
@@ -154,7 +154,7 @@ def method_table(
     return headings, rows
 
 
-def _columns(metrics: pd.DataFrame) -> list[Key]:
+def columns_of(metrics: pd.DataFrame) -> list[Key]:
     """The columns of the methods' table, those of a condition together."""
     found = list(dict.fromkeys(zip(metrics.metric, metrics.condition, strict=True)))
     ordered: list[Key] = []
@@ -210,7 +210,7 @@ def _inseparable(metrics: pd.DataFrame) -> list[str]:
     lucky: list[str] = []
     if "role" not in metrics:  # of an older version
         return []
-    for key in _columns(metrics.assign(condition=metrics.condition.fillna(""))):
+    for key in columns_of(metrics.assign(condition=metrics.condition.fillna(""))):
         if key[0] not in (*FIDELITIES, *FIDELITIES.values()):
             continue
         own = metrics[(metrics.metric == key[0]) & (metrics.condition.fillna("") == key[1])]
@@ -268,7 +268,7 @@ def difference_table(differences: pd.DataFrame) -> tuple[list[str], list[list[st
     """Headings and rows of the differences to one baseline."""
     differences = differences.assign(condition=differences.condition.fillna(""))
     found = set(zip(differences.metric, differences.condition, strict=True))
-    ordered = [key for key in _columns(differences.assign(value=1.0)) if key in found]
+    ordered = [key for key in columns_of(differences.assign(value=1.0)) if key in found]
     headings = ["method", *(_heading(*key) for key in ordered)]
     rows = []
     for method, group in differences.groupby("method", sort=False):
@@ -287,7 +287,7 @@ def _change(each: Any) -> str:
     return text if each.verdict == NOT_SHOWN else f"**{text}**"
 
 
-def _refuse_mixtures(metrics: pd.DataFrame) -> None:
+def refuse_mixtures(metrics: pd.DataFrame) -> None:
     for (metric, _), group in metrics.groupby(["metric", "condition"]):
         for field in ("n", "protocol", "scorer"):
             if group[field].nunique() > 1:
@@ -324,7 +324,7 @@ def _cell(row, metric: str, intervals: bool) -> str:
     return f"{row.value:.{digits}f} ±{max(row.high - row.value, row.value - row.low):.{digits}f}"
 
 
-def _about(results: Results) -> str:
+def about_of(results: Results) -> str:
     settings = results.config
     said = [note for note in results.notes if note.startswith(ABOUT)]
     if not said and _is_miniature(settings):
@@ -351,7 +351,7 @@ def _seeds(results: Results) -> str:
     return f"with each of the seeds {' and '.join(map(str, seeds))}" if results.is_pooled else f"seed {seeds[0]}"
 
 
-def _notes(results: Results) -> list[str]:
+def notes_of(results: Results) -> list[str]:
     """What q means here, which condition was left out of it, which one each method favours, and what was tuned."""
     said = results.evaluation
     if said is None:
