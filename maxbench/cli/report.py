@@ -169,6 +169,7 @@ def _shown_first(gallery: Gallery, best: str | None) -> tuple[str, str]:
     """The rule and the baseline that samples are sorted by at first: the best rule, and what it was compared with."""
     names = [row.name for row in gallery.rows]
     rules = [name for name in answers.rules_of(gallery.results) if name in names]
+    rules = rules or [row.name for row in gallery.rows if row.role in answers.RULES]
     rule = best if best in names else next(iter([*rules, *names]))
     differences = gallery.results.differences
     known = [] if differences is None else list(dict.fromkeys(differences.baseline))

@@ -22,10 +22,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import altair
 import itables
 import jinja2
 import vl_convert
-from altair.utils._importers import vl_version_for_vl_convert
 
 from maxbench.errors import UserError
 from maxbench.report.page.pictures import Pictures
@@ -80,7 +80,7 @@ class Site:
         self._write(SCRIPT, own.joinpath(SCRIPT).read_text("utf-8"))
         self._write("tables.css", _bundle(".css"))
         self._write(TABLES, f"maxbench.put('tables',{json.dumps(_bundle('.js'))});\n")
-        self._write(PLOTS, vl_convert.javascript_bundle(vl_version=vl_version_for_vl_convert()))
+        self._write(PLOTS, _vega())
         index = self.folder / INDEX
         write_atomically(index, rendered({**context, "build": self.build}))
         before = read_sealed(self.folder / MARK)
@@ -121,6 +121,11 @@ def anchors(names: Sequence[str]) -> list[str]:
         taken[name] = taken.get(name, 0) + 1
         found.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
     return found
+
+
+def _vega() -> str:
+    """Vega, with the version of Vega-Lite that Altair writes for."""
+    return vl_convert.javascript_bundle(vl_version=".".join(altair.SCHEMA_VERSION.split(".")[:2]))
 
 
 def _bundle(suffix: str) -> str:
