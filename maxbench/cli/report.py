@@ -81,7 +81,7 @@ def _sections(paths: Sequence[Path]) -> tuple[list[Section], int]:
 
 def _compared(results: Results) -> tuple[pd.DataFrame, float, list[str]]:
     """Every two rules of a run, from what it has measured; else those pairs that its table of differences has."""
-    methods_grid(results), differences_grid(results), results.samples, results.manifest  # damage is found here
+    _check(results)
     try:
         level = float(results.config["metrics"]["level"])
     except (KeyError, TypeError, ValueError) as error:
@@ -94,7 +94,21 @@ def _compared(results: Results) -> tuple[pd.DataFrame, float, list[str]]:
         return answers.comparisons(_differences(results.folder, rules), rules, level), level, []
     except UserError:
         about = "those with its baselines" if len(kept) else "none"
-        return kept, level, [f"Of the pairs of rules {about} are compared: what was measured image by image was not kept."]
+        return (
+            kept,
+            level,
+            [f"Of the pairs of rules {about} are compared: what was measured image by image was not kept."],
+        )
+
+
+def _check(results: Results) -> None:
+    """UserError where a file that the page is made of is damaged: before anything is written."""
+    methods_grid(results)
+    differences_grid(results)
+    about_of(results)
+    notes_of(results)
+    why_not(results)
+    charts(results, series_of(results))
 
 
 def _differences(folder: Path, rules: Sequence[str]) -> pd.DataFrame:

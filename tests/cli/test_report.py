@@ -169,7 +169,9 @@ def test_a_pooled_result_counts_instead_of_its_runs_and_has_no_gallery(tmp_path)
 
 def test_methods_of_one_name_and_other_settings_are_named(tmp_path):
     runs = [
-        make_run(tmp_path / name, images=12, pictures=False, changes={"methods": {"better": {"rule": {"delta": delta}}}})
+        make_run(
+            tmp_path / name, images=12, pictures=False, changes={"methods": {"better": {"rule": {"delta": delta}}}}
+        )
         for name, delta in (("a", 0.5), ("b", 0.7))
     ]
     assert write(*runs, output=tmp_path / "report") == 0

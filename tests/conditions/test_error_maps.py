@@ -61,7 +61,9 @@ def test_a_mean_of_squares_of_the_error_is_the_score(valid):
     rmse = 255 * mean(DepthRMSE().error(given, measured, valid)).sqrt()
     assert torch.allclose(rmse, torch.from_numpy(DepthRMSE().compare(given, measured, valid)))
     for ruler in (DepthMSE(), SoftEdgeMSE()):
-        assert torch.allclose(mean(ruler.error(given, measured, valid)), torch.from_numpy(ruler.compare(given, measured, valid)))
+        assert torch.allclose(
+            mean(ruler.error(given, measured, valid)), torch.from_numpy(ruler.compare(given, measured, valid))
+        )
 
 
 def test_depth_is_compared_after_the_fit():

@@ -56,7 +56,9 @@ def said(results, *rows):
 
 
 def test_a_pair_is_compared_once_and_in_the_order_of_the_rules():
-    own = comparisons(table(("two", "one", -0.1, 0.2), ("one", "two", 0.1, 0.2), ("one", "three", 0.2, 0.1)), list(LEVELS), 0.95)
+    own = comparisons(
+        table(("two", "one", -0.1, 0.2), ("one", "two", 0.1, 0.2), ("one", "three", 0.2, 0.1)), list(LEVELS), 0.95
+    )
     assert list(zip(own.rule, own.rival, strict=True)) == [("one", "two"), ("one", "three")]
     turned = comparisons(table(("two", "one", -0.1, 0.2)), list(LEVELS), 0.95).iloc[0]
     assert (turned.rule, turned.rival) == ("one", "two")
@@ -70,7 +72,9 @@ def test_what_is_no_rule_and_what_was_not_tested_is_not_compared():
 
 
 def test_holm_is_over_all_runs_of_the_page():
-    one, two = (comparisons(table(("one", "two", 0.1, p), ("one", "three", 0.2, 0.5)), list(LEVELS), 0.95) for p in (0.02, 0.03))
+    one, two = (
+        comparisons(table(("one", "two", 0.1, p), ("one", "three", 0.2, 0.5)), list(LEVELS), 0.95) for p in (0.02, 0.03)
+    )
     both = judged({"a": one, "b": two})
     assert np.allclose(np.concatenate([both["a"].p_holm, both["b"].p_holm]), holm([0.02, 0.5, 0.03, 0.5]))
     assert judged({"a": one})["a"].verdict[0] == AHEAD and both["a"].verdict[0] == "not shown"
@@ -97,7 +101,10 @@ def test_a_rule_ahead_of_some_is_not_the_best(results):
 
 def test_the_highest_joint_score_alone_is_no_lead(results):
     sentence = said(results, ("one", "two", 0.1, 0.3), ("one", "three", 0.2, 0.3), ("two", "three", 0.1, 0.0))
-    assert sentence.startswith("No rule is shown to be the best: one has the highest") and "not shown ahead of any" in sentence
+    assert (
+        sentence.startswith("No rule is shown to be the best: one has the highest")
+        and "not shown ahead of any" in sentence
+    )
 
 
 def test_of_a_rule_that_is_behind_signs_turn():

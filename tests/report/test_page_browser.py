@@ -93,7 +93,9 @@ def changes(output):
 def test_tables_sort_and_filter_and_plots_are_drawn(desktop, output):
     visit(desktop, output)
     wait(desktop, "document.querySelector('.run table.dataTable')")
-    first = "[...document.querySelectorAll('.run table.dataTable tbody th')].slice(0, 11).map((each) => each.textContent)"
+    first = (
+        "[...document.querySelectorAll('.run table.dataTable tbody th')].slice(0, 11).map((each) => each.textContent)"
+    )
     before = desktop.execute_script(f"return {first}")
     headings = desktop.execute_script(
         "return [...document.querySelector('.run table.dataTable').tHead.rows[0].cells].map((each) => each.textContent)"
@@ -208,7 +210,9 @@ def test_two_pictures_are_compared_with_a_slider(desktop, output):
     frame = desktop.find_element("css selector", ".compare .frame")
     from selenium.webdriver import ActionChains
 
-    ActionChains(desktop).move_to_element(frame).click_and_hold().move_by_offset(-frame.size["width"] // 4, 0).release().perform()
+    ActionChains(desktop).move_to_element(frame).click_and_hold().move_by_offset(
+        -frame.size["width"] // 4, 0
+    ).release().perform()
     edge = float(desktop.execute_script("return document.querySelector('#slider').value"))
     assert 20 <= edge <= 30
     press(desktop, "x")

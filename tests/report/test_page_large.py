@@ -47,17 +47,27 @@ def test_a_large_run_opens_and_is_paged_through_quickly(tmp_path):
         pages, samples = [], []
         for page in range(2, 12):
             driver.execute_script("document.querySelector('#next').click()")
-            pages.append(until(driver, "document.querySelector('#where').textContent.startsWith(arguments[0])", f"page {page} "))
+            pages.append(
+                until(driver, "document.querySelector('#where').textContent.startsWith(arguments[0])", f"page {page} ")
+            )
         driver.execute_script("document.querySelector('.entry').click()")
         until(driver, "document.querySelectorAll('.methods figure').length === 12")
         for _ in range(40):
             before = driver.execute_script("return document.querySelector('#where').textContent")
             driver.execute_script("document.querySelector('#next').click()")
-            samples.append(until(driver, f"document.querySelector('#where').textContent !== arguments[0] && {loaded}", before))
-        driver.execute_script("const it = document.querySelector('#metric'); it.value = '3'; it.dispatchEvent(new Event('change'))")
+            samples.append(
+                until(driver, f"document.querySelector('#where').textContent !== arguments[0] && {loaded}", before)
+            )
+        driver.execute_script(
+            "const it = document.querySelector('#metric'); it.value = '3'; it.dispatchEvent(new Event('change'))"
+        )
         seconds["another metric"] = until(driver, "document.querySelector('#metric').value === '3'")
         assert errors(driver) == []
-    seconds |= {"a page of the list": max(pages), "first ten samples": max(samples[:10]), "last ten samples": max(samples[-10:])}
+    seconds |= {
+        "a page of the list": max(pages),
+        "first ten samples": max(samples[:10]),
+        "last ten samples": max(samples[-10:]),
+    }
     print("\n".join(f"{what}: {each:.2f} s" for what, each in seconds.items()))
     assert seconds["report open"] < 3 and seconds["list open"] < 3
     assert max(pages) < 1 and max(samples) < 1

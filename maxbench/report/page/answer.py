@@ -74,8 +74,7 @@ def judged(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     every["p_holm"] = holm(every.p.to_numpy(float))
     shown = every.p_holm < 1 - every.level
     every["verdict"] = [
-        (AHEAD if value > 0 else BEHIND) if yes else NOT_SHOWN
-        for value, yes in zip(every.value, shown, strict=True)
+        (AHEAD if value > 0 else BEHIND) if yes else NOT_SHOWN for value, yes in zip(every.value, shown, strict=True)
     ]
     empty = {run: table.assign(p_holm=[], verdict=[]) for run, table in tables.items() if run not in filled}
     return {**{run: every.loc[run].reset_index(drop=True) for run in filled}, **empty}
@@ -89,7 +88,7 @@ def of_rule(table: pd.DataFrame, rule: str) -> pd.DataFrame:
         rule=theirs.rival, rival=theirs.rule, value=-theirs.value, low=-theirs.high, high=-theirs.low,
         win_rate=1 - theirs.win_rate, verdict=theirs.verdict.replace({AHEAD: BEHIND, BEHIND: AHEAD}),
     )  # fmt: skip
-    return pd.concat([own, turned], ignore_index=True)
+    return pd.concat([own, turned], ignore_index=True) if len(own) and len(turned) else turned if own.empty else own
 
 
 # --- one run ------------------------------------------------------------------------------------------------------
@@ -123,17 +122,23 @@ def answer(results: Results, conditions: Sequence[str], judgement: pd.DataFrame,
         return Answer(asked, _without(results, levels), next(iter(levels), None))
     best = rules[0]
     own = of_rule(judgement, best)
-    after = f"(paired over N = {int(own.n.iloc[0])}; Holm's correction for the {total} comparison{'s'[: total != 1]} of this page)"
-    has = f"{best} has the highest joint score, {levels[best]}"
+    counted = f"{total} comparison{'' if total == 1 else 's'}"
+    after = f"(paired over N = {int(own.n.iloc[0])}; Holm's correction for the {counted} of this page)"
+    among = "" if best == next(iter(levels)) else " of the rules that are compared"
+    has = f"{best} has the highest joint score{among}, {levels[best]}"
     ahead, open_ = own[own.verdict == AHEAD], own[own.verdict != AHEAD]
     if not len(judgement[judgement.verdict != NOT_SHOWN]):
-        many = "the two rules" if len(rules) == 2 else f"any two of the {len(rules)} rules that are compared"
+        every = len(judgement) == len(rules) * (len(rules) - 1) // 2
+        many = f"any two of the {len(rules)} rules" if every else "any two rules that are compared"
+        many = "the two rules" if len(rules) == 2 else many
         return Answer(asked, f"No difference between {many} is shown {after}; {has}.", best)
     if not len(open_):
         rivals = "the other rule" if len(own) == 1 else f"each of the {len(own)} other rules that it is compared with"
         return Answer(asked, f"{has}, and is shown ahead of {rivals}: of {_listed(ahead)} {after}.", best)
     if not len(ahead):
-        return Answer(asked, f"No rule is shown to be the best: {has}, and is not shown ahead of any other {after}.", best)
+        return Answer(
+            asked, f"No rule is shown to be the best: {has}, and is not shown ahead of any other {after}.", best
+        )
     return Answer(
         asked,
         f"No single rule is shown to be the best: {has}, and is shown ahead of {_listed(ahead)}, but no difference "
@@ -158,7 +163,9 @@ def _without(results: Results, levels: Mapping[str, str]) -> str:
         metrics = results.metrics
         varied = "setting" in metrics and (metrics.metric.eq(JOINT) & metrics.setting.notna()).any()
         if varied:
-            return "This run varies one number of a rule; the curves below are its answer, and no two rules are compared."
+            return (
+                "This run varies one number of a rule; the curves below are its answer, and no two rules are compared."
+            )
         return "This run has no joint score of several rules, so that nothing is compared here; see its tables."
     if len(levels) == 1:
         name, level = next(iter(levels.items()))

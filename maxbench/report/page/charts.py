@@ -17,7 +17,18 @@ from maxbench.report.tables import FIDELITIES, NOT_SHOWN, column, column_name, c
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 ROLES = ("fusion", "entered", "single", "none", "reference")
-SHOWN = ("joint", "q", "clip_score", "fid", "fd_dinov2", "cmmd", "fd_clip", "share_both", *FIDELITIES, *FIDELITIES.values())
+SHOWN = (
+    "joint",
+    "q",
+    "clip_score",
+    "fid",
+    "fd_dinov2",
+    "cmmd",
+    "fd_clip",
+    "share_both",
+    *FIDELITIES,
+    *FIDELITIES.values(),
+)
 """What is drawn, where a run has it; in this order."""
 
 PAPER_DELTA = 0.7
@@ -152,7 +163,11 @@ def _against(differences: pd.DataFrame | None) -> list[Chart]:
             color=alt.Color("verdict:N", scale=colour),
             tooltip=[alt.Tooltip("method:N"), alt.Tooltip("verdict:N"), alt.Tooltip("words:N", title="difference")],
         )
-        zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color="#222", strokeWidth=1).encode(x="zero:Q")
+        zero = (
+            alt.Chart(alt.Data(values=[{"zero": 0}]))
+            .mark_rule(color="#222", strokeWidth=1)
+            .encode(x=alt.X("zero:Q", title=title))
+        )
         drawn = (
             zero
             + base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q", title=title), x2="high:Q")
@@ -212,14 +227,16 @@ def _curve(
         mark = alt.Chart(alt.Data(values=[{"at": PAPER_DELTA, "words": "the paper's 0.7"}]))
         layers += [
             mark.mark_rule(color=GREY, strokeDash=[2, 3]).encode(x=alt.X("at:Q", title=said)),
-            mark.mark_text(color=GREY, align="right", dx=-4, baseline="top", y=2).encode(x="at:Q", text="words:N"),
+            mark.mark_text(color=GREY, align="right", dx=-4, baseline="top", y=2).encode(
+                x=alt.X("at:Q", title=said), text="words:N"
+            ),
         ]
     if len(levels):
         flat = alt.Chart(_records(levels, method=levels.method, value=levels.value))
         layers += [
             flat.mark_rule(color="#999", strokeDash=[5, 3]).encode(y=alt.Y("value:Q", title=title), tooltip="method:N"),
             flat.mark_text(color=GREY, align="left", baseline="bottom", x=2, fontSize=9).encode(
-                y="value:Q", text="method:N"
+                y=alt.Y("value:Q", title=title), text="method:N"
             ),
         ]
     layers += [
@@ -257,5 +274,3 @@ def _conflict(table: pd.DataFrame) -> Chart:
     )
     more = f", the {len(domain)} best rules" if len(means) > len(domain) else ""
     return Chart(f"Joint score by conflict{more}", "conflict", _spec(drawn))
-
-

@@ -118,7 +118,7 @@ class Gallery:
             "sample": {sample["id"]: place for place, sample in enumerate(self.samples)},
         }
         keys = pd.Series(list(zip(table.metric, table.condition.fillna(""), strict=True)), index=table.index)
-        metric, row = keys.map(places["metric"]), table.method.map(places["row"])
+        metric, row = keys.map(places["metric"].get), table.method.map(places["row"])
         sample = table["sample"].map(places["sample"])
         known = metric.notna() & row.notna() & sample.notna() & table.value.notna()
         shape = (len(self.metrics), len(self.rows), len(self.samples), self.replicates)
@@ -174,13 +174,24 @@ class Gallery:
 
     def parts(self, pictures: Pictures, seen: SeenMaps) -> Iterator[tuple[str, Any]]:
         """(name of a file, its value), of everything but :meth:`about`."""
-        yield "samples", [
-            [sample["id"], sample["prompt"], sample.get("group", sample["id"]), _short(self.conflict.get(sample["id"]))]
-            for sample in self.samples
-        ]
+        yield (
+            "samples",
+            [
+                [
+                    sample["id"],
+                    sample["prompt"],
+                    sample.get("group", sample["id"]),
+                    _short(self.conflict.get(sample["id"])),
+                ]
+                for sample in self.samples
+            ],
+        )
         for place in range(len(self.metrics)):
             yield f"values-{place}", [_plain(row.ravel()) for row in self.values[place]]
-        with ThreadPoolExecutor(GIVEN) as workers, Progress("pictures of the page", len(self.samples), "samples") as done:
+        with (
+            ThreadPoolExecutor(GIVEN) as workers,
+            Progress("pictures of the page", len(self.samples), "samples") as done,
+        ):
             for start in range(0, len(self.samples), PART):
                 places = range(start, min(start + PART, len(self.samples)))
                 yield f"part-{start // PART}", list(workers.map(lambda at: self._sample(at, pictures, seen), places))
@@ -278,7 +289,9 @@ class Gallery:
 def why_not(results: Results) -> str | None:
     """Why a result has no gallery, in a sentence; None where it can have one."""
     if results.is_pooled:
-        return "There is no gallery: a pooled result has no pictures of its own; name the runs that it is made of as well."
+        return (
+            "There is no gallery: a pooled result has no pictures of its own; name the runs that it is made of as well."
+        )
     if results.manifest is None or results.samples is None:
         return "There is no gallery: this result was kept without its pictures."
     if not isinstance(results.manifest.get("samples"), list) or not picture_rows(results):

@@ -42,7 +42,7 @@ class Grid(NamedTuple):
         return {"headings": list(self.headings), "rows": rows, "filters": list(self.filters)}
 
 
-NOTHING = Cell("-", float("-inf"))
+NOTHING = Cell("-", -1e308)  # below every number; what is no number would make the column one of words
 
 
 def methods_grid(results: Results) -> Grid:

@@ -67,11 +67,9 @@ async function sortable(table, filters = []) {
   const chosen = make("div", { class: "chosen" });
   for (const place of filters) {
     const column = grid.column(place);
-    const values = [...new Set(column.data().toArray().map((each) => typeof each === "object" ? each.display : each))];
-    const texts = [...new Set($$(`tbody tr > :nth-child(${place + 1})`, table).map((cell) => cell.textContent))];
-    const options = (rows > 40 ? values.map(plain) : texts).map((text) => make("option", { value: text }, text));
+    const options = [...new Set(column.data().toArray().map(plain))].map((text) => make("option", { value: text }, text));
     const select = make("select", { onchange: () => {
-      column.search(select.value ? (text) => plain(text) === select.value : "").draw();
+      column.search(select.value ? (text) => [text, plain(text)].includes(select.value) : "").draw();
     } }, make("option", { value: "" }, "all"), ...options);
     chosen.append(make("label", {}, `${column.header().textContent} `, select));
   }
@@ -411,10 +409,13 @@ function winner(found) {
 }
 
 function picture(file, words, found, broken = "missing", action = null) {
+  const frame = make(action ? "button" : "span", { class: "frame", ...(action ? { type: "button", onclick: action, title: `${words}: compare` } : {}) });
+  const said = (why) => make("span", { class: "missing" }, why);
   const content = file
-    ? [make("img", { src: file, alt: words, decoding: "async" }), run.lines && found.outline ? make("img", { class: "lines", src: found.outline, alt: "" }) : null]
-    : [make("span", { class: "missing" }, broken)];
-  return make(action ? "button" : "span", { class: "frame", ...(action ? { type: "button", onclick: action, title: `${words}: compare` } : {}) }, ...content);
+    ? [make("img", { src: file, alt: words, decoding: "async", onerror: () => frame.replaceChildren(said("damaged")) }), run.lines && found.outline ? make("img", { class: "lines", src: found.outline, alt: "" }) : null]
+    : [said(broken)];
+  frame.append(...content.filter(Boolean));
+  return frame;
 }
 
 function given(found) {
@@ -502,7 +503,7 @@ async function ahead() {
 // --- moving ---------------------------------------------------------------------------------------------------------
 
 function step(by) {
-  if (state.view === "list") return go({ page: String(Math.min(Math.max(0, page() + by), Math.ceil(order.places.length / PER_PAGE) - 1)) });
+  if (state.view === "list") return go({ sample: "", page: String(Math.min(Math.max(0, page() + by), Math.ceil(order.places.length / PER_PAGE) - 1)) });
   const at = order.places.indexOf(run.places.get(state.sample));
   const to = at < 0 ? 0 : Math.min(Math.max(0, at + by), order.places.length - 1);
   if (to !== at && order.places.length) go({ sample: run.samples[order.places[to]][0] });

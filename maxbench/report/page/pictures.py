@@ -48,17 +48,18 @@ class Pictures:
         self.used.add(name)
         return name
 
-    def draw(self, parts: Sequence[Path | str], make: Callable[[], Image.Image | None], suffix: str = ".png") -> str | None:
+    def draw(
+        self, parts: Sequence[Path | str], make: Callable[[], Image.Image | None], suffix: str = ".png"
+    ) -> str | None:
         """A picture that is drawn for the page out of `parts`, by its name; None where there is nothing to draw.
 
         parts: the files that it depends on, and whatever else it depends on in words.
         """
-        stamps = [each if isinstance(each, str) else stamp(each) or "" for each in parts]
-        name = self._name(digest("\n".join([str(DRAWING), *stamps]))[:20], suffix)
+        name = self._name(self._key(parts), suffix)
         if not (self.folder / name).is_file():
             try:
                 picture = make()
-            except (OSError, ValueError, SyntaxError):  # Pillow's decoders raise these on damaged files
+            except Exception:  # Pillow's decoders raise nearly every kind of error on damaged files
                 picture = None
             if picture is None:
                 return None
@@ -66,9 +67,19 @@ class Pictures:
         self.used.add(name)
         return name
 
-    def strip(self, paths: Sequence[Path]) -> str | None:
-        """Thumbnails of pictures side by side, one file for a sample; what is missing or damaged is left grey."""
-        return self.draw(["strip", *paths], lambda: self._strip(paths), ".jpg")
+    def strip(self, paths: Sequence[Path]) -> str:
+        """Thumbnails of pictures side by side, one file for a sample; what is missing or damaged is left grey.
+
+        Where something is damaged nothing is found again, so that the next report notices it as well.
+        """
+        name = self._name(self._key(["strip", *paths]), ".jpg")
+        if not (self.folder / name).is_file():
+            strip = self._strip(paths)
+            if not self.damaged.isdisjoint(paths):
+                name = self._name(self._key(["damaged", *paths]), ".jpg")
+            write_atomically(self.folder / name, encoded(strip, ".jpg"))
+        self.used.add(name)
+        return name
 
     def _strip(self, paths: Sequence[Path]) -> Image.Image:
         strip = Image.new("RGB", (THUMB * len(paths), THUMB), (238, 238, 240))
@@ -78,7 +89,7 @@ class Pictures:
                     small = picture.convert("RGB").resize((THUMB, THUMB), Image.Resampling.BOX)
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, SyntaxError):
+            except Exception:  # as above
                 self.damaged.add(path)
                 continue
             strip.paste(small, (THUMB * place, 0))
@@ -91,6 +102,11 @@ class Pictures:
             with contextlib.suppress(OSError):
                 if name not in self.used and age(path) > STRAY_SECONDS:
                     path.unlink()
+
+    @staticmethod
+    def _key(parts: Sequence[Path | str]) -> str:
+        stamps = [each if isinstance(each, str) else stamp(each) or "" for each in parts]
+        return digest("\n".join([str(DRAWING), *stamps]))[:20]
 
     @staticmethod
     def _name(key: str, suffix: str) -> str:
