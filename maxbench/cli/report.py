@@ -108,7 +108,7 @@ def _check(results: Results) -> None:
     about_of(results)
     notes_of(results)
     why_not(results)
-    charts(results, series_of(results))
+    _ = results.conflict
 
 
 def _differences(folder: Path, rules: Sequence[str]) -> pd.DataFrame:

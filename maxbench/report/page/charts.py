@@ -70,10 +70,15 @@ def _of(metrics: pd.DataFrame, key: tuple[str, str]) -> pd.DataFrame:
     return metrics[(metrics.metric == key[0]) & (metrics.condition == key[1])].dropna(subset=["value"])
 
 
-def _records(table: pd.DataFrame, **columns: Sequence[Any]) -> alt.Data:
+ROWS, LEVELS, MARKS = (alt.NamedData(name) for name in ("rows", "levels", "marks"))
+"""The data of a plot: rows with intervals, lines that they are looked at beside, and what is marked. A chart names them,
+and its specification has them once: Altair copies what is within a chart many times."""
+
+
+def _records(**columns: Sequence[Any]) -> list[dict[str, Any]]:
     """Plain rows under names of ours."""
-    frame = pd.DataFrame({name: list(values) for name, values in columns.items()}, index=range(len(table)))
-    return alt.Data(values=frame.astype(object).where(frame.notna(), None).to_dict("records"))
+    frame = pd.DataFrame({name: list(values) for name, values in columns.items()})
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
 def _words(values: Sequence[float], lows: Sequence[float], highs: Sequence[float], digits: int, sign: str = "") -> list:
@@ -97,7 +102,8 @@ def _looks(domain: Sequence[str], places: Sequence[int] | None = None) -> tuple[
     )
 
 
-def _spec(chart: alt.LayerChart | alt.Chart) -> dict[str, Any]:
+def _spec(chart: alt.LayerChart | alt.Chart, **data: list[dict[str, Any]]) -> dict[str, Any]:
+    """As plain data. What is written here is checked against Vega-Lite's schema by a test, not in every report."""
     configured = (
         chart.properties(width="container")
         .configure(font="system-ui, sans-serif", padding={"left": 2, "top": 4, "right": 8, "bottom": 2})
@@ -106,7 +112,7 @@ def _spec(chart: alt.LayerChart | alt.Chart) -> dict[str, Any]:
                         titleFontWeight="normal", labelLimit=170)
         .configure_legend(orient="bottom", title=None, labelLimit=260, columns=2)
     )  # fmt: skip
-    return configured.to_dict()
+    return {**configured.to_dict(validate=False), "datasets": data}
 
 
 def _better(metric: str) -> str:
@@ -125,12 +131,12 @@ def _intervals(metrics: pd.DataFrame, key: tuple[str, str]) -> Chart:
     """One metric of all methods, each with its interval."""
     own, name = _of(metrics, key), column_name(*key)
     roles = [role for role in ROLES if role in set(_roles(own))]
-    data = _records(
-        own, method=own.method, role=_roles(own), value=own.value, low=own.low, high=own.high,
+    rows = _records(
+        method=own.method, role=_roles(own), value=own.value, low=own.low, high=own.high,
         words=_words(own.value, own.low, own.high, column(key[0]).digits),
     )  # fmt: skip
     colour, shape = _looks(roles, [ROLES.index(role) for role in roles])
-    base = alt.Chart(data, height={"step": ROW}).encode(
+    base = alt.Chart(ROWS, height={"step": ROW}).encode(
         y=alt.Y("method:N", sort=list(own.method), title=None),
         color=alt.Color("role:N", scale=colour),
         tooltip=[alt.Tooltip("method:N"), alt.Tooltip("role:N"), alt.Tooltip("words:N", title=name)],
@@ -140,7 +146,7 @@ def _intervals(metrics: pd.DataFrame, key: tuple[str, str]) -> Chart:
         x=alt.X("value:Q", title=f"{name}{_better(key[0])}", scale=alt.Scale(zero=False)),
         shape=alt.Shape("role:N", scale=shape),
     )
-    return Chart(f"{name}, {_n(own)}", "intervals", _spec(drawn))
+    return Chart(f"{name}, {_n(own)}", "intervals", _spec(drawn, rows=rows))
 
 
 def _against(differences: pd.DataFrame | None) -> list[Chart]:
@@ -151,23 +157,19 @@ def _against(differences: pd.DataFrame | None) -> list[Chart]:
     charts = []
     for baseline, own in joint.groupby("baseline", sort=False):
         verdicts = [VERDICTS.get(verdict, verdict) for verdict in own.verdict]
-        data = _records(
-            own, method=own.method, verdict=verdicts, value=own.value, low=own.low, high=own.high,
+        rows = _records(
+            method=own.method, verdict=verdicts, value=own.value, low=own.low, high=own.high,
             words=_words(own.value, own.low, own.high, 2, "+"),
         )  # fmt: skip
         colour = alt.Scale(domain=list(VERDICTS.values()), range=[COLOURS[0], COLOURS[1], "#777777"])
         shape = alt.Scale(domain=list(VERDICTS.values()), range=["triangle-right", "triangle-left", "circle"])
         title = f"joint score minus that of {baseline}"
-        base = alt.Chart(data, height={"step": ROW}).encode(
+        base = alt.Chart(ROWS, height={"step": ROW}).encode(
             y=alt.Y("method:N", sort=list(own.method), title=None),
             color=alt.Color("verdict:N", scale=colour),
             tooltip=[alt.Tooltip("method:N"), alt.Tooltip("verdict:N"), alt.Tooltip("words:N", title="difference")],
         )
-        zero = (
-            alt.Chart(alt.Data(values=[{"zero": 0}]))
-            .mark_rule(color="#222", strokeWidth=1)
-            .encode(x=alt.X("zero:Q", title=title))
-        )
+        zero = alt.Chart(MARKS).mark_rule(color="#222", strokeWidth=1).encode(x=alt.X("zero:Q", title=title))
         drawn = (
             zero
             + base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q", title=title), x2="high:Q")
@@ -175,7 +177,13 @@ def _against(differences: pd.DataFrame | None) -> list[Chart]:
                 x=alt.X("value:Q", title=title), shape=alt.Shape("verdict:N", scale=shape)
             )
         )
-        charts.append(Chart(f"Paired differences to {baseline}, {_n(own)}", "differences", _spec(drawn)))
+        charts.append(
+            Chart(
+                f"Paired differences to {baseline}, {_n(own)}",
+                "differences",
+                _spec(drawn, rows=rows, marks=[{"zero": 0}]),
+            )
+        )
     return charts
 
 
@@ -207,8 +215,8 @@ def _curve(
     families = [series.get(method, method) for method in own.method]
     domain = list(dict.fromkeys(families))
     colour, shape = _looks(domain)
-    data = _records(
-        own, family=families, setting=own.setting, value=own.value, low=own.low, high=own.high,
+    rows = _records(
+        family=families, setting=own.setting, value=own.value, low=own.low, high=own.high,
         words=_words(own.value, own.low, own.high, column(key[0]).digits),
     )  # fmt: skip
     is_delta = parameter.rpartition(".")[2] == "delta"
@@ -217,14 +225,14 @@ def _curve(
     wide = len(settings) == len(own) and settings.max() / settings.min() > 8
     x = alt.X("setting:Q", title=said, scale=alt.Scale(type="log") if wide else alt.Scale(zero=False, nice=False))
     title = f"{name}{_better(key[0])}"
-    base = alt.Chart(data, height=190).encode(
+    base = alt.Chart(ROWS, height=190).encode(
         x=x, color=alt.Color("family:N", scale=colour),
         tooltip=[alt.Tooltip("family:N"), alt.Tooltip("setting:Q", title=parameter), alt.Tooltip("words:N", title=name)],
     )  # fmt: skip
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
     layers = []
     if is_delta and own.setting.min() < PAPER_DELTA < own.setting.max():
-        mark = alt.Chart(alt.Data(values=[{"at": PAPER_DELTA, "words": "the paper's 0.7"}]))
+        mark = alt.Chart(MARKS)
         layers += [
             mark.mark_rule(color=GREY, strokeDash=[2, 3]).encode(x=alt.X("at:Q", title=said)),
             mark.mark_text(color=GREY, align="right", dx=-4, baseline="top", y=2).encode(
@@ -232,7 +240,7 @@ def _curve(
             ),
         ]
     if len(levels):
-        flat = alt.Chart(_records(levels, method=levels.method, value=levels.value))
+        flat = alt.Chart(LEVELS)
         layers += [
             flat.mark_rule(color="#999", strokeDash=[5, 3]).encode(y=alt.Y("value:Q", title=title), tooltip="method:N"),
             flat.mark_text(color=GREY, align="left", baseline="bottom", x=2, fontSize=9).encode(
@@ -244,7 +252,16 @@ def _curve(
         base.mark_line(strokeWidth=1.5).encode(y=y),
         base.mark_point(filled=True, size=45).encode(y=y, shape=alt.Shape("family:N", scale=shape)),
     ]
-    return Chart(f"{name} over {parameter}, {_n(own)}", "curve", _spec(alt.layer(*layers)))
+    return Chart(
+        f"{name} over {parameter}, {_n(own)}",
+        "curve",
+        _spec(
+            alt.layer(*layers),
+            rows=rows,
+            levels=_records(method=levels.method, value=levels.value),
+            marks=[{"at": PAPER_DELTA, "words": "the paper's 0.7"}],
+        ),
+    )
 
 
 def _conflict(table: pd.DataFrame) -> Chart:
@@ -256,11 +273,11 @@ def _conflict(table: pd.DataFrame) -> Chart:
     domain = list(means.sort_values(ascending=False, kind="stable").index[:LINES])
     own = rules[rules.method.isin(domain)]
     colour, shape = _looks(domain)
-    data = _records(
-        own, method=own.method, conflict=own.conflict, value=own.value, low=own.low, high=own.high,
+    rows = _records(
+        method=own.method, conflict=own.conflict, value=own.value, low=own.low, high=own.high,
         words=_words(own.value, own.low, own.high, 2),
     )  # fmt: skip
-    base = alt.Chart(data, height=220).encode(
+    base = alt.Chart(ROWS, height=220).encode(
         x=alt.X("conflict:Q", title="measured conflict of a sample's conditions, in equal shares of the samples",
                 scale=alt.Scale(zero=False)),
         color=alt.Color("method:N", scale=colour),
@@ -273,4 +290,4 @@ def _conflict(table: pd.DataFrame) -> Chart:
         + base.mark_point(filled=True, size=45).encode(y=y, shape=alt.Shape("method:N", scale=shape))
     )
     more = f", the {len(domain)} best rules" if len(means) > len(domain) else ""
-    return Chart(f"Joint score by conflict{more}", "conflict", _spec(drawn))
+    return Chart(f"Joint score by conflict{more}", "conflict", _spec(drawn, rows=rows))

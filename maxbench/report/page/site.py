@@ -18,6 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ def anchors(names: Sequence[str]) -> list[str]:
     return found
 
 
+@cache
 def _vega() -> str:
     """Vega, with the version of Vega-Lite that Altair writes for."""
     return vl_convert.javascript_bundle(vl_version=".".join(altair.SCHEMA_VERSION.split(".")[:2]))
