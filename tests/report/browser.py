@@ -42,6 +42,8 @@ def opened(width: int = 1400, height: int = 900) -> Iterator:
     driver = webdriver.Chrome(options, Service(str(DRIVER)))
     try:
         driver.set_script_timeout(60)
+        driver.get("about:blank")
+        driver.get_log("performance")  # of the browser's own first page
         yield driver
     finally:
         driver.quit()

@@ -151,7 +151,7 @@ def test_a_sample_is_paged_through_by_keyboard(desktop, output, changes):
     wait(desktop, "document.querySelectorAll('.entry').length === 24")
     press(desktop, "s")
     wait(desktop, "document.querySelectorAll('.methods figure').length === 6")
-    assert ranked[0] in text(desktop, ".note")
+    assert ranked[0] in text(desktop, "#gallery .note")
     for place, key in ((1, "\ue014"), (2, "\ue014"), (1, "\ue012"), (59, "\ue010"), (0, "\ue011")):
         press(desktop, key)
         wait(desktop, "document.querySelector('#gallery .note').textContent.startsWith(arguments[0])", ranked[place])
@@ -222,7 +222,7 @@ def test_two_pictures_are_compared_with_a_slider(desktop, output):
 def test_a_link_leads_to_its_sample_and_back_leads_out(desktop, output):
     visit(desktop, output, f"#{RUN}/s007/sample?rule=worse&baseline=none&replicate=1")
     wait(desktop, "document.querySelectorAll('.methods figure').length === 6")
-    assert text(desktop, ".note").startswith("s007") and "worse minus none" in text(desktop, ".note")
+    assert text(desktop, "#gallery .note").startswith("s007") and "worse minus none" in text(desktop, "#gallery .note")
     assert text(desktop, "#replicate") == "noise 2 of 2"
     visit(desktop, output, f"#{RUN}/nowhere/sample?rule=gone&metric=99&replicate=8")
     wait(desktop, "document.querySelector('[role=alert]')")
@@ -247,6 +247,7 @@ def test_no_view_scrolls_sideways_says_an_error_or_asks_a_network(output, width,
             (f"#{RUN}/s004/compare", "#slider"),
         ):  # fmt: skip
             visit(driver, output, hash_)
+            driver.execute_script("document.querySelector('.run table').scrollIntoView()")
             wait(driver, "document.querySelector(arguments[0])", there)
             if not hash_:
                 driver.execute_script("document.querySelectorAll('details').forEach((each) => each.open = true)")

@@ -210,7 +210,7 @@ def leaderboard(runs: Mapping[str, Results], judgement: Mapping[str, pd.DataFram
 def overall(standings: Sequence[Standing], suite: str, runs: int) -> str:
     """One sentence over several runs of a suite."""
     total = sum(each.compared for each in standings) // 2
-    where = f"in {runs} runs on {suite}"
+    where = f"in {runs} run{'' if runs == 1 else 's'} on {suite}"
     if not total:
         return f"No two rules are compared {where}."
     if not any(each.ahead for each in standings):

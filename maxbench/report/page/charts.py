@@ -50,7 +50,7 @@ def charts(results: Results, series: Mapping[str, str]) -> list[Chart]:
     """All plots of a run. series: method -> the name of what varies in one number, without its setting."""
     metrics = results.metrics.assign(condition=results.metrics.condition.fillna(""))
     found = columns_of(metrics)
-    chosen = [key for name in SHOWN for key in found if key[0] == name]
+    chosen = [key for name in dict.fromkeys(SHOWN) for key in found if key[0] == name]
     varied = "setting" in metrics and metrics.setting.notna().any()
     drawn = [*(_curves(metrics, chosen, series) if varied else [])]
     still = metrics[metrics.setting.isna()] if varied else metrics
@@ -136,7 +136,7 @@ def _intervals(metrics: pd.DataFrame, key: tuple[str, str]) -> Chart:
         words=_words(own.value, own.low, own.high, column(key[0]).digits),
     )  # fmt: skip
     colour, shape = _looks(roles, [ROLES.index(role) for role in roles])
-    base = alt.Chart(ROWS, height={"step": ROW}).encode(
+    base = alt.Chart(ROWS, height=ROW * len(own)).encode(
         y=alt.Y("method:N", sort=list(own.method), title=None),
         color=alt.Color("role:N", scale=colour),
         tooltip=[alt.Tooltip("method:N"), alt.Tooltip("role:N"), alt.Tooltip("words:N", title=name)],
@@ -164,7 +164,7 @@ def _against(differences: pd.DataFrame | None) -> list[Chart]:
         colour = alt.Scale(domain=list(VERDICTS.values()), range=[COLOURS[0], COLOURS[1], "#777777"])
         shape = alt.Scale(domain=list(VERDICTS.values()), range=["triangle-right", "triangle-left", "circle"])
         title = f"joint score minus that of {baseline}"
-        base = alt.Chart(ROWS, height={"step": ROW}).encode(
+        base = alt.Chart(ROWS, height=ROW * len(own)).encode(
             y=alt.Y("method:N", sort=list(own.method), title=None),
             color=alt.Color("verdict:N", scale=colour),
             tooltip=[alt.Tooltip("method:N"), alt.Tooltip("verdict:N"), alt.Tooltip("words:N", title="difference")],

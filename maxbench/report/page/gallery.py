@@ -38,6 +38,8 @@ FIRST = ("joint", "q", "q_mean", "share_both")
 LOWER = ("defect", "seconds")
 """Metrics of single images of which less is better, though no table says so."""
 
+FINE = 448  # pixels: outlines of small pictures are drawn larger, so that they hide little
+
 MOST = {"depth": 0.25, "hed": 0.5}
 """Share of the largest possible error that is drawn as the lightest colour; 1 for conditions that are not named."""
 
@@ -281,7 +283,8 @@ class Gallery:
 
         def lines() -> Image.Image | None:
             masks = masks_of(folder, sample, self.conditions)
-            return outline(masks[0].size, masks) if masks else None
+            scale = max(1, round(FINE / masks[0].width)) if masks else 1
+            return outline((scale * masks[0].width, scale * masks[0].height), masks) if masks else None
 
         return pictures.draw(["outline", *paths], lines)
 

@@ -296,7 +296,7 @@ function bar() {
   }, words);
   return make("div", { class: "bar" },
     make("a", { href: `#${encodeURIComponent(state.anchor)}`, id: "back" }, "Report"),
-    make("span", { class: "faint" }, about.title),
+    make("span", { class: "faint title" }, about.title),
     make("span", { class: "grow" }),
     button("previous", "\u2190", () => step(-1)), make("span", { id: "where" }, where), button("next", "\u2192", () => step(1)),
     make("span", { class: "grow" }),
@@ -322,15 +322,19 @@ function choices() {
   const sides = state.view === "compare"
     ? [select("left", "left", rows, state.left, (left) => go({ left })), select("right", "right", rows, state.right, (right) => go({ right }))]
     : [];
-  return make("div", { class: "choices" },
+  const metric = run.about.metrics[state.metric];
+  const said = `${orders.find(([key]) => key === state.order)[1]}, against ${state.baseline}${metric ? `, by ${metric.name}` : ""}`;
+  return make("details", { class: "choosing", open: choosing, ontoggle: (event) => { choosing = event.target.open; } },
+    make("summary", {}, `sorted: ${said}`), make("div", { class: "choices" },
     select("order", "sorted", orders, state.order, (value) => go({ order: value, page: "0" })),
     select("rule", "rule", rows, state.rule, (rule) => go({ rule, page: "0" })),
     select("baseline", "against", rows, state.baseline, (baseline) => go({ baseline, page: "0" })),
     run.about.metrics.length
       ? select("metric", "by", run.about.metrics.map(({ name }, place) => [place, name]), state.metric, (metric) => go({ metric, page: "0" }))
       : null,
-    filter, ...sides);
+    filter, ...sides));
 }
+let choosing = matchMedia("(min-width: 700px)").matches;
 
 function page() {
   const last = Math.max(0, Math.ceil(order.places.length / PER_PAGE) - 1);
@@ -553,7 +557,7 @@ const KEYS = [
   ["m", "re-estimated maps and their errors", () => toggle("maps"), ["m"]],
   ["o", "outlines of what is controlled", () => toggle("lines"), ["o"]],
   ["r", "the next noise, where a sample has several", () => run.about.replicates > 1 && nextReplicate(), ["r"]],
-  ["/", "filter by words of the prompt", () => $("#filter").focus(), ["/"]],
+  ["/", "filter by words of the prompt", () => { $(".choosing").open = true; $("#filter").focus(); }, ["/"]],
   ["Esc", "back", up, ["Escape"]],
   ["?", "these keys", () => keys(), ["?"]],
 ];

@@ -127,7 +127,8 @@ def anchors(names: Sequence[str]) -> list[str]:
 @cache
 def _vega() -> str:
     """Vega, with the version of Vega-Lite that Altair writes for."""
-    return vl_convert.javascript_bundle(vl_version=".".join(altair.SCHEMA_VERSION.split(".")[:2]))
+    bundle = vl_convert.javascript_bundle(vl_version=".".join(altair.SCHEMA_VERSION.split(".")[:2]))
+    return f"(() => {{\n{bundle}\n}})();\n"  # its names are its own
 
 
 def _bundle(suffix: str) -> str:
