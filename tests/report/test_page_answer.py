@@ -28,7 +28,8 @@ def results(tmp_path):
     pd.DataFrame(
         [
             {"experiment": "e", "suite": "s", "method": name, "role": "fusion", "condition": "", "metric": "joint",
-             "protocol": "", "scorer": "", "setting": None, "value": value, "low": value - 0.1, "high": value + 0.1, "n": 9}
+             "protocol": "", "scorer": "", "setting": None, "value": value, "low": value - 0.1,
+             "high": value + 0.1, "n": 9}
             for name, value in LEVELS.items()
         ]
     ).to_csv(tmp_path / "metrics.csv", index=False)  # fmt: skip

@@ -120,7 +120,8 @@ def test_tables_sort_and_filter_and_plots_are_drawn(desktop, output):
         "it.value = 'single/depth'; it.dispatchEvent(new Event('change'))"
     )
     shown = desktop.execute_script(
-        "return [...document.querySelectorAll('[data-table=differences] tbody tr')].map((row) => row.cells[0].textContent)"
+        "return [...document.querySelectorAll('[data-table=differences] tbody tr')]"
+        ".map((row) => row.cells[0].textContent)"
     )
     assert shown and set(shown) == {"single/depth"}
     field = desktop.find_element("css selector", ".run .dt-search input")

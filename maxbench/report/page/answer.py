@@ -171,8 +171,8 @@ def _without(results: Results, levels: Mapping[str, str]) -> str:
         name, level = next(iter(levels.items()))
         return f"This run has one rule, {name}, with a joint score of {level}; nothing is compared here."
     return (
-        f"{next(iter(levels))} has the highest joint score, {next(iter(levels.values()))}; no paired difference between "
-        "two rules was kept, so that none is shown."
+        f"{next(iter(levels))} has the highest joint score, {next(iter(levels.values()))}; no paired difference "
+        "between two rules was kept, so that none is shown."
     )
 
 

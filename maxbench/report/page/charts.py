@@ -71,8 +71,10 @@ def _of(metrics: pd.DataFrame, key: tuple[str, str]) -> pd.DataFrame:
 
 
 ROWS, LEVELS, MARKS = (alt.NamedData(name) for name in ("rows", "levels", "marks"))
-"""The data of a plot: rows with intervals, lines that they are looked at beside, and what is marked. A chart names them,
-and its specification has them once: Altair copies what is within a chart many times."""
+"""The data of a plot: rows with intervals, lines that they are looked at beside, and what is marked.
+
+A chart names them, and its specification has them once: Altair copies what is within a chart many times.
+"""
 
 
 def _records(**columns: Sequence[Any]) -> list[dict[str, Any]]:
@@ -150,10 +152,10 @@ def _intervals(metrics: pd.DataFrame, key: tuple[str, str]) -> Chart:
 
 
 def _against(differences: pd.DataFrame | None) -> list[Chart]:
-    """The joint score of every method minus each baseline's."""
+    """The joint score of every method minus each baseline's; without no control, beside which all else looks alike."""
     if differences is None:
         return []
-    joint = differences[differences.metric == "joint"].dropna(subset=["value"])
+    joint = differences[(differences.metric == "joint") & (differences.role != "none")].dropna(subset=["value"])
     charts = []
     for baseline, own in joint.groupby("baseline", sort=False):
         verdicts = [VERDICTS.get(verdict, verdict) for verdict in own.verdict]
@@ -227,7 +229,9 @@ def _curve(
     title = f"{name}{_better(key[0])}"
     base = alt.Chart(ROWS, height=190).encode(
         x=x, color=alt.Color("family:N", scale=colour),
-        tooltip=[alt.Tooltip("family:N"), alt.Tooltip("setting:Q", title=parameter), alt.Tooltip("words:N", title=name)],
+        tooltip=[
+            alt.Tooltip("family:N"), alt.Tooltip("setting:Q", title=parameter), alt.Tooltip("words:N", title=name)
+        ],
     )  # fmt: skip
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
     layers = []

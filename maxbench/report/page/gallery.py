@@ -30,6 +30,7 @@ from maxbench.report.sheet import given_map, masks_of, outline, painted
 from maxbench.report.tables import ARROWS, BY_ANNOTATOR, ENTERED, column, column_name
 from maxbench.store.runfolder import image_file, mask_file, picture_name, source_file
 
+MASKS = ("control_masks", "evaluation_masks")
 PART = 16  # samples in one file
 DIGITS = 5  # significant, of a number in the gallery
 FIRST = ("joint", "q", "q_mean", "share_both")
@@ -43,7 +44,7 @@ FINE = 448  # pixels: outlines of small pictures are drawn larger, so that they 
 MOST = {"depth": 0.25, "hed": 0.5}
 """Share of the largest possible error that is drawn as the lightest colour; 1 for conditions that are not named."""
 
-GIVEN = 2  # workers that read and draw beside each other
+THREADS = 8  # that read, draw and wait for the disk beside each other
 
 
 class SeenFiles(NamedTuple):
@@ -66,6 +67,11 @@ class Metric(NamedTuple):
     digits: int
     higher: bool
 
+    @property
+    def plain(self) -> str:
+        """Its name without the arrow that says which way is better."""
+        return self.name.removesuffix(ARROWS["higher" if self.higher else "lower"])
+
 
 class PictureRow(NamedTuple):
     """A row of pictures: its name, its role, and where its pictures lie in the run folder."""
@@ -73,6 +79,11 @@ class PictureRow(NamedTuple):
     name: str
     role: str
     place: str
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return f"{self.name} ({ENTERED})" if self.role == ENTERED else self.name
 
 
 @dataclass(frozen=True)
@@ -157,12 +168,12 @@ class Gallery:
             "title": f"{self.results.experiment} on {self.results.suite}",
             "conditions": self.conditions,
             "rows": [
-                {"name": row.name, "role": row.role, "label": f"{row.name} ({ENTERED})" if row.role == ENTERED else row.name}
+                {"name": row.name, "role": row.role, "label": row.label}
                 for row in self.rows
             ],
             "metrics": [
-                {"name": each.name, "digits": each.digits, "higher": each.higher, "metric": each.metric,
-                 "condition": each.condition}
+                {"name": each.name, "plain": each.plain, "digits": each.digits, "higher": each.higher,
+                 "metric": each.metric, "condition": each.condition}
                 for each in self.metrics
             ],
             "samples": len(self.samples),
@@ -172,6 +183,7 @@ class Gallery:
             "baseline": baseline,
             "note": note,
             "sources": len(self._sharing),
+            "outlines": any((self.results.folder / kind).is_dir() for kind in MASKS),
         }  # fmt: skip
 
     def parts(self, pictures: Pictures, seen: SeenMaps) -> Iterator[tuple[str, Any]]:
@@ -191,7 +203,7 @@ class Gallery:
         for place in range(len(self.metrics)):
             yield f"values-{place}", [_plain(row.ravel()) for row in self.values[place]]
         with (
-            ThreadPoolExecutor(GIVEN) as workers,
+            ThreadPoolExecutor(THREADS) as workers,
             Progress("pictures of the page", len(self.samples), "samples") as done,
         ):
             for start in range(0, len(self.samples), PART):
@@ -217,14 +229,7 @@ class Gallery:
             "strips": strips,
             "pictures": [[self._whole(path, pictures) for path in own] for own in files],
             "damaged": [[path in pictures.damaged for path in own] for own in files],
-            "seen": [
-                [
-                    [self._seen(seen.get((row.name, sample["id"], replicate, name)), name, pictures)
-                     for name in self.conditions]
-                    for row in self.rows
-                ]
-                for replicate in range(self.replicates)
-            ] if any((row.name, sample["id"], 0, name) in seen for row in self.rows for name in self.conditions) else None,
+            "seen": self._seen_in(sample["id"], pictures, seen),
             "values": [[_plain(row[place]) for row in metric] for metric in self.values],
         }  # fmt: skip
 
@@ -251,6 +256,19 @@ class Gallery:
         parts = ["given", path, mask, self._palette(name)]
         return pictures.draw(parts, lambda: given_map(folder, self.results.config, name, sample))
 
+    def _seen_in(self, sample: str, pictures: Pictures, seen: SeenMaps) -> list | None:
+        """What is seen in every picture of a sample: by replicate, row and condition; None where no map was made."""
+        found = [
+            [[seen.get((row.name, sample, replicate, name)) for name in self.conditions] for row in self.rows]
+            for replicate in range(self.replicates)
+        ]
+        if not any(each for own in found for row in own for each in row):
+            return None
+        return [
+            [[self._seen(each, name, pictures) for each, name in zip(row, self.conditions, strict=True)] for row in own]
+            for own in found
+        ]
+
     def _seen(self, found: SeenFiles | None, name: str, pictures: Pictures) -> list[str | None] | None:
         """The map that is seen in a picture, and its error, as a person sees them."""
         if found is None:
@@ -274,10 +292,9 @@ class Gallery:
         return self._palettes[name]
 
     def _outline(self, sample: dict, pictures: Pictures) -> str | None:
-        """The borders of what is controlled (of what is scored, if that is all that is limited), to lie over pictures."""
+        """The borders of what is controlled, to lie over pictures; of what is scored, if only that is limited."""
         folder = self.results.folder
-        kinds = ("control_masks", "evaluation_masks")
-        paths = [folder / mask_file(kind, name, sample["id"]) for kind in kinds for name in self.conditions]
+        paths = [folder / mask_file(kind, name, sample["id"]) for kind in MASKS for name in self.conditions]
         if not any(path.exists() for path in paths):
             return None
 

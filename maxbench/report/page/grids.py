@@ -42,6 +42,9 @@ class Grid(NamedTuple):
         return {"headings": list(self.headings), "rows": rows, "filters": list(self.filters)}
 
 
+FIRST = ("joint", "q", "share_both")
+"""What the answer is made of leads the table."""
+
 NOTHING = Cell("-", -1e308)  # below every number; what is no number would make the column one of words
 
 
@@ -50,7 +53,8 @@ def methods_grid(results: Results) -> Grid:
     metrics, differences = marked(results.metrics, results.differences)
     metrics = metrics.assign(condition=metrics.condition.fillna(""))
     refuse_mixtures(metrics)
-    keys, silent = columns_of(metrics), undecided(differences)
+    found, silent = columns_of(metrics), undecided(differences)
+    keys = [*(key for name in FIRST for key in found if key[0] == name), *(key for key in found if key[0] not in FIRST)]
     cells = {(row.method, row.metric, row.condition): row for row in metrics.itertuples()}
     headings = [f"{_heading(*key)}{UNDECIDED if key in silent else ''}" for key in keys]
     rows = [

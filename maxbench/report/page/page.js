@@ -302,8 +302,8 @@ function bar() {
     make("span", { class: "grow" }),
     ...VIEWS.map((name) => button(`view-${name}`, name, () => show(name), state.view === name)),
     about.replicates > 1 ? button("replicate", `noise ${Number(state.replicate) + 1} of ${about.replicates}`, nextReplicate) : null,
-    button("maps", "maps", () => toggle("maps"), run.maps),
-    button("lines", "outlines", () => toggle("lines"), run.lines),
+    state.view === "sample" ? button("maps", "maps", () => toggle("maps"), run.maps) : null,
+    about.outlines && state.view !== "list" ? button("lines", "outlines", () => toggle("lines"), run.lines) : null,
     button("help", "?", keys),
   );
 }
@@ -323,7 +323,7 @@ function choices() {
     ? [select("left", "left", rows, state.left, (left) => go({ left })), select("right", "right", rows, state.right, (right) => go({ right }))]
     : [];
   const metric = run.about.metrics[state.metric];
-  const said = `${orders.find(([key]) => key === state.order)[1]}, against ${state.baseline}${metric ? `, by ${metric.name}` : ""}`;
+  const said = `${orders.find(([key]) => key === state.order)[1]}, against ${state.baseline}${metric ? `, by ${metric.plain}` : ""}`;
   return make("details", { class: "choosing", open: choosing, ontoggle: (event) => { choosing = event.target.open; } },
     make("summary", {}, `sorted: ${said}`), make("div", { class: "choices" },
     select("order", "sorted", orders, state.order, (value) => go({ order: value, page: "0" })),
@@ -367,7 +367,7 @@ async function list() {
   });
   const metric = about.metrics[state.metric];
   const lead = metric
-    ? `Source picture, ${state.rule}, ${state.baseline}; the number is ${metric.name} of ${state.rule} minus that of ${state.baseline}.`
+    ? `Source picture, ${state.rule}, ${state.baseline}; the number is ${metric.plain} of ${state.rule} minus that of ${state.baseline}.`
     : `Source picture, ${state.rule}, ${state.baseline}.`;
   const lost = state.unknown ? make("p", { class: "note", role: "alert" }, `There is no sample ${state.unknown} in this run.`) : null;
   const none = entries.length ? null : make("p", {}, "No prompt has all of these words.");

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ class Pictures:
         name = self._name(key, path.suffix.lower())
         if not (self.folder / name).is_file():
             try:
-                link_or_copy(path, self.folder / name)
+                self._place(path, self.folder / name)
             except FileNotFoundError:  # it went away since
                 return None
         self.used.add(name)
@@ -102,6 +103,19 @@ class Pictures:
             with contextlib.suppress(OSError):
                 if name not in self.used and age(path) > STRAY_SECONDS:
                     path.unlink()
+
+    @staticmethod
+    def _place(path: Path, target: Path) -> None:
+        """A link appears whole by itself; where there are no links the file is copied beside and renamed."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+        except FileExistsError:  # another thread's, of the same picture
+            pass
+        except FileNotFoundError:
+            raise
+        except OSError:
+            link_or_copy(path, target)
 
     @staticmethod
     def _key(parts: Sequence[Path | str]) -> str:
