@@ -50,8 +50,10 @@ def report(names: Sequence[str], output_dir: str, output: str, maps: int) -> int
         total = sum(len(table) for table in judged.values())
         told = [_write_run(site, section, judged[section.anchor], total, maps) for section in sections]
         index = site.finish({"runs": told, "boards": _boards(sections, judged), "comparisons": total})
-    except BaseException:
+    except BaseException as error:
         site.abandon()
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise UserError(explain(error)[0].replace("output_dir=", "--output")) from error
         raise
     for section, run in zip(sections, told, strict=True):
         print(f"{section.anchor}: {run['answer']}")

@@ -222,7 +222,7 @@ def test_a_damaged_file_is_named_and_hides_no_other_run(tmp_path, capsys, file):
     assert write(bad, output=tmp_path / "alone") == 2
     said = capsys.readouterr().err
     assert said.startswith("maxbench: ") and file in said and said.count("\n") == 1
-    assert not (tmp_path / "alone" / "index.html").exists()
+    assert not (tmp_path / "alone").exists()
     assert write(good, bad, output=tmp_path / "both") == 2
     assert file in capsys.readouterr().err
     assert [each["data-anchor"] for each in page(tmp_path / "both").with_class("run")] == ["good"]
@@ -251,7 +251,7 @@ def test_a_mistake_is_a_sentence(tmp_path, monkeypatch, capsys, words, said):
     make_run(tmp_path / "runs" / "made", images=8, pictures=False)
     assert main(["report", *words]) == 2
     assert said in capsys.readouterr().err
-    assert not (tmp_path / "report" / "index.html").exists()
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_folder_that_holds_something_else_is_refused_untouched(tmp_path, capsys):

@@ -29,7 +29,7 @@ import jinja2
 import vl_convert
 
 from maxbench.errors import UserError
-from maxbench.report.page.pictures import Pictures
+from maxbench.report.page.pictures import FILES, Pictures
 from maxbench.store.files import STRAY_SECONDS, age, read_sealed, seal, sweep, write_atomically
 
 MARK, INDEX, BUILD = "maxbench-report.json", "index.html", "page-"
@@ -91,8 +91,12 @@ class Site:
         return index
 
     def abandon(self) -> None:
-        """Remove what was written of a build that will not be finished."""
+        """Remove what was written of a build that will not be finished; pictures stay for the next one."""
         shutil.rmtree(self.folder / self.build, ignore_errors=True)
+        if not any((self.folder / each).exists() for each in (INDEX, FILES)):
+            with contextlib.suppress(OSError):
+                (self.folder / MARK).unlink()
+                self.folder.rmdir()
 
     def _write(self, file: str, content: str) -> None:
         write_atomically(self.folder / self.build / file, content)
