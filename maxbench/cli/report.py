@@ -207,7 +207,7 @@ def _seen(gallery: Gallery, rule: str, baseline: str, maps: int) -> tuple[SeenMa
         said = f"No maps were re-estimated from the pictures: {explain(error)[0]}"
         say(f"note: {gallery.results.id}: {said}")
         return {}, said
-    scale = error_scale(gallery.conditions)
+    scale = error_scale(gallery.conditions, gallery.has_masks)
     if len(chosen) == count:
         return seen, f"Maps were re-estimated from the pictures of all {count} samples. {scale}"
     return seen, (

@@ -17,6 +17,7 @@ from PIL import Image
 
 from maxbench.__main__ import main
 from maxbench.cli.remeasure import seen_maps
+from maxbench.report.page.gallery import Gallery
 from maxbench.report.page.site import Site
 from maxbench.report.runs import Results
 from report.made import PROMPTS, build_of, make_run, read_part
@@ -178,7 +179,7 @@ def test_methods_of_one_name_and_other_settings_are_named(tmp_path):
     assert "The settings of these methods are not the same in all runs: better." in page(tmp_path / "report").text
 
 
-@pytest.mark.parametrize("kept", ["hed_depth", "contradictory_hed_depth", "gated_family_contradictory_hed_depth"])
+@pytest.mark.parametrize("kept", ["contradictory_hed_depth", "gated_family_contradictory_hed_depth"])
 def test_kept_results_open_without_a_gallery_and_say_so(tmp_path, kept, capsys):
     assert write(KEPT / kept, output=tmp_path / "report") == 0
     text = page(tmp_path / "report").text
@@ -355,3 +356,13 @@ def test_a_run_of_other_settings_is_shown_without_maps(moved, tmp_path):
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("steps: 2", "steps: 3"))
     assert write(run, output=tmp_path / "report", maps=2) == 0
     assert "was made with other config than there are now" in page(tmp_path / "report").text
+
+
+def test_the_samples_with_maps_are_those_in_which_two_rows_differ_most(made):
+    gallery = Gallery(Results(made))
+    rows = [row.name for row in gallery.rows]
+    change = gallery.values[0, rows.index("better")].mean(-1) - gallery.values[0, rows.index("average")].mean(-1)
+    ranked = [gallery.samples[place]["id"] for place in np.argsort(-change)]
+    assert gallery.chosen(3, "better", "average") == [*ranked[:2], ranked[-1]]
+    assert len(gallery.chosen(99, "better", "average")) == len(ranked)
+    assert gallery.chosen(2, "gone", "average") == [each["id"] for each in gallery.samples[:2]]

@@ -33,6 +33,7 @@ SHOWN = (
 
 PAPER_DELTA = 0.7
 LINES = len(COLOURS)
+BEST = 4  # rules in the plot over conflict: the intervals of more hide each other
 ROW = 19  # pixels of a method in an interval plot
 GREY, FAINT = "#555555", "#dddddd"
 VERDICTS = {"better": "ahead", "worse": "behind", NOT_SHOWN: "not shown"}
@@ -274,7 +275,7 @@ def _conflict(table: pd.DataFrame) -> Chart:
     if "setting" in rules:
         rules = rules[rules.setting.isna()]
     means = (rules.value * rules.n).groupby(rules.method).sum() / rules.n.groupby(rules.method).sum()
-    domain = list(means.sort_values(ascending=False, kind="stable").index[:LINES])
+    domain = list(means.sort_values(ascending=False, kind="stable").index[:BEST])
     own = rules[rules.method.isin(domain)]
     colour, shape = _looks(domain)
     rows = _records(

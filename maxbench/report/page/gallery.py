@@ -147,6 +147,11 @@ class Gallery:
         own = table[table.metric == "conflict"].dropna(subset=["value"])
         return dict(zip(own["sample"], own.value.astype(float), strict=True))
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether any condition is given or scored in a part of the picture."""
+        return any((self.results.folder / kind).is_dir() for kind in MASKS)
+
     def chosen(self, count: int, rule: str, baseline: str) -> list[str]:
         """The samples of which a few maps say most: those where two rows differ most, half of them at each end."""
         ids = [sample["id"] for sample in self.samples]
@@ -183,7 +188,7 @@ class Gallery:
             "baseline": baseline,
             "note": note,
             "sources": len(self._sharing),
-            "outlines": any((self.results.folder / kind).is_dir() for kind in MASKS),
+            "outlines": self.has_masks,
         }  # fmt: skip
 
     def parts(self, pictures: Pictures, seen: SeenMaps) -> Iterator[tuple[str, Any]]:
@@ -332,13 +337,14 @@ def picture_rows(results: Results) -> list[PictureRow]:
     return [*made, *(PictureRow(name, ENTERED, f"{ENTERED}/{name}") for name in names)]
 
 
-def error_scale(conditions: Sequence[str]) -> str:
-    """What the lightest colour of an error map means, in a sentence."""
+def error_scale(conditions: Sequence[str], masked: bool) -> str:
+    """What the colours of an error map mean, in sentences. masked: whether conditions are scored in parts of a picture."""
     said = [
         f"{name} {100 * MOST[name]:.0f}% of the range of levels or more" if name in MOST else f"{name} wrong"
         for name in conditions
     ]
-    return f"Error maps are dark where there is no error; the lightest colour means: {'; '.join(said)}."
+    blank = " Where a condition is not scored, both maps are blank." if masked else ""
+    return f"Error maps are dark where there is no error; the lightest colour means: {'; '.join(said)}.{blank}"
 
 
 def _metric(metric: str, condition: str) -> Metric:
