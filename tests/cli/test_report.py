@@ -17,6 +17,7 @@ from PIL import Image
 
 from maxbench.__main__ import main
 from maxbench.cli.remeasure import seen_maps
+from maxbench.cli.report import differing_rules
 from maxbench.report.page.gallery import Gallery
 from maxbench.report.page.site import Site
 from maxbench.report.runs import Results
@@ -168,15 +169,13 @@ def test_a_pooled_result_counts_instead_of_its_runs_and_has_no_gallery(tmp_path)
     assert "Not counted here, because a pooled result has them: made-none-0, made-none-1" in text
 
 
-def test_methods_of_one_name_and_other_settings_are_named(tmp_path):
-    runs = [
-        make_run(
-            tmp_path / name, images=12, pictures=False, changes={"methods": {"better": {"rule": {"delta": delta}}}}
-        )
-        for name, delta in (("a", 0.5), ("b", 0.7))
-    ]
-    assert write(*runs, output=tmp_path / "report") == 0
-    assert "The settings of these methods are not the same in all runs: better." in page(tmp_path / "report").text
+def test_methods_of_one_name_and_other_settings_are_named():
+    configs = {
+        run: {"methods": {"better": {"rule": {"delta": delta}}, "sum": {"scale": 2.0}}}
+        for run, delta in (("a", 0.5), ("b", 0.7))
+    }
+    assert differing_rules(configs) == ["better"]
+    assert differing_rules({"a": configs["a"], "c": configs["a"], "kept": {}}) == []
 
 
 @pytest.mark.parametrize("kept", ["contradictory_hed_depth", "gated_family_contradictory_hed_depth"])

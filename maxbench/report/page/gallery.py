@@ -338,7 +338,7 @@ def picture_rows(results: Results) -> list[PictureRow]:
 
 
 def error_scale(conditions: Sequence[str], masked: bool) -> str:
-    """What the colours of an error map mean, in sentences. masked: whether conditions are scored in parts of a picture."""
+    """What the colours of error maps mean, in sentences. masked: whether conditions are scored in parts of pictures."""
     said = [
         f"{name} {100 * MOST[name]:.0f}% of the range of levels or more" if name in MOST else f"{name} wrong"
         for name in conditions
