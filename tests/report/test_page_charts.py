@@ -59,6 +59,8 @@ def test_a_curve_has_one_line_a_family_with_the_papers_threshold_and_the_other_r
     assert {row["family"] for row in data["rows"]} == {"swept"}
     assert [row["setting"] for row in data["rows"]] == list(SETTINGS)
     assert [each["method"] for each in data["levels"]] == ["none", "average", "better", "worse"]
+    named = [name for each in data["levels"] for name in each["words"].split(", ") if name]
+    assert sorted(named) == sorted(each["method"] for each in data["levels"])  # each line once, together where close
     assert data["marks"][0]["at"] == PAPER_DELTA
     assert "-1: mean everywhere, 1: selection everywhere" in str(curve.spec["layer"])
 

@@ -32,8 +32,10 @@ SHOWN = (
 """What is drawn, where a run has it; in this order."""
 
 PAPER_DELTA = 0.7
+CLOSE = 0.07  # of the height of a curve: lines that are nearer to each other have one label
 LINES = len(COLOURS)
 BEST = 4  # rules in the plot over conflict: the intervals of more hide each other
+HIGH = 190  # pixels of a curve
 ROW = 19  # pixels of a method in an interval plot
 GREY, FAINT = "#555555", "#dddddd"
 VERDICTS = {"better": "ahead", "worse": "behind", NOT_SHOWN: "not shown"}
@@ -228,7 +230,7 @@ def _curve(
     wide = len(settings) == len(own) and settings.max() / settings.min() > 8
     x = alt.X("setting:Q", title=said, scale=alt.Scale(type="log") if wide else alt.Scale(zero=False, nice=False))
     title = f"{name}{_better(key[0])}"
-    base = alt.Chart(ROWS, height=190).encode(
+    base = alt.Chart(ROWS, height=HIGH).encode(
         x=x, color=alt.Color("family:N", scale=colour),
         tooltip=[
             alt.Tooltip("family:N"), alt.Tooltip("setting:Q", title=parameter), alt.Tooltip("words:N", title=name)
@@ -240,7 +242,7 @@ def _curve(
         mark = alt.Chart(MARKS)
         layers += [
             mark.mark_rule(color=GREY, strokeDash=[2, 3]).encode(x=alt.X("at:Q", title=said)),
-            mark.mark_text(color=GREY, align="right", dx=-4, baseline="top", y=2).encode(
+            mark.mark_text(color=GREY, align="right", dx=-4, baseline="bottom", y=HIGH - 4).encode(
                 x=alt.X("at:Q", title=said), text="words:N"
             ),
         ]
@@ -249,7 +251,7 @@ def _curve(
         layers += [
             flat.mark_rule(color="#999", strokeDash=[5, 3]).encode(y=alt.Y("value:Q", title=title), tooltip="method:N"),
             flat.mark_text(color=GREY, align="left", baseline="bottom", x=2, fontSize=9).encode(
-                y=alt.Y("value:Q", title=title), text="method:N"
+                y=alt.Y("value:Q", title=title), text="words:N"
             ),
         ]
     layers += [
@@ -263,10 +265,27 @@ def _curve(
         _spec(
             alt.layer(*layers),
             rows=rows,
-            levels=_records(method=levels.method, value=levels.value),
+            levels=_records(method=levels.method, value=levels.value, words=_labels(levels, own)),
             marks=[{"at": PAPER_DELTA, "words": "the paper's 0.7"}],
         ),
     )
+
+
+def _labels(levels: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
+    """What stands at every line: its name, and of lines so close that names would collide all names at the highest."""
+    drawn = pd.concat([levels.value, curves.value, curves.low, curves.high])
+    close = CLOSE * (drawn.max() - drawn.min())
+    groups: list[list[int]] = []
+    for place in levels.value.reset_index(drop=True).sort_values(ascending=False, kind="stable").index:
+        last = groups[-1] if groups else None
+        if last and levels.value.iloc[last[0]] - levels.value.iloc[place] < close:
+            last.append(place)
+        else:
+            groups.append([place])
+    words = [""] * len(levels)
+    for group in groups:
+        words[group[0]] = ", ".join(levels.method.iloc[place] for place in group)
+    return words
 
 
 def _conflict(table: pd.DataFrame) -> Chart:
