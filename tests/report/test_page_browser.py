@@ -127,7 +127,6 @@ def test_tables_sort_and_filter_and_plots_are_drawn(desktop, output):
     field = desktop.find_element("css selector", ".run .dt-search input")
     field.send_keys("single")
     wait(desktop, f"{first}.length === 2")
-    desktop.execute_script("document.querySelectorAll('.plot').forEach((each) => each.scrollIntoView())")
     for kind in ("intervals", "differences", "curve"):
         desktop.execute_script("document.querySelector(`figure.${arguments[0]}`).scrollIntoView()", kind)
         wait(desktop, "document.querySelector(`figure.${arguments[0]} svg`)", kind)
@@ -254,7 +253,7 @@ def test_no_view_scrolls_sideways_says_an_error_or_asks_a_network(output, width,
                 driver.execute_script("document.querySelectorAll('details').forEach((each) => each.open = true)")
                 for plot in range(driver.execute_script("return document.querySelectorAll('.plot').length")):
                     driver.execute_script("document.querySelectorAll('.plot')[arguments[0]].scrollIntoView()", plot)
-                wait(driver, "[...document.querySelectorAll('.plot')].every((each) => each.querySelector('svg'))")
+                    wait(driver, "document.querySelectorAll('.plot')[arguments[0]].querySelector('svg')", plot)
             wide = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
             assert wide[0] <= wide[1], hash_ or "the report"
         assert errors(driver) == []
