@@ -136,6 +136,24 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--output-dir", default="runs")
     listing.add_argument("--csv", action="store_true", help="every column, for programs")
     verbs.add_parser("paper", help="the paper's tables: what is there, what makes the rest", add_help=False)
+    report = verbs.add_parser(
+        "report",
+        help="write a page of finished runs that opens from disk",
+        description="Write a folder with a page of tables, plots and all samples of finished runs; it opens from disk, "
+        "without a network and without a server.",
+    )
+    report.add_argument(
+        "folder",
+        nargs="*",
+        metavar="RUN",
+        help="runs, by their folders or the beginnings of their names in --output-dir; without any, all that are there",
+    )
+    report.add_argument("--output", default="report", metavar="DIR", help="a new folder, or a report; default: report")
+    report.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders lie; default: runs")
+    report.add_argument(
+        "--maps", type=int, default=32, metavar="N",
+        help="samples of each run whose pictures are shown with re-estimated maps; 0 for none; default: 32",
+    )  # fmt: skip
     export = verbs.add_parser(
         "export",
         help="write what the pictures of an experiment are made from, for other programs",
@@ -177,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data-dir", default="data")
     data.add_argument("--store-dir", default="runs/store", help="of `store` and `prune`")
     data.add_argument("--yes", action="store_true", help="of `prune`: do not ask")
-    for verb in (tables, compare, listing, export, evaluate, doctor, data):
+    for verb in (tables, compare, listing, report, export, evaluate, doctor, data):
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return main
 
@@ -255,6 +273,10 @@ def _verb(options: argparse.Namespace) -> int:
         from maxbench.cli.list import list_runs
 
         return list_runs(options.output_dir, options.csv)
+    if options.verb == "report":
+        from maxbench.cli.report import report
+
+        return report(options.folder, options.output_dir, options.output, options.maps)
     if options.verb == "evaluate":
         from maxbench.cli.evaluate import evaluate
 

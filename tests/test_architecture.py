@@ -21,7 +21,7 @@ ALLOWED = {
     "metrics": set(),
     "images": {"errors"},
     "store": {"maxbench", "errors", "progress"},
-    "report": {"errors", "store"},
+    "report": {"errors", "metrics", "progress", "store"},
     "conditions": {"errors", "images", "metrics"},
     "data": {"errors", "images", "names", "progress", "seeds"},
     "models": {"conditions", "errors", "fusion", "names"},

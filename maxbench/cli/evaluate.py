@@ -62,7 +62,7 @@ def entered(images: Path, manifest: Path, name: str, output_dir: str | None) -> 
     """Score a folder of pictures as the row `name` of the experiment that the manifest is of."""
     _check_name(name)
     said = read_manifest(manifest)
-    job = _built(_config(said, output_dir), manifest)
+    job = built(_config(said, output_dir), manifest)
     _check_free(name, job)
     wanted = images_of(job.experiment, job.sampler)
     _check_same(said, wanted, manifest)
@@ -122,7 +122,7 @@ def _config(said: dict[str, Any], output_dir: str | None) -> dict[str, Any]:
     return {**config, "output_dir": output_dir, **({"store_dir": str(Path(output_dir) / "store")} if beside else {})}
 
 
-def _built(config: Any, origin: Path) -> Run:
+def built(config: Any, origin: Path) -> Run:
     """The run of a configuration that was written by us, perhaps long ago and elsewhere."""
     if not isinstance(config, dict):
         raise UserError(f"{origin} has no configuration of a run; it is damaged, or of an older version.")
@@ -177,9 +177,9 @@ def _is_unit(method: Method) -> bool:
 
 def again(run: Path) -> int:
     """Score a run's pictures with everything that measures today, and write its tables anew; no picture is made."""
-    config = _config_of(run)
-    job = _built(config, run / "config.yaml")
-    folder = _reopened(run, job)
+    config = config_of(run)
+    job = built(config, run / "config.yaml")
+    folder = reopened(run, job)
     job = chosen_before(with_notes(job, folder), folder)
     with contextlib.closing(make_executor(job)) as executor, journal(folder):
         inputs = make_generation(replace(job, calibration=None), folder, executor=executor).sampling.inputs
@@ -193,7 +193,7 @@ def again(run: Path) -> int:
     return 0
 
 
-def _config_of(run: Path) -> Any:
+def config_of(run: Path) -> Any:
     path = run / "config.yaml"
     if not run.is_dir():
         raise UserError(f"There is no run folder {run}; name one, or give --images, --manifest and --name.")
@@ -205,7 +205,7 @@ def _config_of(run: Path) -> Any:
         raise UserError(f"{path} is damaged; run the experiment again, which makes it anew.") from error
 
 
-def _reopened(run: Path, job: Run) -> RunFolder:
+def reopened(run: Path, job: Run) -> RunFolder:
     """The run's folder, wherever it lies now; UserError if the run of its configuration would be another one today."""
     identity = run_identity(job)
     try:

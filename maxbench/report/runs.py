@@ -19,6 +19,7 @@ METRICS, DIFFERENCES, SAMPLES = "metrics.csv", "differences.csv", "samples.parqu
 CONFIG, MANIFEST, EVALUATED, TUNING, STAMP, STATUS = (
     "config.yaml", "manifest.json", "evaluation.json", "tuning.csv", "stamp.json", "run.json"
 )  # fmt: skip
+CONFLICT = "conflict.csv"
 AGAIN = "run the experiment again, which makes it anew."
 
 REQUIRED = {
@@ -27,6 +28,7 @@ REQUIRED = {
     ),
     DIFFERENCES: ("baseline", "method", "role", "condition", "metric", "value", "low", "high", "verdict", "needed"),
     SAMPLES: ("sample", "replicate", "method", "role", "condition", "metric", "value"),
+    CONFLICT: ("method", "role", "bin", "conflict", "value", "low", "high", "n"),
 }  # fmt: skip
 UNTESTED = frozenset(REQUIRED[DIFFERENCES]) - {"condition", "verdict", "needed"}
 """What differences of older versions have, which tested nothing."""
@@ -111,6 +113,11 @@ class Results:
             return pd.read_csv(path)
         except ValueError as error:
             raise self.damaged(TUNING) from error
+
+    @cached_property
+    def conflict(self) -> pd.DataFrame | None:
+        """The joint score by degree of conflict; None where there is no such table."""
+        return self._table(CONFLICT) if (self.folder / CONFLICT).exists() else None
 
     @cached_property
     def config(self) -> dict[str, Any]:

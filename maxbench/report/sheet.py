@@ -75,7 +75,7 @@ def write_sheet(folder: Path, samples: int = 8, output: Path | None = None) -> P
     sheet = Image.new("RGB", (_left(len(columns)) - GAP + MARGIN, first + high * len(manifest) + 4), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, 12), f"{config['name']} on {config['suite']['name']}, seed {config['seed']}", INK, _font(20))
-    outlined = any(_masks(folder, sample, column.conditions) for sample in manifest for column in columns)
+    outlined = any(masks_of(folder, sample, column.conditions) for sample in manifest for column in columns)
     _legend(draw, outlined, scores, list(config["conditions"]))
     for number, lines in enumerate(headings):
         for place, line in enumerate(reversed(lines)):
@@ -146,7 +146,7 @@ def _given_cell(
     if name in absent:
         return _words_cell(f"No map of {name}. {absent[name]}")
     if name:
-        return _map(folder, config, name, sample).resize((LARGE, LARGE), Image.Resampling.BICUBIC)
+        return given_map(folder, config, name, sample).resize((LARGE, LARGE), Image.Resampling.BICUBIC)
     picture = _open(folder / source_file("real", sample["sources"][names[0]]))
     picture = picture.resize((LARGE, LARGE), Image.Resampling.BICUBIC)
     control, evaluation = _outlines(folder, sample, names)
@@ -184,7 +184,7 @@ def _given(folder: Path, config: dict, manifest: Sequence[dict]) -> list[_Column
     columns = []
     sharing = _sharing(config, manifest)
     for names in sharing:
-        columns += [_Column(name, lambda sample, name=name: _map(folder, config, name, sample)) for name in names]
+        columns += [_Column(name, lambda sample, name=name: given_map(folder, config, name, sample)) for name in names]
         heading = "real" if len(sharing) == 1 else f"source of {', '.join(names)}"
         columns.append(
             _Column(
@@ -247,7 +247,7 @@ def _cell(folder: Path, column: _Column, sample: dict) -> Image.Image:
     if picture is None:
         return Image.new("RGB", (CELL, CELL), ABSENT)
     picture = picture.resize((CELL, CELL), Image.Resampling.BICUBIC)
-    return outlined(picture, _masks(folder, sample, column.conditions))
+    return outlined(picture, masks_of(folder, sample, column.conditions))
 
 
 def outlined(picture: Image.Image, masks: Sequence[Image.Image], colour: tuple[int, int, int] = LIGHT) -> Image.Image:
@@ -255,24 +255,36 @@ def outlined(picture: Image.Image, masks: Sequence[Image.Image], colour: tuple[i
 
     A mask and its complement have the same border. The picture's own border is none.
     """
-    line = np.zeros((picture.height, picture.width), bool)
+    lines = outline(picture.size, masks, colour)
+    if lines is None:
+        return picture
+    drawn = picture.copy()
+    drawn.paste(lines, mask=lines.getchannel("A"))
+    return drawn
+
+
+def outline(
+    size: tuple[int, int], masks: Sequence[Image.Image], colour: tuple[int, int, int] = LIGHT
+) -> Image.Image | None:
+    """The same lines alone, on nothing (RGBA, of this width and height); None where there are none."""
+    line = np.zeros(size[::-1], bool)
     for mask in masks:
         mask = mask.convert("L")
         if mask.getpixel((0, 0)) > 127:  # so that rounding treats a mask and its complement alike
             mask = ImageOps.invert(mask)
-        inside = np.asarray(mask.resize(picture.size, Image.Resampling.BILINEAR)) > 127
+        inside = np.asarray(mask.resize(size, Image.Resampling.BILINEAR)) > 127
         line[:, :-1] |= inside[:, 1:] != inside[:, :-1]
         line[:-1] |= inside[1:] != inside[:-1]
     if not line.any():
-        return picture
+        return None
     white = Image.fromarray(np.uint8(255 * line))
-    drawn = picture.copy()
-    drawn.paste(DARK, mask=white.filter(ImageFilter.MaxFilter(3)))
-    drawn.paste(colour, mask=white)
+    drawn = Image.new("RGBA", size, (*DARK, 0))
+    drawn.paste((*DARK, 255), mask=white.filter(ImageFilter.MaxFilter(3)))
+    drawn.paste((*colour, 255), mask=white)
     return drawn
 
 
-def _masks(folder: Path, sample: dict, conditions: Sequence[str]) -> list[Image.Image]:
+def masks_of(folder: Path, sample: dict, conditions: Sequence[str]) -> list[Image.Image]:
     """The control masks of these conditions; where they have none, their evaluation masks."""
     for kind in (CONTROL, EVALUATION):
         paths = [folder / mask_file(kind, condition, sample["id"]) for condition in conditions]
@@ -289,11 +301,11 @@ def _open(path: Path) -> Image.Image | None:
         return image.convert("RGB")
 
 
-def _map(folder: Path, config: dict, condition: str, sample: dict) -> Image.Image | None:
+def given_map(folder: Path, config: dict, condition: str, sample: dict) -> Image.Image | None:
     """A condition's given map as people see it: classes in the palette's colours, levels in grey, silence dark blue."""
     path = folder / source_file(f"conditions/{condition}", sample["sources"][condition])
     palette = config["conditions"][condition].get("palette")
-    drawn = _painted(path, palette) if palette else _open(path)
+    drawn = painted(path, palette) if palette else _open(path)
     shown = folder / mask_file(CONTROL, condition, sample["id"])
     if shown.exists():
         with Image.open(shown) as mask:
@@ -301,7 +313,7 @@ def _map(folder: Path, config: dict, condition: str, sample: dict) -> Image.Imag
     return drawn
 
 
-def _painted(path: Path, palette: list) -> Image.Image:
+def painted(path: Path, palette: list) -> Image.Image:
     with Image.open(path) as image:
         labels = np.asarray(image.convert("L"))
     colours = np.zeros((256, 3), np.uint8)

@@ -62,7 +62,7 @@ def read_tables(folder: Path) -> Tables:
     """The tables of a run folder, or of results that were kept without its images; nothing is written."""
     results = Results(folder)
     metrics, differences = marked(results.metrics, results.differences)
-    about, notes = _about(results), _notes(results)
+    about, notes = about_of(results), notes_of(results)
     silent = undecided(differences)
     won = winner(metrics, differences)
     says = [*_undecided_note(silent, metrics), *_inseparable(metrics), *notes]
@@ -97,7 +97,7 @@ def read_latex(folder: Path) -> str:
         for own in ranks(metrics, silent)
     )
     legend = UNTESTED if differences is None else f"{LEGEND} {SILENT}" if silent else LEGEND
-    caption = f"{results.experiment} on {results.suite}. {_about(results)} {legend}"
+    caption = f"{results.experiment} on {results.suite}. {about_of(results)} {legend}"
     headings = ["method", *(heading(*key, silent) for key in keys)]
     return latex_table(headings, rows, bold, underlined, caption, f"tab:{results.id}")
 
@@ -281,7 +281,7 @@ def _change(each: Any) -> str:
     return text if each.verdict == NOT_SHOWN else f"**{text}**"
 
 
-def _about(results: Results) -> str:
+def about_of(results: Results) -> str:
     settings = results.config
     said = [note for note in results.notes if note.startswith(ABOUT)]
     if not said and _is_miniature(settings):
@@ -308,7 +308,7 @@ def _seeds(results: Results) -> str:
     return f"with each of the seeds {' and '.join(map(str, seeds))}" if results.is_pooled else f"seed {seeds[0]}"
 
 
-def _notes(results: Results) -> list[str]:
+def notes_of(results: Results) -> list[str]:
     """What q means here, which condition was left out of it, which one each method favours, and what was tuned."""
     said = results.evaluation
     if said is None:
