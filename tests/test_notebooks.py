@@ -70,7 +70,7 @@ def test_what_is_committed_of_a_notebook(source):
     assert len(text.encode()) < LARGEST
     assert digest(source) in text, f"{page.name} is of another source; python scripts/render_notebooks.py {source.stem}"
     assert not re.search(r"<script|<iframe|(src|href)=[\"'](https?:)?//", text), "a page loads nothing"
-    assert "Traceback" not in text and str(Path.home()) not in text and "/tmp/" not in text
+    assert "Traceback (most recent" not in text and str(Path.home()) not in text and "/tmp/" not in text
     assert re.search(r"Rendered 20\d\d-\d\d-\d\d from commit <code>[0-9a-f]{12}</code>", text)
     assert "image/png;base64," in text
 
