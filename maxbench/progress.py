@@ -157,10 +157,11 @@ class Outlook:
 
     Time is taken to be proportional to cost. The first batch of every worker does not count: it loads networks.
     left: stage of the run -> what is still to be made in it, as was planned; a stage that begins says it exactly.
+    workers: how many there are, asked when it is needed: a cluster says it when it is joined.
     """
 
     left: dict[str, Work]
-    workers: int = 1
+    workers: Callable[[], int] = lambda: 1
     done: Work = NO_WORK
     seconds: float = 0.0
     batches: int = 0
@@ -173,11 +174,12 @@ class Outlook:
         """Count a batch of a stage, made within `seconds` of the one before; say what is left where it is time to."""
         self.left[stage] = self.left.get(stage, NO_WORK).plus(-images, -cost)
         self.batches += 1
-        if self.batches > self.workers:
+        workers = self.workers()
+        if self.batches > workers:
             self.done = self.done.plus(images, cost)
             self.seconds += seconds
         now = time.monotonic()
-        first = FIRST * self.workers
+        first = FIRST * workers
         if self.batches == first or (self.batches > first and now - self.said >= AGAIN):
             self.said = now
             if line := self.line():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -29,6 +30,9 @@ from maxbench.report.tables import ABOUT
 from maxbench.store.runfolder import RunFolder
 from maxbench.suites.folder import FolderSuite
 
+CROWD = 8
+"""Workers a core that are too many by any account: more than some only wait for each other."""
+
 
 def make_executor(job: Run) -> Executor:
     """What does the work of a run, with its networks: to be closed at the end.
@@ -39,6 +43,8 @@ def make_executor(job: Run) -> Executor:
     workers = job.workers or (_visible(job.device) if address is None else None)
     if address is None and workers == 1:
         return LocalExecutor(networks)
+    if address is None:
+        _require_cores(workers)
     if job.device.index is not None:
         raise UserError(
             f"runtime.device={job.device} names one GPU, and each worker has one of its own; set runtime.device=cuda, "
@@ -47,6 +53,16 @@ def make_executor(job: Run) -> Executor:
     from maxbench.generation.executors.ray import RayExecutor  # Ray is optional
 
     return RayExecutor(networks, workers, address, job.threads)
+
+
+def _require_cores(workers: int) -> None:
+    """UserError for workers that this machine cannot hold: each is a process with all networks in memory."""
+    cores = os.cpu_count() or 1
+    if workers > CROWD * cores:
+        raise UserError(
+            f"runtime.workers={workers}, but this machine has {cores} cores, and each worker loads all networks; give "
+            f"at most {CROWD * cores}, better one a core or GPU, or name a cluster with runtime.address=."
+        )
 
 
 def _visible(device: torch.device) -> int:

@@ -14,6 +14,7 @@ from maxbench.cli.assemble import make_evaluation, make_executor, make_generatio
 from maxbench.cli.build import Run, build
 from maxbench.cli.config import check_all
 from maxbench.cli.perform import MANIFEST, open_folder, run_identity, with_notes, write_manifest
+from maxbench.cli.plan import chosen_before
 from maxbench.cli.schema import RESERVED, Name
 from maxbench.errors import UserError
 from maxbench.evaluation.entered import enter, read_pictures
@@ -24,6 +25,7 @@ from maxbench.generation.export import images_of, maps_of, read_manifest
 from maxbench.generation.runner import Generation
 from maxbench.generation.trace import Tracing
 from maxbench.progress import say
+from maxbench.report.runs import find
 from maxbench.report.sheet import write_sheet
 from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
@@ -42,9 +44,9 @@ def evaluate(
     """`maxbench evaluate`, in either of its two forms; returns the exit code."""
     given = {"--images": images, "--manifest": manifest, "--name": name}
     if run is not None:
-        if said := [option for option, value in {**given, "--output-dir": output_dir}.items() if value is not None]:
+        if said := [option for option, value in given.items() if value is not None]:
             raise UserError(f"A run folder is scored by itself; leave out {' and '.join(said)}, or the folder.")
-        return again(Path(run))
+        return again(find([run], output_dir or "runs")[0])
     if missing := [option for option, value in given.items() if value is None]:
         raise UserError(
             f"{' and '.join(missing)} is missing: give --images DIR --manifest FILE --name NAME, or a finished run's "
@@ -74,7 +76,7 @@ def entered(images: Path, manifest: Path, name: str, output_dir: str | None) -> 
         write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
         if not (folder.path / MANIFEST).exists():  # a run's says what was tuned as well
             write_manifest(job, folder)
-        job = with_notes(job, folder)
+        job = chosen_before(with_notes(job, folder), folder)
         replaced = enter(folder, name, pictures)
         if replaced:
             say(f"note: the pictures that were entered as '{name}' before are replaced by these")
@@ -178,7 +180,7 @@ def again(run: Path) -> int:
     config = config_of(run)
     job = built(config, run / "config.yaml")
     folder = reopened(run, job)
-    job = with_notes(job, folder)
+    job = chosen_before(with_notes(job, folder), folder)
     with contextlib.closing(make_executor(job)) as executor, journal(folder):
         inputs = make_generation(replace(job, calibration=None), folder, executor=executor).sampling.inputs
         inputs.make()

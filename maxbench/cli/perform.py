@@ -56,10 +56,13 @@ def foresee(cfg: DictConfig) -> None:
     print("nothing was made; leave out --dry-run to begin")
 
 
-def planned(job: Run, said: Any) -> Plan:
-    """What is to be made for a run and what is there, looked up and not touched; said: its identity."""
+def planned(job: Run, said: Any, seen: set[tuple[str, str]] | None = None) -> Plan:
+    """What is to be made for a run and what is there, looked up and not touched; said: its identity.
+
+    seen: what runs before it will have made or found, see :func:`maxbench.cli.plan.look_ahead`.
+    """
     name = run_name(job.experiment.name, job.suite.name, said)
-    return look_ahead(job, RunFolder.look(job.output_dir, name, said, Store(job.store_dir)))
+    return look_ahead(job, RunFolder.look(job.output_dir, name, said, Store(job.store_dir)), seen)
 
 
 def _built(cfg: DictConfig, measure: bool = True) -> Run:
@@ -85,7 +88,7 @@ def perform(cfg: DictConfig) -> Path:
         say(f"note: since this run was begun these have changed: {', '.join(changed)} (see stamp.json)")
     with journal(folder):
         with contextlib.closing(make_executor(job)) as executor:
-            outlook = Outlook(plan.work, executor.status.workers)
+            outlook = Outlook(plan.work, lambda: executor.status.workers)
             job = tuned(job, folder, executor, outlook)
             write_manifest(job, folder)
             generation = make_generation(job, folder, outlook, executor)

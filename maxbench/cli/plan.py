@@ -168,10 +168,15 @@ class Plan:
         return any(need.missing for need in self.needs if need.kind in ("source", "map", "mask"))
 
 
-def look_ahead(job: Run, folder: RunFolder) -> Plan:
-    """The plan of a run; nothing is made, written or loaded."""
+def look_ahead(job: Run, folder: RunFolder, seen: set[tuple[str, str]] | None = None) -> Plan:
+    """The plan of a run; nothing is made, written or loaded.
+
+    seen: what runs before it will have made or found, which is not counted again; this run's is added to it.
+    """
     stages: dict[str, list[Need]] = {}
-    planning = Planning(is_open=lambda method: bool(method.tune) and method.tuned is None)
+    planning = Planning(
+        is_open=lambda method: bool(method.tune) and method.tuned is None, seen=set() if seen is None else seen
+    )
     if any(method.tune for method in job.experiment.methods):
         if nothing_to_tune_for(job):
             job = at_first_settings(job)
@@ -181,7 +186,7 @@ def look_ahead(job: Run, folder: RunFolder) -> Plan:
                 folder.path, FOLDER, [each.name for each in job.experiment.methods if each.tune], folder.store
             )
             stages[training.experiment.name] = planning.needs(make_generation(training, inner))
-            job = _chosen_before(job, folder)
+            job = chosen_before(job, folder)
     generation = make_generation(job, folder)
     stages[job.experiment.name] = planning.needs(generation, reference_digests(generation))
     return Plan(
@@ -193,7 +198,7 @@ def look_ahead(job: Run, folder: RunFolder) -> Plan:
     )
 
 
-def _chosen_before(job: Run, folder: RunFolder) -> Run:
+def chosen_before(job: Run, folder: RunFolder) -> Run:
     """The run with the settings that its manifest, left by an earlier invocation, says of its tuned methods."""
     try:
         said = {

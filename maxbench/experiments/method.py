@@ -61,6 +61,16 @@ class Method(Fusion):
         return (NONE, SINGLE)[len(self.branches)] if len(self.branches) < 2 else FUSION
 
     @property
+    def delta(self) -> float | None:
+        """The threshold by which its rule fuses branches, as it stands or as it was chosen.
+
+        None where nothing is fused, where the rule has no such number, and where one is still to be chosen.
+        """
+        delta = getattr(self.rule, "delta", None)
+        is_chosen = self.tuned is not None or "rule.delta" not in self.tune
+        return float(delta) if self.role == FUSION and _is_number(delta) and is_chosen else None
+
+    @property
     def is_unit(self) -> bool:
         """Whether it may be what others are measured against: as it is, and not one of a series."""
         return self.parameter is None and self.match is None and not self.tune

@@ -246,7 +246,7 @@ def _ask(rule: Rule, method: Callable, place: str, features: Sequence[Feature]):
     except (Exception, SystemExit) as error:  # a rule that ends the program would end it without a word
         raise RuleError(
             f"{type(rule).__name__}.{method.__name__} at {place}, on features of shape {tuple(features[0].shape)}, "
-            f"raised {type(error).__name__}: {error}"
+            f"raised {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
 
 

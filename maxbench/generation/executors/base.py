@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import torch
+
 from maxbench.generation.networks import Networks
 
 
@@ -43,7 +45,9 @@ class Status(NamedTuple):
     @property
     def said(self) -> str:
         """In a few words; nothing where there is one worker, and nothing has gone wrong."""
-        parts = [f"{self.busy} of {self.workers} workers busy"] if self.workers > 1 else []
+        parts = []
+        if self.workers > 1:  # when the last batch has come back none is busy, which is nothing to say
+            parts = [f"{self.busy} of {self.workers} workers busy" if self.busy else f"{self.workers} workers"]
         return ", ".join([*parts, *([f"{self.failures} died"] if self.failures else [])])
 
 
@@ -76,3 +80,12 @@ class Executor(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back what it holds; a process that ends does so, too."""
+
+
+def compute_with(threads: int) -> None:
+    """Let the calling thread compute with so many threads of the processor.
+
+    A thread that has computed nothing yet would take over the number that was set last in any thread, after this.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(threads)

@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -29,7 +31,7 @@ from typing import Any
 import torch
 
 from maxbench.errors import Incomplete, UserError
-from maxbench.generation.executors.base import Executor, Keep, Status, Task
+from maxbench.generation.executors.base import Executor, Keep, Status, Task, compute_with
 from maxbench.generation.networks import Networks
 from maxbench.progress import say
 from maxbench.store.files import digest
@@ -68,11 +70,11 @@ class Worker:
     """What an actor is: networks in a process of their own. It computes one task at a time, and packs beside that."""
 
     def __init__(self, packed: bytes, threads: int | None, paths: Sequence[str]):
-        if threads:
-            torch.set_num_threads(threads)
         sys.path += [path for path in paths if path not in sys.path]  # rules and conditions of a user's own
         self.packed = packed
         self.device = ThreadPoolExecutor(1, "device")  # one thread: CUDA graphs belong to the thread that made them
+        self.device.submit(compute_with, threads or torch.get_num_threads()).result()
+        torch.set_num_threads(1)  # what other threads begin with; why is said in `local`
         self.networks: Networks | None = None
 
     def hello(self) -> tuple[str, str]:
@@ -208,6 +210,7 @@ class RayExecutor(Executor):
     died: int = 0
     started: int = 0
     is_ours: bool = False
+    place: str | None = None
 
     def __post_init__(self) -> None:
         require_ray()
@@ -254,6 +257,8 @@ class RayExecutor(Executor):
         if self.address is None:
             settings |= {"num_cpus": cpus, "object_store_memory": MEMORY, "include_dashboard": False}
             settings |= {} if on_gpu else {"num_gpus": 0}
+            self.place = tempfile.mkdtemp(prefix="maxbench-ray-", dir=os.environ.get("RAY_TMPDIR"))
+            settings["_temp_dir"] = self.place
         else:
             _require_somebody(self.address)
         try:
@@ -385,6 +390,9 @@ class RayExecutor(Executor):
             if self.is_ours:
                 ray.shutdown()
                 self.is_ours = False
+        if self.place is not None:  # sockets and logs of a session that nobody will ask for
+            shutil.rmtree(self.place, ignore_errors=True)
+            self.place = None
 
 
 def _require_somebody(address: str) -> None:

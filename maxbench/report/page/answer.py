@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from maxbench.metrics.statistics import holm
+from maxbench.report.columns import NOT_SHOWN, column
 from maxbench.report.runs import Results
-from maxbench.report.tables import NOT_SHOWN, column
 
 JOINT = "joint"
 RULES = ("fusion", "entered")

@@ -12,8 +12,8 @@ import altair as alt
 import pandas as pd
 
 from maxbench.report.base import COLOURS
+from maxbench.report.columns import FIDELITIES, NOT_SHOWN, column, column_name, table_keys
 from maxbench.report.runs import Results
-from maxbench.report.tables import FIDELITIES, NOT_SHOWN, column, column_name, columns_of
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 ROLES = ("fusion", "entered", "single", "none", "reference")
@@ -52,7 +52,7 @@ class Chart(NamedTuple):
 def charts(results: Results, series: Mapping[str, str]) -> list[Chart]:
     """All plots of a run. series: method -> the name of what varies in one number, without its setting."""
     metrics = results.metrics.assign(condition=results.metrics.condition.fillna(""))
-    found = columns_of(metrics)
+    found = table_keys(metrics)
     chosen = [key for name in dict.fromkeys(SHOWN) for key in found if key[0] == name]
     varied = "setting" in metrics and metrics.setting.notna().any()
     drawn = [*(_curves(metrics, chosen, series) if varied else [])]

@@ -24,10 +24,11 @@ import pandas as pd
 from PIL import Image
 
 from maxbench.progress import Progress
+from maxbench.report.columns import ARROWS, column, column_name
 from maxbench.report.page.pictures import Pictures, painted_error, stamp
 from maxbench.report.runs import Results
 from maxbench.report.sheet import given_map, masks_of, outline, painted
-from maxbench.report.tables import ARROWS, BY_ANNOTATOR, ENTERED, column, column_name
+from maxbench.report.tables import BY_ANNOTATOR, ENTERED
 from maxbench.store.runfolder import image_file, mask_file, picture_name, source_file
 
 MASKS = ("control_masks", "evaluation_masks")

@@ -7,18 +7,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from maxbench.report.columns import cells_of, column, column_name, heading, refuse_mixtures, table_keys
 from maxbench.report.runs import Results
-from maxbench.report.tables import (
-    ARROWS,
-    BY_ANNOTATOR,
-    UNDECIDED,
-    column,
-    column_name,
-    columns_of,
-    marked,
-    refuse_mixtures,
-    undecided,
-)
+from maxbench.report.tables import BY_ANNOTATOR, marked
+from maxbench.report.winner import undecided
 
 
 class Cell(NamedTuple):
@@ -53,10 +45,10 @@ def methods_grid(results: Results) -> Grid:
     metrics, differences = marked(results.metrics, results.differences)
     metrics = metrics.assign(condition=metrics.condition.fillna(""))
     refuse_mixtures(metrics)
-    found, silent = columns_of(metrics), undecided(differences)
+    found, silent = table_keys(metrics), undecided(differences)
     keys = [*(key for name in FIRST for key in found if key[0] == name), *(key for key in found if key[0] not in FIRST)]
-    cells = {(row.method, row.metric, row.condition): row for row in metrics.itertuples()}
-    headings = [f"{_heading(*key)}{UNDECIDED if key in silent else ''}" for key in keys]
+    cells = cells_of(metrics)
+    headings = [heading(*key, silent) for key in keys]
     rows = [
         [Cell(method), *(_number(cells.get((method, *key)), column(key[0]).digits) for key in keys)]
         for method in dict.fromkeys(metrics.method)
@@ -75,7 +67,7 @@ def differences_grid(results: Results) -> Grid | None:
         rate = getattr(row, "win_rate", float("nan"))
         rows.append(
             [
-                Cell(row.method), Cell(row.baseline), Cell(_heading(row.metric, row.condition)),
+                Cell(row.method), Cell(row.baseline), Cell(heading(row.metric, row.condition)),
                 _number(row, column(row.metric).digits, "+"), Cell(row.verdict),
                 _share(getattr(row, "p_holm", float("nan"))),
                 NOTHING if pd.isna(rate) else Cell(f"{100 * rate:.0f}%", float(rate)),
@@ -125,10 +117,6 @@ def _number(row: Any, digits: int, sign: str = "") -> Cell:
 
 def _share(p: float) -> Cell:
     return NOTHING if pd.isna(p) else Cell(f"{p:.2g}", float(p))
-
-
-def _heading(metric: str, condition: str) -> str:
-    return column_name(metric, condition) + ARROWS[column(metric).better]
 
 
 def _name(metric: str, condition: str) -> str:

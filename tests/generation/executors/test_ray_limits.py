@@ -1,5 +1,7 @@
 """Workers that die too often, and more workers than cores: executors of their own, one after the other."""
 
+from pathlib import Path
+
 import pytest
 from work import Deadly, Square
 
@@ -30,5 +32,8 @@ def test_three_workers_on_uneven_tasks():
         tasks = [Square(number, seconds=3.0 if number == 0 else 0.02) for number in range(31)]
         executor.run(tasks, lambda task, made: found.append(task.number))
         assert sorted(found) == list(range(31))
+        place = Path(executor.place)
+        assert place.is_dir()
     finally:
         executor.close()
+    assert not place.exists()  # nothing of Ray is left lying
