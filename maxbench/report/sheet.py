@@ -146,7 +146,7 @@ def _given_cell(
     if name in absent:
         return _words_cell(f"No map of {name}. {absent[name]}")
     if name:
-        return _map(folder, config, name, sample).resize((LARGE, LARGE), Image.Resampling.BICUBIC)
+        return given_map(folder, config, name, sample).resize((LARGE, LARGE), Image.Resampling.BICUBIC)
     picture = _open(folder / source_file("real", sample["sources"][names[0]]))
     picture = picture.resize((LARGE, LARGE), Image.Resampling.BICUBIC)
     control, evaluation = _outlines(folder, sample, names)
@@ -184,7 +184,7 @@ def _given(folder: Path, config: dict, manifest: Sequence[dict]) -> list[_Column
     columns = []
     sharing = _sharing(config, manifest)
     for names in sharing:
-        columns += [_Column(name, lambda sample, name=name: _map(folder, config, name, sample)) for name in names]
+        columns += [_Column(name, lambda sample, name=name: given_map(folder, config, name, sample)) for name in names]
         heading = "real" if len(sharing) == 1 else f"source of {', '.join(names)}"
         columns.append(
             _Column(
@@ -289,7 +289,7 @@ def _open(path: Path) -> Image.Image | None:
         return image.convert("RGB")
 
 
-def _map(folder: Path, config: dict, condition: str, sample: dict) -> Image.Image | None:
+def given_map(folder: Path, config: dict, condition: str, sample: dict) -> Image.Image | None:
     """A condition's given map as people see it: classes in the palette's colours, levels in grey, silence dark blue."""
     path = folder / source_file(f"conditions/{condition}", sample["sources"][condition])
     palette = config["conditions"][condition].get("palette")
