@@ -18,8 +18,8 @@ from matplotlib.ticker import NullFormatter
 from scipy import stats
 
 from maxbench.report.base import COLOURS, MARKERS
+from maxbench.report.columns import ARROWS, FIDELITIES, column, column_name
 from maxbench.report.runs import Results
-from maxbench.report.tables import ARROWS, FIDELITIES, column, column_name
 from maxbench.store.files import write_atomically
 
 PICTURE, PRINT, DRAWN = "curves.png", "curves.pdf", "curves.csv"
