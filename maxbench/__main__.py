@@ -35,10 +35,12 @@ keys:
   methods.NAME. rule, sites, branches, scale, branch_scale, layer_scale, control_start, control_end, fusion_start,
                 fusion_end, otherwise, match, vary of a method; +fusion@methods.NAME=FILE adds one of conf/fusion/,
                 ~methods.NAME removes one
+  tracking=     none, or wandb: tell Weights & Biases; see docs/tracking.md
   diagnostics.samples= record and draw what the rules decide on the first samples; changes no number
 
 options, anywhere between them:
-  -m            run every combination of comma-separated values, range(0,3), glob(*); one that fails stops no other
+  -m            run every combination of comma-separated values, range(0,3), glob(*); one that fails stops no other,
+                and a ledger of all of them, sweep.csv, is kept in output_dir
   --seeds 0,1   run each seed, then write one result of all of them; no seed= beside it
   --dry-run     say what would be made and what is there already, how many evaluations and how much disk, and stop
   --config-dir  a folder with configuration of your own, laid out like conf/
@@ -102,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument("--version", action="store_true", help="print the version and stop")
     verbs = main.add_subparsers(dest="verb", metavar="VERB")
     verbs.add_parser("run", help="generate, score and report an experiment", add_help=False)
+    verbs.add_parser("search", help="look for a method's numbers on training scenes, then run", add_help=False)
     tables = verbs.add_parser("tables", help="print the tables of finished runs")
     tables.add_argument(
         "folder",
@@ -210,6 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(RUN_HELP, end="")
             return 0
         return _guarded(debug, lambda: _run(words[1:], debug))
+    if words[:1] == ["search"]:
+        return _guarded(debug, lambda: _search(words[1:]))
     if words[:1] == ["bench"]:
         return _guarded(debug, lambda: _bench(words[1:]))
     if words[:1] == ["paper"]:
@@ -237,6 +242,15 @@ def _run(words: Sequence[str], debug: bool) -> int:
     from maxbench.cli.run import run
 
     return run(words, debug)
+
+
+def _search(words: Sequence[str]) -> int:
+    from maxbench.cli.search import HELP, search
+
+    if {"--help", "-h"} & set(words):
+        print(HELP, end="")
+        return 0
+    return search(words)
 
 
 def _bench(words: Sequence[str]) -> int:

@@ -22,11 +22,12 @@ ALLOWED = {
     "images": {"errors"},
     "store": {"maxbench", "errors", "progress"},
     "report": {"errors", "metrics", "progress", "store"},
+    "tracking": {"progress", "report", "store"},
     "conditions": {"errors", "images", "metrics"},
     "data": {"errors", "images", "names", "progress", "seeds"},
     "models": {"conditions", "errors", "fusion", "names"},
     "miniature": {"conditions", "data", "errors", "images", "metrics", "models", "progress", "store"},
-    "experiments": {"conditions", "data", "errors", "fusion", "store"},
+    "experiments": {"conditions", "data", "errors", "fusion", "seeds", "store"},
     "suites": {"conditions", "errors", "models", "names", "store"},
     "configuration": {"errors", "experiments", "fusion", "models", "names"},
     "generation": {
@@ -42,7 +43,7 @@ ALLOWED = {
     },
     "cli": {
         "maxbench", "bench", "configuration", "data", "errors", "evaluation", "experiments", "fusion", "generation",
-        "miniature", "models", "names", "progress", "report", "seeds", "store", "suites",
+        "miniature", "models", "names", "progress", "report", "seeds", "store", "suites", "tracking",
     },
     "api": {
         "conditions", "configuration", "errors", "evaluation", "experiments", "fusion", "generation", "images",
@@ -57,6 +58,7 @@ FORBIDDEN = {
     "seeds": {"diffusers", "transformers", "numpy", "PIL", "hydra"},
     "store": {"torchmetrics", "diffusers", "transformers", "hydra", "pandas"},
     "report": {"torch", "diffusers", "transformers", "hydra"},
+    "tracking": {"torch", "diffusers", "transformers", "hydra"},
     "metrics": {"hydra", "diffusers", "transformers"},
     "data": {"torchmetrics", "diffusers", "transformers", "hydra", "pandas"},
     "experiments": {"diffusers", "transformers", "hydra", "pandas"},
@@ -175,6 +177,13 @@ def test_members_of_a_folder_know_only_its_base():
             for module in everywhere(path):
                 if module.startswith(f"maxbench.{folder}.") and module not in own:
                     assert module == f"maxbench.{folder}.base", f"{path.name} imports its neighbour {module}"
+
+
+def test_one_file_alone_names_wandb():
+    naming = {path for _, path in rooms() if "wandb" in {name.split(".")[0] for name in everywhere(path)}}
+    assert naming == {PACKAGE / "tracking" / "wandb_run.py"}
+    loading = [path for _, path in rooms() if path not in naming and {"wandb", "optuna"} & loaded_with(path)]
+    assert not loading, f"wandb and optuna are loaded where they are used, and not with {loading}"
 
 
 def test_the_scorer_loads_no_diffusion_pipeline():

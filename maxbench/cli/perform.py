@@ -35,6 +35,7 @@ from maxbench.store.identity import identity
 from maxbench.store.journal import journal
 from maxbench.store.runfolder import RunFolder, run_name
 from maxbench.store.stamp import write_stamp
+from maxbench.tracking import RUN, Subject, tracking
 
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
 # run's identity by their digests. Of how networks compute, only what is unusual is there.
@@ -42,7 +43,7 @@ INDIFFERENT = {
     "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.address", "runtime.channels_last",
     "runtime.compile", "runtime.device", "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling",
     "runtime.workers", "scenes", "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.places",
-    "suite.root", "suite.weights_dir",
+    "suite.root", "suite.weights_dir", "tracking",
 }  # fmt: skip
 
 
@@ -86,7 +87,8 @@ def perform(cfg: DictConfig) -> Path:
     changed = write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
     if changed:
         say(f"note: since this run was begun these have changed: {', '.join(changed)} (see stamp.json)")
-    with journal(folder):
+    subject = Subject(folder.path, RUN, job.experiment.name, job.config)
+    with journal(folder), tracking(job.config.get("tracking", {}), subject) as tracker:
         with contextlib.closing(make_executor(job)) as executor:
             outlook = Outlook(plan.work, lambda: executor.status.workers)
             job = tuned(job, folder, executor, outlook)
@@ -103,7 +105,8 @@ def perform(cfg: DictConfig) -> Path:
         if not idle or changed or not sheet.is_file():  # by the same code of the same pictures it is the same
             write_sheet(folder.path)
         figures = {"curves": write_curves(folder.path), "conflict": write_conflict(folder.path)}
-        maps = write_maps(folder.path) if job.tracing.samples else []
+        maps = write_maps(folder.path) if job.tracing.samples and job.tracing.maps else []
+        tracker.results()
         if idle:
             say("nothing to do: every image and every metric is there already")
     print(f"\n{table}\n")

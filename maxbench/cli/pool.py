@@ -21,6 +21,7 @@ from maxbench.store.artefacts import Store
 from maxbench.store.files import file_digest, fingerprint, read_sealed
 from maxbench.store.runfolder import MARK, RunFolder
 from maxbench.store.stamp import write_stamp
+from maxbench.tracking import POOLED, Subject, tracking
 
 AGAIN = "run the experiment again, which makes it anew."
 OF_A_SEED = ("samples", "regions", "pictures")
@@ -43,6 +44,10 @@ def pool(runs: Sequence[Path], output: Path | None = None) -> int:
     write_stamp(folder, torch.device("cpu"))
     write_results(folder, tables(), fingerprint({"pooled": sorted(names)}), run)
     table = write_tables(folder.path)
+    with tracking(
+        configs[0].get("tracking", {}), Subject(folder.path, POOLED, state.experiment, configs[0])
+    ) as tracker:
+        tracker.results()
     print(f"\npooled: {', '.join(names)}\n\n{table}\n")
     for label, file in (("table", "table.md"), ("metrics", METRICS), ("differences", "differences.csv")):
         print(f"{label + ':':15}{folder.path / file}")

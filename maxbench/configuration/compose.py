@@ -88,7 +88,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 # --- errors -----------------------------------------------------------------------------------------------
 
 FIX = "correct it in the command or in conf/."
-SLURM = "maxbench[slurm]"
+LAUNCHERS = {"submitit_": ("submitit", "maxbench[slurm]"), "joblib": ("joblib's launcher", "maxbench[joblib]")}
+"""How the names of optional launchers begin: what they need, and the extra that has it."""
 
 
 def _explain(error: Exception, hydra: Hydra, overrides: Sequence[str]) -> str:
@@ -125,10 +126,12 @@ def _explain_yaml(error: MarkedYAMLError) -> str:
 
 def _explain_missing(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    if group == "hydra/launcher" and choice.startswith("submitit_"):
-        return (
-            f"hydra/launcher={choice} needs submitit, which is not installed; install it with `pip install '{SLURM}'`."
-        )
+    for begins, (library, extra) in LAUNCHERS.items() if group == "hydra/launcher" else ():
+        if choice.startswith(begins):
+            return (
+                f"hydra/launcher={choice} needs {library}, which is not installed; install it with "
+                f"`pip install '{extra}'`."
+            )
     options = [option for option in error.options or () if not option.startswith("_")]
     if not options:
         return f"{str(error).splitlines()[0]}; there is no such file in conf/."

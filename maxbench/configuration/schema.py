@@ -236,6 +236,7 @@ class Method(Settings):
     match: Annotated[Text | None, must("the name of another method, or null")] = None
     vary: dict[str, listed(Finite, "a list of numbers, as in {rule.delta: [0, 0.7]}")] = {}
     tune: dict[str, listed(Finite, "a list of numbers, as in {branch_scale: [0.7, 1]}")] = {}
+    trials: Annotated[whole(2, 10_000) | None, must("a whole number from 2 to 10000, or null")] = None
 
     @model_validator(mode="after")
     def _varies(self) -> Method:
@@ -257,12 +258,16 @@ class Method(Settings):
         """What is chosen on training scenes are numbers of the method, with values that they can take."""
         if self.tune and (self.vary or self.match):
             raise UserError("tune goes neither with vary nor with match; make two methods of it.")
+        if self.trials is not None and not self.tune:
+            raise UserError("trials is how many settings of tune are tried, and there is no tune; give it ranges.")
         for number, values in self.tune.items():
             owner, _, name = number.rpartition(".")
             if number not in TUNING and (owner != "rule" or not name):
                 raise UserError(f"tune has '{number}', which cannot be tuned; {nearest(number, TUNABLE)}")
             if not values or len(set(values)) < len(values):
                 raise UserError(f"tune.{number} is {values}; give it values, none of them twice.")
+            if self.trials is not None and (len(values) != 2 or values[0] >= values[1]):
+                raise UserError(f"tune.{number} is {values}; with trials it is the lowest and the highest value.")
             share = number in ("control_start", "control_end")
             for value in values if owner == "" else ():
                 if value < 0 or (share and value > 1):
@@ -444,11 +449,27 @@ class Metrics(Settings):
 
 
 class Diagnostics(Settings):
-    """What is recorded of the rules' decisions: :class:`maxbench.generation.trace.Watching`."""
+    """What is recorded of the rules' decisions: :class:`maxbench.generation.trace.Tracing`."""
 
     samples: whole(0)
-    maps: whole(1)
+    maps: whole(0)
     steps: whole(1)
+
+
+class Tracking(Settings):
+    """Whom a run tells how it goes: conf/tracking/."""
+
+    kind: Annotated[Literal["none", "wandb"], must("none or wandb; choose a file with tracking=")] = "none"
+    project: Annotated[
+        Annotated[str, Field(pattern=r"^[^/\\#?%:\s][^/\\#?%:]*$", max_length=128)],
+        must("a name of at most 128 characters without / \\ # ? % :"),
+    ] = "maxbench"
+    entity: Annotated[Text | None, must("the name of a user or team, or null")] = None
+    group: Annotated[Text | None, must("a text, or null")] = None
+    name: Annotated[Text | None, must("a text, or null")] = None
+    tags: listed(Text, "a list of texts, or []") = []
+    mode: Annotated[Literal["online", "offline"] | None, must("online, offline, or null for what is possible")] = None
+    pictures: whole(0, 200) = 32
 
 
 class Calibration(Settings):
@@ -478,6 +499,7 @@ class Configuration(Settings):
     methods: dict[Name, Method]
     calibration: Calibration
     diagnostics: Diagnostics
+    tracking: Tracking = Tracking()
     metrics: Metrics
     runtime: Runtime
     sampler: Sampler

@@ -39,6 +39,8 @@ class Method(Fusion):
         method for each value.
     tune: settings to choose from on training scenes, {"branch_scale": [0.7, 1]}; see
         :mod:`maxbench.experiments.tuning`. tuned: those that were chosen; None before that.
+    trials: how many settings are tried within ranges, {"rule.delta": [-1, 1]}, by what earlier ones were worth; None
+        for every combination of lists. See :mod:`maxbench.experiments.search`.
     entry: the name that the method has in the configuration. series: the name of what varies, without its setting.
     parameter, setting: what varies in it and the value that it has here. `name` is made of these, for files and people;
         nobody takes it apart.
@@ -49,6 +51,7 @@ class Method(Fusion):
     match: str | None = None
     vary: Mapping[str, Sequence[float]] = field(default_factory=dict)
     tune: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    trials: int | None = None
     tuned: Mapping[str, float] | None = None
     entry: str = ""
     series: str = ""

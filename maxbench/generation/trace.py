@@ -27,7 +27,7 @@ from maxbench.store.runfolder import RunFolder
 FOLDER = "diagnostics"
 DRIFT = f"{FOLDER}/drift.json"
 """How far each ControlNet's copied weights have moved from the U-Net's."""
-TRACING = 1
+TRACING = 2
 """Version of what is recorded."""
 KINDS = {"trace_table": ".csv", "trace_maps": ".npz"}
 """What is kept of a method: summaries by site and step, and maps."""
@@ -38,7 +38,7 @@ class Tracing:
     """What is recorded of the rules' decisions: nothing unless there are samples.
 
     samples: the first ones of the run are generated once more under a trace. maps: of how many saliency and winners are
-    kept as maps. steps: at how many steps, evenly from the first to the last.
+    kept as maps; 0 for none. steps: at how many steps, evenly from the first to the last.
     """
 
     samples: int = 0
@@ -88,7 +88,7 @@ class Tracing:
             sampler=sampling.sampler,
             batch=sampling.batch(samples, [0] * len(samples), method.branches),
             maps=self.maps,
-            steps=tuple(steps_between(self.steps, sampling.sampler.steps)),
+            steps=tuple(steps_between(self.steps, sampling.sampler.steps)) if self.maps else (),
             regions={name: each.numpy() for name, each in masks.items()} if regional else None,
         )
 

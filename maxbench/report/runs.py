@@ -20,6 +20,7 @@ CONFIG, MANIFEST, EVALUATED, TUNING, STAMP, STATUS = (
     "config.yaml", "manifest.json", "evaluation.json", "tuning.csv", "stamp.json", "run.json"
 )  # fmt: skip
 CONFLICT = "conflict.csv"
+DIAGNOSTICS = "diagnostics"  # a folder
 AGAIN = "run the experiment again, which makes it anew."
 
 REQUIRED = {
@@ -200,6 +201,19 @@ class Results:
             return {name: said["rule.delta"] for name, said in tuned.items() if "rule.delta" in said}
         except (UserError, LookupError, TypeError, AttributeError):
             return {}
+
+    def decisions(self, method: str) -> pd.DataFrame | None:
+        """What a method's rule decided, by site and step; None where that was not recorded."""
+        name = f"{DIAGNOSTICS}/{method}.csv"
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            return pd.read_csv(path)
+        except pd.errors.EmptyDataError:  # a method without controls has nothing to decide
+            return None
+        except ValueError as error:
+            raise self.damaged(name) from error
 
     def damaged(self, name: str) -> UserError:
         return UserError(f"{self.folder / name} is damaged; {AGAIN}")

@@ -340,14 +340,19 @@ def _tuned(results: Results) -> list[str]:
     try:
         best = table[table.chosen]
         settings = [each for each in table.columns if each not in ("method", "candidate", "joint", "n", "chosen")]
+        tried = table.groupby("method").size()
         said = [
-            f"{row.method} " + ", ".join(f"{name} {row[name]:g}" for name in settings if pd.notna(row[name]))
+            f"{row.method} (of {tried[row.method]}) "
+            + ", ".join(f"{name} {row[name]:g}" for name in settings if pd.notna(row[name]))
             for _, row in best.iterrows()
         ]
         count = int(table.n.iloc[0])
     except (ValueError, AttributeError, KeyError) as error:
         raise results.damaged(TUNING) from error
-    return [f"Chosen for the joint score of {count} training scenes (tuning.csv): {'; '.join(said)}."]
+    return [
+        f"Chosen for the joint score of {count} training scenes, in brackets of how many settings (tuning.csv): "
+        f"{'; '.join(said)}."
+    ]
 
 
 def _protocols(metrics: pd.DataFrame) -> str:

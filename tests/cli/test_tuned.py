@@ -28,6 +28,16 @@ MISTAKES = [
     (["+methods.tuned_sum.match=sum"], "tune goes neither with vary nor with match"),
     (["+{0}.scale=[many]"], "many"),
     (["+{0}.scale=1"], "must be"),
+    (
+        ["+methods.tuned_sum.trials=4"],
+        "tune.branch_scale is [1.0, 0.7, 1.4]; with trials it is the lowest and the highest",
+    ),
+    (
+        ["methods.tuned_sum.tune={{branch_scale:[2,1]}}", "+methods.tuned_sum.trials=4"],
+        "the lowest and the highest value",
+    ),
+    (["methods.tuned_sum.tune={{branch_scale:[1,2]}}", "+methods.tuned_sum.trials=1"], "a whole number from 2 to"),
+    (["~methods.tuned_sum.tune", "+methods.tuned_sum.trials=4"], "there is no tune; give it ranges"),
 ]
 
 
@@ -88,9 +98,8 @@ def test_the_best_candidate_is_chosen_and_all_are_kept(tuned_run):
     best = table[table.chosen].iloc[0]
     assert method["name"] == "tuned_sum"
     assert method["tuned"] == {name: best[name] for name in ("branch_scale.hed", "branch_scale.depth")}
-    assert "Chosen for the joint score of 8 training scenes (tuning.csv): tuned_sum branch_scale" in (
-        read_tables(tuned_run).markdown
-    )
+    said = "Chosen for the joint score of 8 training scenes, in brackets of how many settings (tuning.csv): "
+    assert f"{said}tuned_sum (of 4) branch_scale" in read_tables(tuned_run).markdown
 
 
 def test_what_is_tuned_on_is_not_what_is_measured_on(tuned_run):
