@@ -35,15 +35,41 @@ keys:
   methods.NAME. rule, sites, branches, scale, branch_scale, layer_scale, control_start, control_end, fusion_start,
                 fusion_end, otherwise, match, vary of a method; +fusion@methods.NAME=FILE adds one of conf/fusion/,
                 ~methods.NAME removes one
+  tracking=     none, or wandb: tell Weights & Biases; see docs/tracking.md
   diagnostics.samples= record and draw what the rules decide on the first samples; changes no number
 
 options, anywhere between them:
-  -m            run every combination of comma-separated values, range(0,3), glob(*); one that fails stops no other
+  -m            run every combination of comma-separated values, range(0,3), glob(*); one that fails stops no other,
+                and a ledger of all of them, sweep.csv, is kept in output_dir
   --seeds 0,1   run each seed, then write one result of all of them; no seed= beside it
   --dry-run     say what would be made and what is there already, how many evaluations and how much disk, and stop
   --config-dir  a folder with configuration of your own, laid out like conf/
   --cfg job     print the composed configuration and stop; with --resolve, --package methods
   --debug       show the traceback of an error
+"""
+
+
+PAPER_HELP = """\
+usage: maxbench paper [key=value ...] [--run] [--only ITEMS] [--published FILE] [--output DIR] [--latex] [--debug]
+
+Of which of MaxFusion's tables and figures there are runs, the command of each missing one, and the tables of the rest.
+
+  python -m maxbench paper
+  python -m maxbench paper suite=sd15 data.root=/data/coco samples=500 sampler=paper
+  python -m maxbench paper samples=64 --run
+  python -m maxbench paper --published published.csv --latex
+
+keys: as of `maxbench run`; they hold for every table. The suite is one for all of them.
+
+options, anywhere between them:
+  --run            make everything that is missing, after saying how long that takes; the same command goes on
+  --only ITEMS     of table_1, tables_2_3, table_4, fig_9, fig_10, with commas between them
+  --no-adapters    leave out the runs with T2I-Adapters, which only the row Multi-T2I-Adapter needs
+  --published FILE a CSV file with the paper's numbers, which stand beside ours: cell,method,metric,value,source
+  --orientation    also print figures of a third party, marked as such
+  --output DIR     where paper.md, paper.csv and a .tex for each table go; paper-<suite> in output_dir unless said
+  --latex          print LaTeX instead of Markdown
+  --config-dir     a folder with configuration of your own, laid out like conf/
 """
 
 
@@ -78,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument("--version", action="store_true", help="print the version and stop")
     verbs = main.add_subparsers(dest="verb", metavar="VERB")
     verbs.add_parser("run", help="generate, score and report an experiment", add_help=False)
+    verbs.add_parser("search", help="look for a method's numbers on training scenes, then run", add_help=False)
     tables = verbs.add_parser("tables", help="print the tables of finished runs")
     tables.add_argument(
         "folder",
@@ -87,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     tables.add_argument("--output-dir", default="runs")
     tables.add_argument("--pool", action="store_true", help="write one result of several runs that differ in the seed")
     tables.add_argument("--output", help="of --pool: its folder; otherwise beside the first run")
+    tables.add_argument("--latex", action="store_true", help="print what answers the question as tables of booktabs")
     tables.add_argument(
         "--baseline", action="append", default=[], metavar="NAME", help="also print differences to this row; repeatable"
     )
@@ -107,6 +135,45 @@ def parser() -> argparse.ArgumentParser:
     figures.add_argument("--format", metavar="A,B", default="pdf,png", help="pdf, png or both")
     figures.add_argument("--output", metavar="DIR", help="where they go; a folder for each run if there are several")
     figures.add_argument("--output-dir", default="runs")
+    compare = verbs.add_parser(
+        "compare",
+        help="print one table of several runs, and which rules are shown ahead in them",
+        description="A row for a method of a run, with the settings in which the runs differ beside it. Runs that "
+        "differ in their seed alone are pooled. With --baseline also paired differences of the joint score, with one "
+        "correction for all runs.",
+    )
+    compare.add_argument("run", nargs="*", help="as `list` names them: a folder, or the beginning of its name")
+    compare.add_argument("--output-dir", default="runs")
+    compare.add_argument("--methods", default="", metavar="A,B", help="rows; all methods unless said")
+    compare.add_argument("--metrics", default="", metavar="A,B", help="columns, by their names in metrics.csv")
+    compare.add_argument(
+        "--baseline", default="", metavar="A,B", help="weigh the methods against these rows; all: every row"
+    )
+    compare.add_argument("--latex", action="store_true", help="print tables of booktabs")
+    compare.add_argument("--csv", action="store_true", help="print every number of the rows, for programs")
+    compare.add_argument("--output", metavar="FILE", help="also write it here")
+    listing = verbs.add_parser("list", help="list the runs of a folder, finished or not")
+    listing.add_argument("--output-dir", default="runs")
+    listing.add_argument("--csv", action="store_true", help="every column, for programs")
+    verbs.add_parser("paper", help="the paper's tables: what is there, what makes the rest", add_help=False)
+    report = verbs.add_parser(
+        "report",
+        help="write a page of finished runs that opens from disk",
+        description="Write a folder with a page of tables, plots and all samples of finished runs; it opens from disk, "
+        "without a network and without a server.",
+    )
+    report.add_argument(
+        "folder",
+        nargs="*",
+        metavar="RUN",
+        help="runs, by their folders or the beginnings of their names in --output-dir; without any, all that are there",
+    )
+    report.add_argument("--output", default="report", metavar="DIR", help="a new folder, or a report; default: report")
+    report.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders lie; default: runs")
+    report.add_argument(
+        "--maps", type=int, default=32, metavar="N",
+        help="samples of each run whose pictures are shown with re-estimated maps; 0 for none; default: 32",
+    )  # fmt: skip
     export = verbs.add_parser(
         "export",
         help="write what the pictures of an experiment are made from, for other programs",
@@ -123,7 +190,11 @@ def parser() -> argparse.ArgumentParser:
         "the pictures of a finished run with what is to be measured now. A manifest is configuration: take it only "
         "from whom you would take a program.",
     )
-    evaluate.add_argument("folder", nargs="?", help="a finished run; without the options below")
+    evaluate.add_argument(
+        "folder",
+        nargs="?",
+        help="a finished run, by its folder or the beginning of its name; without the options below",
+    )
     evaluate.add_argument("--images", metavar="DIR", help="<sample>-<replicate>.png of every image, 8-bit RGB")
     evaluate.add_argument("--manifest", metavar="FILE", help="manifest.json of the export")
     evaluate.add_argument("--name", help="of the row in tables; entering it again replaces it")
@@ -144,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data-dir", default="data")
     data.add_argument("--store-dir", default="runs/store", help="of `store` and `prune`")
     data.add_argument("--yes", action="store_true", help="of `prune`: do not ask")
-    for verb in (tables, figures, export, evaluate, doctor, data):
+    for verb in (tables, figures, compare, listing, report, export, evaluate, doctor, data):
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return main
 
@@ -159,8 +230,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(RUN_HELP, end="")
             return 0
         return _guarded(debug, lambda: _run(words[1:], debug))
+    if words[:1] == ["search"]:
+        return _guarded(debug, lambda: _search(words[1:]))
     if words[:1] == ["bench"]:
         return _guarded(debug, lambda: _bench(words[1:]))
+    if words[:1] == ["paper"]:
+        if {"--help", "-h"} & set(words):
+            print(PAPER_HELP, end="")
+            return 0
+        return _guarded(debug, lambda: _paper(words[1:], debug))
     if words[:1] == ["data"] and words[1:2] and words[1] in DATA:
         return _guarded(debug, lambda: DATA[words[1]](words[2:]))
     if words[:1] == ["export"] and not {"--help", "-h"} & set(words):
@@ -183,10 +261,25 @@ def _run(words: Sequence[str], debug: bool) -> int:
     return run(words, debug)
 
 
+def _search(words: Sequence[str]) -> int:
+    from maxbench.cli.search import HELP, search
+
+    if {"--help", "-h"} & set(words):
+        print(HELP, end="")
+        return 0
+    return search(words)
+
+
 def _bench(words: Sequence[str]) -> int:
     from maxbench.cli.bench import bench
 
     return bench(words)
+
+
+def _paper(words: Sequence[str], debug: bool) -> int:
+    from maxbench.cli.paper import paper
+
+    return paper(words, debug)
 
 
 def _export(words: Sequence[str]) -> int:
@@ -199,11 +292,26 @@ def _verb(options: argparse.Namespace) -> int:
     if options.verb == "tables":
         from maxbench.cli.tables import tables
 
-        return tables(options.folder, options.output_dir, options.pool, options.output, options.baseline)
+        return tables(options.folder, options.output_dir, options.pool, options.output, options.baseline, options.latex)
     if options.verb == "figures":
         from maxbench.cli.figures import Wanted, figures
 
         return figures(options.run, options.output_dir, options.output, Wanted.read(options))
+    if options.verb == "compare":
+        from maxbench.cli.compare import compare
+
+        return compare(
+            options.run, options.output_dir, options.methods, options.metrics, options.baseline, options.latex,
+            options.csv, options.output,
+        )  # fmt: skip
+    if options.verb == "list":
+        from maxbench.cli.list import list_runs
+
+        return list_runs(options.output_dir, options.csv)
+    if options.verb == "report":
+        from maxbench.cli.report import report
+
+        return report(options.folder, options.output_dir, options.output, options.maps)
     if options.verb == "evaluate":
         from maxbench.cli.evaluate import evaluate
 

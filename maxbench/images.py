@@ -62,7 +62,7 @@ def read_png(path: Path, mode: str | None = "RGB") -> np.ndarray:
     mode: None for "RGB" where the file has colours, else "L".
     """
     with _opened(path) as image:
-        return _levels(image, path, mode)
+        return levels_of(image, f"The image {path}", mode)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -108,10 +108,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from error
 
 
-def _levels(image: Image.Image, path: Path, mode: str | None) -> np.ndarray:
-    """The picture's 8-bit levels."""
+def levels_of(image: Image.Image, what: str, mode: str | None = None) -> np.ndarray:
+    """The 8-bit levels of an open picture, see :func:`read_png`; what: its name in an error."""
     if image.mode in ("I", "F"):
-        raise UserError(f"The image {path} has 32-bit levels of unknown range; save it with 8 bits a channel.")
+        raise UserError(f"{what} has 32-bit levels of unknown range; save it with 8 bits a channel.")
     if image.mode.startswith("I;16"):  # Pillow's own conversion would clip everything above 255
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     return np.asarray(image.convert(mode or ("L" if image.mode in ("1", "L", "LA") else "RGB")))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -25,3 +27,59 @@ def noise_for(
     """
     generator = torch.Generator().manual_seed(derive("noise", run_seed, group, replicate))
     return torch.randn(shape, generator=generator)
+
+
+class RunNoise(NamedTuple):
+    """The noise of one image of a run, by what it belongs to: see :func:`noise_for`."""
+
+    run_seed: int
+    group: str
+    replicate: int = 0
+
+    def draw(self, shape: tuple[int, ...]) -> Float[Tensor, "channel height width"]:
+        """What its picture starts from."""
+        return noise_for(*self, shape)
+
+    def generator(self) -> torch.Generator:
+        """From which a stochastic sampler draws, on the processor."""
+        return torch.Generator().manual_seed(derive("sampler", *self))
+
+
+class DrawnNoise(NamedTuple):
+    """The noise of one image as diffusers draws it: what a torch generator gives next.
+
+    seed: of a generator on the processor, or its whole state as hexadecimal digits. before: how many images' noise it
+    gives before this one's.
+    """
+
+    seed: int | str
+    before: int = 0
+
+    @classmethod
+    def of(cls, generator: torch.Generator, before: int = 0) -> DrawnNoise:
+        """What a generator would give; it is not advanced."""
+        return cls(_state(generator), before)
+
+    def draw(self, shape: tuple[int, ...]) -> Float[Tensor, "channel height width"]:
+        """What its picture starts from; of a batch, `torch.randn(batch shape, generator=...)` gives the same."""
+        generator = self._begun()
+        if self.before:
+            torch.randn(self.before * math.prod(shape), generator=generator)
+        return torch.randn(shape, generator=generator)
+
+    def generator(self) -> torch.Generator:
+        """From which a stochastic sampler draws: one for every image, so that it does not depend on its company."""
+        return torch.Generator().manual_seed(derive("sampler", _state(self._begun()), self.before))
+
+    def _begun(self) -> torch.Generator:
+        generator = torch.Generator()
+        if isinstance(self.seed, int):
+            return generator.manual_seed(self.seed)
+        return generator.set_state(torch.frombuffer(bytearray.fromhex(self.seed), dtype=torch.uint8))
+
+
+def _state(generator: torch.Generator) -> str:
+    return generator.get_state().numpy().tobytes().hex()
+
+
+Noise = RunNoise | DrawnNoise

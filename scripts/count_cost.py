@@ -31,9 +31,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maxbench import images as im
 from maxbench.bench.shapes import SCHEDULER, SD15, Shapes, counting, flops_of, network
-from maxbench.cli.build import make_method
-from maxbench.cli.component import CONDITION, PAIRING, SAMPLER, component
-from maxbench.cli.config import compose, hydra_on, plain
+from maxbench.configuration.component import CONDITION, PAIRING, SAMPLER, component
+from maxbench.configuration.compose import compose, hydra_on, plain
+from maxbench.configuration.objects import make_method
 from maxbench.data.coco import Instance, Picture
 from maxbench.data.pairing import CrossImage, ObjectOnScene, Sample, Styled
 from maxbench.experiments.method import NONE, SINGLE, Method

@@ -10,8 +10,8 @@ from maxbench.report.sheet import write_sheet
 
 KEPT = ("table.md", "metrics.csv", "differences.csv", "evaluation.json", "config.yaml", "stamp.json")
 IF_THERE = (
-    "strength.json", "tuning.csv", "conflict.csv", "conflict.png", "curves.png", "variance_maps.png",
-    "winner_maps.png", "fusion_curves.png",
+    "strength.json", "tuning.csv", "conflict.csv", "conflict.png", "curves.png", "curves.csv",
+    "curves.pdf", "variance_maps.png", "winner_maps.png", "fusion_curves.png",
 )  # fmt: skip
 
 

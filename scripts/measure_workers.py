@@ -22,7 +22,7 @@ from hydra import compose, initialize_config_dir
 
 from maxbench.cli.assemble import make_generation, make_networks
 from maxbench.cli.build import Run, build
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.generation.executors.base import Executor
 from maxbench.generation.executors.local import LocalExecutor
 from maxbench.generation.executors.ray import RayExecutor

@@ -13,7 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.miniature.card import write_card
 from maxbench.miniature.context import read_history, train

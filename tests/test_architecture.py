@@ -21,13 +21,15 @@ ALLOWED = {
     "metrics": set(),
     "images": {"errors"},
     "store": {"maxbench", "errors", "progress"},
-    "report": {"errors", "store"},
+    "report": {"errors", "metrics", "progress", "store"},
+    "tracking": {"progress", "report", "store"},
     "conditions": {"errors", "images", "metrics"},
     "data": {"errors", "images", "names", "progress", "seeds"},
     "models": {"conditions", "errors", "fusion", "names"},
     "miniature": {"conditions", "data", "errors", "images", "metrics", "models", "progress", "store"},
-    "experiments": {"conditions", "data", "errors", "fusion", "store"},
+    "experiments": {"conditions", "data", "errors", "fusion", "seeds", "store"},
     "suites": {"conditions", "errors", "models", "names", "store"},
+    "configuration": {"errors", "experiments", "fusion", "models", "names"},
     "generation": {
         "conditions", "data", "errors", "experiments", "fusion", "images", "models", "progress", "seeds", "store",
     },
@@ -40,8 +42,12 @@ ALLOWED = {
         "report", "seeds", "store",
     },
     "cli": {
-        "maxbench", "bench", "data", "errors", "evaluation", "experiments", "fusion", "generation", "miniature",
-        "models", "names", "progress", "report", "seeds", "store", "suites",
+        "maxbench", "bench", "configuration", "data", "errors", "evaluation", "experiments", "fusion", "generation",
+        "miniature", "models", "names", "progress", "report", "seeds", "store", "suites", "tracking",
+    },
+    "api": {
+        "conditions", "configuration", "errors", "evaluation", "experiments", "fusion", "generation", "images",
+        "models", "seeds", "store", "suites",
     },
     "__main__": {"maxbench", "cli", "errors"},
 }  # fmt: skip
@@ -52,6 +58,7 @@ FORBIDDEN = {
     "seeds": {"diffusers", "transformers", "numpy", "PIL", "hydra"},
     "store": {"torchmetrics", "diffusers", "transformers", "hydra", "pandas"},
     "report": {"torch", "diffusers", "transformers", "hydra"},
+    "tracking": {"torch", "diffusers", "transformers", "hydra"},
     "metrics": {"hydra", "diffusers", "transformers"},
     "data": {"torchmetrics", "diffusers", "transformers", "hydra", "pandas"},
     "experiments": {"diffusers", "transformers", "hydra", "pandas"},
@@ -62,7 +69,10 @@ FORBIDDEN = {
 }
 
 
-WITHOUT_TORCH = ("__main__", "cli.bench", "cli.config", "cli.run", "cli.schema")
+WITHOUT_TORCH = (
+    "__main__", "cli.bench", "cli.compare", "cli.list", "cli.paper", "cli.run", "cli.tables", "configuration.compose",
+    "configuration.schema",
+)  # fmt: skip
 
 
 @cache
@@ -156,15 +166,24 @@ def test_there_are_no_circles():
 
 
 def test_members_of_a_folder_know_only_its_base():
-    own = {  # what an application falls back on, what a condition has, a run's files, its pictures, names, and a part
-        "maxbench.fusion.plain", "maxbench.conditions.ruler", "maxbench.report.runs", "maxbench.report.tables",
-        "maxbench.report.pictures", "maxbench.report.layers", "maxbench.suites.hub",
+    own = {  # what an application falls back on, what a condition has, a part, and what all pages of a report share:
+        "maxbench.fusion.plain", "maxbench.conditions.ruler", "maxbench.suites.hub",
+        # a run's files and pictures, names of layers, how columns are named, how a table is written, who wins
+        "maxbench.report.runs", "maxbench.report.columns", "maxbench.report.formats", "maxbench.report.winner",
+        "maxbench.report.tables", "maxbench.report.pictures", "maxbench.report.layers",
     }  # fmt: skip
     for folder in ("conditions", "fusion", "report", "suites"):
         for path in (PACKAGE / folder).glob("[!_]*.py"):
             for module in everywhere(path):
                 if module.startswith(f"maxbench.{folder}.") and module not in own:
                     assert module == f"maxbench.{folder}.base", f"{path.name} imports its neighbour {module}"
+
+
+def test_one_file_alone_names_wandb():
+    naming = {path for _, path in rooms() if "wandb" in {name.split(".")[0] for name in everywhere(path)}}
+    assert naming == {PACKAGE / "tracking" / "wandb_run.py"}
+    loading = [path for _, path in rooms() if path not in naming and {"wandb", "optuna"} & loaded_with(path)]
+    assert not loading, f"wandb and optuna are loaded where they are used, and not with {loading}"
 
 
 def test_the_scorer_loads_no_diffusion_pipeline():

@@ -14,7 +14,7 @@ import yaml
 import maxbench
 from evaluation.states import CONDITIONS, make_state
 from maxbench.cli.command import jobs, parse, read_overrides
-from maxbench.cli.config import CONF, compose, hydra_on
+from maxbench.configuration.compose import CONF, compose, hydra_on
 from maxbench.evaluation.aggregate import Tables
 from maxbench.report.tables import COLUMNS, FURTHER
 

@@ -1,7 +1,6 @@
 """The scripts, on a finished small run."""
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 
@@ -9,10 +8,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-
-from evaluation.states import CONDITIONS, METHODS, make_state
-from maxbench.evaluation.aggregate import Tables
-from maxbench.store.stamp import environment
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -27,71 +22,6 @@ def script(name):
 def call(monkeypatch, name, *arguments) -> int:
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
     return script(name).main()
-
-
-@pytest.fixture
-def scored(tmp_path) -> Path:
-    """A finished run as far as tables go, with a joint score, which no run of random networks has."""
-    folder = tmp_path / "made-none-0123"
-    folder.mkdir()
-    state = make_state(24)
-    (folder / "state.npz").write_bytes(state.pack())
-    Tables(state, CONDITIONS, 100, 0.95).metrics().to_csv(folder / "metrics.csv", index=False)
-    conditions = {
-        "depth": {"_target_": "maxbench.conditions.depth.Depth"},
-        "seg": {"_target_": "maxbench.conditions.seg.Segmentation", "palette": [[n, n, n] for n in range(4)]},
-    }
-    config = {"name": "made", "seed": 0, "conditions": conditions, "metrics": {"resamples": 100, "level": 0.95}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / "stamp.json").write_text(json.dumps([environment(torch.device("cpu"))]))
-    return folder
-
-
-def test_a_claim_is_weighed_by_paired_joint_scores(scored, finished_run, tmp_path, monkeypatch, capsys):
-    output = tmp_path / "claim.md"
-    assert call(monkeypatch, "weigh_claim", scored, "--rules", "better", "average", "--output", output) == 0
-    text = output.read_text()
-    assert capsys.readouterr().out.strip() == text.strip() and str(tmp_path) not in text
-    lines = [cells for line in text.splitlines() if len(cells := line.strip("| ").split(" | ")) > 2]
-    scores = Tables(make_state(24), CONDITIONS, 100, 0.95).per_image("joint")
-    levels = {cells[0]: cells for cells in lines if cells[0] in METHODS and cells[1] not in METHODS}
-    assert set(levels) == set(METHODS)
-    headings = next(cells for cells in lines if cells[0] == "method")
-    for name, cells in levels.items():
-        assert cells[headings.index("joint")].startswith(f"{scores[name].mean():.2f} ["), cells
-    pairs = {(cells[0], cells[1]): cells for cells in lines if cells[0] in METHODS and cells[1] in METHODS}
-    rules = ("better", "average")
-    once = {(rule, rival) for rule in rules for rival in METHODS if rival != rule} - {("average", "better")}
-    assert set(pairs) == once  # two rules are compared once
-    for (rule, rival), cells in pairs.items():  # rule minus rival, whichever of them the run has as its baseline
-        change = scores[rule] - scores[rival]
-        assert float(cells[2].split(" ")[0]) == pytest.approx(change.mean(), abs=0.0051), cells
-        ahead = (change > 0).mean() + (change == 0).mean() / 2
-        assert float(cells[3].removesuffix("%")) == pytest.approx(100 * ahead, abs=0.51), cells
-    assert f"for the {len(pairs)} comparisons of this page" in text
-    verdicts = {pair: cells[5] for pair, cells in pairs.items()}
-    assert verdicts["better", "worse"] == "ahead" and verdicts["better", "average"] == "ahead"
-    for folder, rules, said in (
-        (scored, ["nothing"], "has none of nothing"),
-        (tmp_path, ["better"], "is no finished run"),
-        (finished_run, ["sum"], "has no joint score of two conditions"),
-    ):
-        assert call(monkeypatch, "weigh_claim", folder, "--rules", *rules) == 2
-        assert said in capsys.readouterr().err
-
-
-def test_runs_are_compared_by_what_they_differ_in(scored, tmp_path, monkeypatch, capsys):
-    chosen = ["--methods", "better", "--metrics", "fd_clip", "q", "joint"]
-    assert call(monkeypatch, "compare_runs", scored, scored, *chosen) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| method | n | FD-CLIP | q depth | q seg | joint |" and len(lines) == 4
-    values = pd.read_csv(scored / "metrics.csv").query("method == 'better'").set_index(["metric", "condition"]).value
-    cells = lines[2].strip("| ").split(" | ")
-    for cell, condition in zip(cells[3:5], ("depth", "seg"), strict=True):
-        assert cell.startswith(f"{values['q', condition]:.2f} [")
-    assert cells[3] != cells[4]
-    assert call(monkeypatch, "compare_runs", tmp_path) == 2
-    assert "is no finished run" in capsys.readouterr().err
 
 
 def test_decisions_are_read_from_what_a_run_has_recorded(watched_run, tmp_path, monkeypatch, capsys):

@@ -23,8 +23,7 @@ from maxbench.generation.networks import Networks
 from maxbench.generation.runner import Generation
 from maxbench.generation.sampling import NetworkIdentity, Sampling
 from maxbench.generation.strength import ResidualNorms
-from maxbench.models.pipeline import Pipeline
-from maxbench.models.precision import Precision, forbid_tf32
+from maxbench.models.precision import forbid_tf32
 from maxbench.progress import Outlook, say
 from maxbench.report.tables import ABOUT
 from maxbench.store.runfolder import RunFolder
@@ -78,19 +77,9 @@ def _visible(device: torch.device) -> int:
 
 def make_networks(job: Run) -> Networks:
     """What loads every network of a run, in this process or in another."""
-    suite, device, names = job.suite, job.device, tuple(job.experiment.conditions)
-    checked = partial(Unchanged, suite, names, job.weights)
-    return Networks(
-        conditions=job.experiment.conditions,
-        precision=job.precision,
-        device=device,
-        load_pipeline=checked(partial(_pipeline, suite, names, device, job.batch_size)),
-        load_annotator=checked(partial(suite.annotator, device=device)),
-        load_scorer=checked(partial(suite.scorer, device=device)),
-        load_self_consistency=checked(partial(suite.self_consistency, device=device)),
-        load_clip=checked(partial(suite.clip_scorer, device)),
-        load_features=checked(partial(suite.feature_network, device=device)),
-    )
+    suite, conditions = job.suite, job.experiment.conditions
+    checked = partial(Unchanged, suite, tuple(conditions), job.weights)
+    return Networks.of(suite, conditions, job.precision, job.device, job.batch_size, checked)
 
 
 def make_generation(
@@ -147,14 +136,6 @@ def make_inputs(
     forbid_tf32()
     annotators = Annotators(cache(suite.annotator_identity), device.type)
     return ControlInputs(conditions, samples, folder, image_set, suite.resolution, batch_size, annotators, executor)
-
-
-def _pipeline(
-    suite: FolderSuite, conditions: Sequence[str], device: torch.device, batch_size: int, precision: Precision
-) -> Pipeline:
-    """All networks that make pictures, loaded and computing as `precision` says."""
-    loaded = suite.pipeline(conditions, device, precision.dtype)
-    return loaded.computing(precision, batch_size, suite.resolution)
 
 
 def _training(job: Run, sampling: Sampling) -> Sampling | None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maxbench.cli.command import parser_of
-from maxbench.cli.config import compose_one, plain
-from maxbench.cli.schema import check
+from maxbench.cli.command import compose_one, parser_of
+from maxbench.configuration.compose import plain
+from maxbench.configuration.schema import check
 from maxbench.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from maxbench.cli.component import CONDITION, PAIRING, RULE, SAMPLER, component
-from maxbench.cli.config import plain
-from maxbench.cli.schema import baselines_of, check
+from maxbench.configuration.component import CONDITION, PAIRING, SAMPLER, component
+from maxbench.configuration.compose import plain
+from maxbench.configuration.objects import make_method, make_precision, pick_device
+from maxbench.configuration.schema import baselines_of, check
 from maxbench.data.pairing import ImageSet, Plan, Sample
 from maxbench.errors import UserError
 from maxbench.experiments.method import NONE, Experiment, Method
-from maxbench.experiments.tuning import candidates
+from maxbench.experiments.search import require_optuna
+from maxbench.experiments.tuning import axes, candidate, candidates
 from maxbench.fusion.base import TwoBranches
 from maxbench.generation.strength import Calibration
 from maxbench.generation.trace import Tracing
 from maxbench.models.pipeline import Sampler
-from maxbench.models.precision import DTYPES, Precision
+from maxbench.models.precision import Precision
 from maxbench.seeds import derive
 from maxbench.suites.folder import IMAGE_PROMPT, FolderSuite
 
@@ -92,7 +94,7 @@ def build(cfg: DictConfig) -> Run:
         image_set=image_set,
         sampler=sampler,
         device=pick_device(runtime["device"]),
-        precision=_precision(runtime, suite.resolution),
+        precision=make_precision(runtime, runtime["batch_size"], suite.resolution),
         batch_size=runtime["batch_size"],
         threads=runtime["threads"],
         workers=runtime["workers"],
@@ -104,14 +106,6 @@ def build(cfg: DictConfig) -> Run:
         tracing=Tracing(**config["diagnostics"]),
         calibration=_calibration(config, experiment),
     )
-
-
-def _precision(runtime: Mapping[str, Any], resolution: int) -> Precision:
-    asked = Precision(
-        DTYPES[runtime["dtype"]], runtime["tf32"], runtime["channels_last"], runtime["vae_slices"],
-        runtime["vae_tiling"], runtime["compile"],
-    )  # fmt: skip
-    return asked.normal(runtime["batch_size"], resolution)
 
 
 def _calibration(config: dict[str, Any], experiment: Experiment) -> Calibration | None:
@@ -163,23 +157,7 @@ def _check_rules(methods: Sequence[Method], suite: FolderSuite) -> None:
         if method.tune and method.role == NONE:
             raise UserError(f"methods.{method.name} has no control, so there is nothing to tune; leave out its tune.")
         candidates(method)  # a rule may refuse a value
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; "auto" is CUDA where it is visible, else the processor."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"runtime.device is '{name}', but {torch.cuda.device_count()} CUDA devices are visible; "
-            "take cpu, or look at `python -m maxbench doctor`."
-        )
-    return device
-
-
-def make_method(entry: Mapping[str, Any], key: str) -> Method:
-    """A method from its settings, of which its rules alone are components."""
-    rules = {name: component(entry[name], f"{key}.{name}", RULE) for name in ("rule", "otherwise") if entry.get(name)}
-    settings = {name: value for name, value in entry.items() if name not in ("_target_", "rule", "otherwise")}
-    return Method(**settings, **rules)
+        if method.trials is not None:
+            require_optuna()
+            for end in (0, 1):
+                candidate(method, {name: ends[end] for name, ends in axes(method).items()}, 0)

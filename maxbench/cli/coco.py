@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maxbench.cli.command import parser_of
-from maxbench.cli.schema import nearest
+from maxbench.configuration.schema import nearest
 from maxbench.data.annotations import read_captions
 from maxbench.data.download import ADDRESS, SPLIT, fetch_coco
 from maxbench.errors import UserError

@@ -11,8 +11,10 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
 
-from maxbench.cli.schema import nearest
+from maxbench.configuration.compose import compose, hydra_on, sentences
+from maxbench.configuration.schema import nearest
 from maxbench.errors import UserError
 
 
@@ -159,3 +161,12 @@ def _settable(override: Override) -> str:
     """The key of an override: a setting of a method may be new to its file, with a plus or without."""
     key, path = override.get_key_element(), override.key_or_group.split(".")
     return f"++{key.lstrip('+')}" if path[0] == "methods" and len(path) > 2 else key
+
+
+def compose_one(settings: Sequence[str], config_dir: Path | None) -> DictConfig:
+    """The configuration of a command that is about one run; several values of a setting are a UserError."""
+    command = Command(tuple(settings), config_dir=config_folder(config_dir))
+    with hydra_on(command.config_dir) as hydra:
+        with sentences(hydra, command.overrides):
+            overrides = read_overrides(command, hydra.config_loader)
+        return compose(hydra, jobs(overrides)[0])

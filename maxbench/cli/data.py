@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from maxbench.cli.schema import nearest
+from maxbench.configuration.schema import nearest
 from maxbench.errors import UserError
 from maxbench.miniature.dataset import SEEDS, WORLD_VERSION, miniature_images
 from maxbench.report.tables import plain_table

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 
 from maxbench import __version__
 from maxbench.cli import data
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.report.tables import plain_table
 from maxbench.store.stamp import PACKAGES, package_version
 from maxbench.suites.folder import FolderSuite

@@ -12,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from maxbench.cli.assemble import make_evaluation, make_executor, make_generation, require_same_weights
 from maxbench.cli.build import Run, build
-from maxbench.cli.config import check_all
 from maxbench.cli.perform import MANIFEST, open_folder, run_identity, with_notes, write_manifest
-from maxbench.cli.schema import RESERVED, Name
+from maxbench.cli.plan import chosen_before
+from maxbench.configuration.compose import check_all
+from maxbench.configuration.schema import RESERVED, Name
 from maxbench.errors import UserError
 from maxbench.evaluation.entered import enter, read_pictures
 from maxbench.evaluation.runner import METRICS, Evaluation
@@ -24,6 +25,7 @@ from maxbench.generation.export import images_of, maps_of, read_manifest
 from maxbench.generation.runner import Generation
 from maxbench.generation.trace import Tracing
 from maxbench.progress import say
+from maxbench.report.runs import find
 from maxbench.report.sheet import write_sheet
 from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
@@ -42,9 +44,9 @@ def evaluate(
     """`maxbench evaluate`, in either of its two forms; returns the exit code."""
     given = {"--images": images, "--manifest": manifest, "--name": name}
     if run is not None:
-        if said := [option for option, value in {**given, "--output-dir": output_dir}.items() if value is not None]:
+        if said := [option for option, value in given.items() if value is not None]:
             raise UserError(f"A run folder is scored by itself; leave out {' and '.join(said)}, or the folder.")
-        return again(Path(run))
+        return again(find([run], output_dir or "runs")[0])
     if missing := [option for option, value in given.items() if value is None]:
         raise UserError(
             f"{' and '.join(missing)} is missing: give --images DIR --manifest FILE --name NAME, or a finished run's "
@@ -60,7 +62,7 @@ def entered(images: Path, manifest: Path, name: str, output_dir: str | None) -> 
     """Score a folder of pictures as the row `name` of the experiment that the manifest is of."""
     _check_name(name)
     said = read_manifest(manifest)
-    job = _built(_config(said, output_dir), manifest)
+    job = built(_config(said, output_dir), manifest)
     _check_free(name, job)
     wanted = images_of(job.experiment, job.sampler)
     _check_same(said, wanted, manifest)
@@ -74,7 +76,7 @@ def entered(images: Path, manifest: Path, name: str, output_dir: str | None) -> 
         write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
         if not (folder.path / MANIFEST).exists():  # a run's says what was tuned as well
             write_manifest(job, folder)
-        job = with_notes(job, folder)
+        job = chosen_before(with_notes(job, folder), folder)
         replaced = enter(folder, name, pictures)
         if replaced:
             say(f"note: the pictures that were entered as '{name}' before are replaced by these")
@@ -120,7 +122,7 @@ def _config(said: dict[str, Any], output_dir: str | None) -> dict[str, Any]:
     return {**config, "output_dir": output_dir, **({"store_dir": str(Path(output_dir) / "store")} if beside else {})}
 
 
-def _built(config: Any, origin: Path) -> Run:
+def built(config: Any, origin: Path) -> Run:
     """The run of a configuration that was written by us, perhaps long ago and elsewhere."""
     if not isinstance(config, dict):
         raise UserError(f"{origin} has no configuration of a run; it is damaged, or of an older version.")
@@ -175,10 +177,10 @@ def _is_unit(method: Method) -> bool:
 
 def again(run: Path) -> int:
     """Score a run's pictures with everything that measures today, and write its tables anew; no picture is made."""
-    config = _config_of(run)
-    job = _built(config, run / "config.yaml")
-    folder = _reopened(run, job)
-    job = with_notes(job, folder)
+    config = config_of(run)
+    job = built(config, run / "config.yaml")
+    folder = reopened(run, job)
+    job = chosen_before(with_notes(job, folder), folder)
     with contextlib.closing(make_executor(job)) as executor, journal(folder):
         inputs = make_generation(replace(job, calibration=None), folder, executor=executor).sampling.inputs
         inputs.make()
@@ -191,7 +193,7 @@ def again(run: Path) -> int:
     return 0
 
 
-def _config_of(run: Path) -> Any:
+def config_of(run: Path) -> Any:
     path = run / "config.yaml"
     if not run.is_dir():
         raise UserError(f"There is no run folder {run}; name one, or give --images, --manifest and --name.")
@@ -203,7 +205,7 @@ def _config_of(run: Path) -> Any:
         raise UserError(f"{path} is damaged; run the experiment again, which makes it anew.") from error
 
 
-def _reopened(run: Path, job: Run) -> RunFolder:
+def reopened(run: Path, job: Run) -> RunFolder:
     """The run's folder, wherever it lies now; UserError if the run of its configuration would be another one today."""
     identity = run_identity(job)
     try:

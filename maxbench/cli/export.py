@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from maxbench.cli.command import parser_of
-from maxbench.cli.config import compose_one
+from maxbench.cli.command import compose_one, parser_of
 from maxbench.errors import UserError
 
 

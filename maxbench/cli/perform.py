@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from maxbench.cli.assemble import make_evaluation, make_executor, make_generation, require_same_weights
 from maxbench.cli.batch import settled
 from maxbench.cli.build import Run, build
-from maxbench.cli.config import CONF
 from maxbench.cli.doctor import slow_dtype
 from maxbench.cli.plan import MANIFEST, Plan, look_ahead
 from maxbench.cli.tuning import tuned
+from maxbench.configuration.compose import CONF
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
 from maxbench.evaluation.scoring import SCORING
@@ -35,14 +35,15 @@ from maxbench.store.identity import identity
 from maxbench.store.journal import journal
 from maxbench.store.runfolder import RunFolder, run_name
 from maxbench.store.stamp import write_stamp
+from maxbench.tracking import RUN, Subject, tracking
 
 # Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
 # run's identity by their digests. Of how networks compute, only what is unusual is there.
 INDIFFERENT = {
     "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.address", "runtime.channels_last",
     "runtime.compile", "runtime.device", "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling",
-    "runtime.workers", "scenes", "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.root",
-    "suite.weights_dir",
+    "runtime.workers", "scenes", "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.places",
+    "suite.root", "suite.weights_dir", "tracking",
 }  # fmt: skip
 
 
@@ -56,10 +57,13 @@ def foresee(cfg: DictConfig) -> None:
     print("nothing was made; leave out --dry-run to begin")
 
 
-def planned(job: Run, said: Any) -> Plan:
-    """What is to be made for a run and what is there, looked up and not touched; said: its identity."""
+def planned(job: Run, said: Any, seen: set[tuple[str, str]] | None = None) -> Plan:
+    """What is to be made for a run and what is there, looked up and not touched; said: its identity.
+
+    seen: what runs before it will have made or found, see :func:`maxbench.cli.plan.look_ahead`.
+    """
     name = run_name(job.experiment.name, job.suite.name, said)
-    return look_ahead(job, RunFolder.look(job.output_dir, name, said, Store(job.store_dir)))
+    return look_ahead(job, RunFolder.look(job.output_dir, name, said, Store(job.store_dir)), seen)
 
 
 def _built(cfg: DictConfig, measure: bool = True) -> Run:
@@ -83,7 +87,8 @@ def perform(cfg: DictConfig) -> Path:
     changed = write_stamp(folder, job.device, job.suite.origins(list(job.experiment.conditions)))
     if changed:
         say(f"note: since this run was begun these have changed: {', '.join(changed)} (see stamp.json)")
-    with journal(folder):
+    subject = Subject(folder.path, RUN, job.experiment.name, job.config)
+    with journal(folder), tracking(job.config.get("tracking", {}), subject) as tracker:
         with contextlib.closing(make_executor(job)) as executor:
             outlook = Outlook(plan.work, lambda: executor.status.workers)
             job = tuned(job, folder, executor, outlook)
@@ -100,7 +105,8 @@ def perform(cfg: DictConfig) -> Path:
         if not idle or changed or not sheet.is_file():  # by the same code of the same pictures it is the same
             write_sheet(folder.path)
         figures = {"curves": write_curves(folder.path), "conflict": write_conflict(folder.path)}
-        maps = write_maps(folder.path) if job.tracing.samples else []
+        maps = write_maps(folder.path) if job.tracing.samples and job.tracing.maps else []
+        tracker.results()
         if idle:
             say("nothing to do: every image and every metric is there already")
     print(f"\n{table}\n")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from maxbench.cli.assemble import make_generation
 from maxbench.cli.build import Run
-from maxbench.cli.tuning import FOLDER, at_first_settings, nothing_to_tune_for, training_of
+from maxbench.cli.tuning import FOLDER, at_first_settings, nothing_to_tune_for, training_of, tried_before
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
-from maxbench.experiments.tuning import Choice, candidates, chosen
+from maxbench.experiments.search import stand_ins
+from maxbench.experiments.tuning import Choice, axes, candidate, candidates, chosen
 from maxbench.generation.plan import Need, Planning, bytes_each, disk, reference_digests
 from maxbench.generation.runner import cost_units
 from maxbench.progress import Work, say
@@ -168,20 +169,25 @@ class Plan:
         return any(need.missing for need in self.needs if need.kind in ("source", "map", "mask"))
 
 
-def look_ahead(job: Run, folder: RunFolder) -> Plan:
-    """The plan of a run; nothing is made, written or loaded."""
+def look_ahead(job: Run, folder: RunFolder, seen: set[tuple[str, str]] | None = None) -> Plan:
+    """The plan of a run; nothing is made, written or loaded.
+
+    seen: what runs before it will have made or found, which is not counted again; this run's is added to it.
+    """
     stages: dict[str, list[Need]] = {}
-    planning = Planning(is_open=lambda method: bool(method.tune) and method.tuned is None)
+    planning = Planning(
+        is_open=lambda method: bool(method.tune) and method.tuned is None, seen=set() if seen is None else seen
+    )
     if any(method.tune for method in job.experiment.methods):
         if nothing_to_tune_for(job):
             job = at_first_settings(job)
         else:
-            training = training_of(job)
+            training = _with_trials(training_of(job), job, folder)
             inner = RunFolder.look(
                 folder.path, FOLDER, [each.name for each in job.experiment.methods if each.tune], folder.store
             )
             stages[training.experiment.name] = planning.needs(make_generation(training, inner))
-            job = _chosen_before(job, folder)
+            job = chosen_before(job, folder)
     generation = make_generation(job, folder)
     stages[job.experiment.name] = planning.needs(generation, reference_digests(generation))
     return Plan(
@@ -193,7 +199,20 @@ def look_ahead(job: Run, folder: RunFolder) -> Plan:
     )
 
 
-def _chosen_before(job: Run, folder: RunFolder) -> Run:
+def _with_trials(training: Run, job: Run, folder: RunFolder) -> Run:
+    """The training with all that searches will try, as far as that is known; the rest counts as to be made."""
+    tried, own = tried_before(folder.path), training.experiment
+    more = [
+        each.method
+        for method in job.experiment.methods
+        if method.trials is not None
+        for each in stand_ins(method, tried.get(method.name, []))
+    ]
+    kept = [each for each in own.methods if each.name not in {other.name for other in more}]
+    return replace(training, experiment=replace(own, methods=(*kept, *more)))
+
+
+def chosen_before(job: Run, folder: RunFolder) -> Run:
     """The run with the settings that its manifest, left by an earlier invocation, says of its tuned methods."""
     try:
         said = {
@@ -206,7 +225,12 @@ def _chosen_before(job: Run, folder: RunFolder) -> Run:
 
 
 def _at(method: Method, settings: Mapping[str, float] | None) -> Method:
-    same = [each for each in candidates(method) if settings is not None and dict(each.said) == dict(settings)]
+    if method.trials is not None:
+        same = (
+            [candidate(method, settings, 0)] if settings is not None and settings.keys() == axes(method).keys() else []
+        )
+    else:
+        same = [each for each in candidates(method) if settings is not None and dict(each.said) == dict(settings)]
     return chosen(method, Choice(same, [0.0])) if same else method
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import OmegaConf
 
-from maxbench.cli.component import CONDITION, component
 from maxbench.cli.perform import INDIFFERENT, without
-from maxbench.cli.schema import dotted, shown
+from maxbench.configuration.component import CONDITION, component
+from maxbench.configuration.schema import dotted, shown
 from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import Tables
 from maxbench.evaluation.runner import METRICS, STATE, SUMMARY, write_results
@@ -21,6 +21,7 @@ from maxbench.store.artefacts import Store
 from maxbench.store.files import file_digest, fingerprint, read_sealed
 from maxbench.store.runfolder import MARK, RunFolder
 from maxbench.store.stamp import write_stamp
+from maxbench.tracking import POOLED, Subject, tracking
 
 AGAIN = "run the experiment again, which makes it anew."
 OF_A_SEED = ("samples", "regions", "pictures")
@@ -33,6 +34,37 @@ def pool(runs: Sequence[Path], output: Path | None = None) -> int:
         raise UserError("There is nothing to pool; name the folders of two runs or more.")
     if len({run.resolve() for run in runs}) < len(runs):
         raise UserError("A run is named twice; name each once.")
+    runs, configs, state, tables = merged(runs)
+    names = [run.resolve().name for run in runs]
+    folder = _open(output, runs[0], state, names)
+    run = called(state, names)  # also where it is written under another name
+    folder.write(
+        "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**configs[0], "seed": state.seeds, "pooled": names}))
+    )
+    write_stamp(folder, torch.device("cpu"))
+    write_results(folder, tables(), fingerprint({"pooled": sorted(names)}), run)
+    table = write_tables(folder.path)
+    with tracking(
+        configs[0].get("tracking", {}), Subject(folder.path, POOLED, state.experiment, configs[0])
+    ) as tracker:
+        tracker.results()
+    print(f"\npooled: {', '.join(names)}\n\n{table}\n")
+    for label, file in (("table", "table.md"), ("metrics", METRICS), ("differences", "differences.csv")):
+        print(f"{label + ':':15}{folder.path / file}")
+    return 0
+
+
+class Merged(NamedTuple):
+    """Runs in their order, their configurations, all that they have measured, and baselines -> the tables of that."""
+
+    runs: list[Path]
+    configs: list[dict[str, Any]]
+    state: State
+    tables: Callable[..., Tables]
+
+
+def merged(runs: Sequence[Path]) -> Merged:
+    """What several runs have measured as one; UserError where they differ in more than the seed."""
     states = {run: read_state(run) for run in runs}
     runs = sorted(runs, key=lambda run: (states[run].seeds, run.resolve().name))  # one result, however they are named
     configs = [read_config(run) for run in runs]
@@ -43,18 +75,7 @@ def pool(runs: Sequence[Path], output: Path | None = None) -> int:
             )
     _check_alike(runs, configs)
     state = merge([states[run] for run in runs])
-    names = [run.resolve().name for run in runs]
-    folder = _open(output, runs[0], state, names)
-    folder.write(
-        "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**configs[0], "seed": state.seeds, "pooled": names}))
-    )
-    write_stamp(folder, torch.device("cpu"))
-    write_results(folder, tables_of(state, configs[0]), fingerprint({"pooled": sorted(names)}))
-    table = write_tables(folder.path)
-    print(f"\npooled: {', '.join(names)}\n\n{table}\n")
-    for label, file in (("table", "table.md"), ("metrics", METRICS), ("differences", "differences.csv")):
-        print(f"{label + ':':15}{folder.path / file}")
-    return 0
+    return Merged(runs, configs, state, lambda baselines=None: tables_of(state, configs[0], baselines))
 
 
 def tables_of(state: State, config: Mapping[str, Any], baselines: Sequence[str] | None = None) -> Tables:
@@ -133,11 +154,16 @@ def _differences(one: Any, other: Any, place: tuple[str | int, ...] = ()) -> Ite
         yield place, one, other
 
 
+def called(state: State, names: Sequence[str]) -> str:
+    """The name of a pooled result, which its experiment, suite and runs decide."""
+    return f"{state.experiment}-{state.suite}-pooled-{fingerprint({'pooled': sorted(names)})[:10]}"
+
+
 def _open(output: Path | None, first: Path, state: State, names: Sequence[str]) -> RunFolder:
     """The folder of a pooled result: by default beside the first run, under a name that its runs decide."""
     said = {"pooled": sorted(names)}
     if output is None:
-        output = first.resolve().parent / f"{state.experiment}-{state.suite}-pooled-{fingerprint(said)[:10]}"
+        output = first.resolve().parent / called(state, names)
     place = output.absolute()
     try:
         return RunFolder.open(place.parent, place.name, said, Store(place.parent / "store"))

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from maxbench.cli.command import parser_of
-from maxbench.cli.config import compose_one, plain
+from maxbench.cli.command import compose_one, parser_of
+from maxbench.configuration.compose import plain
 from maxbench.errors import UserError
 
 HELP = """\
@@ -59,9 +59,10 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
 
     from maxbench.cli.assemble import make_inputs
     from maxbench.cli.batch import AUTO, USUAL
-    from maxbench.cli.build import check_regions, pick_device
-    from maxbench.cli.component import CONDITION, PAIRING, component
+    from maxbench.cli.build import check_regions
     from maxbench.cli.perform import MANIFEST, row
+    from maxbench.configuration.component import CONDITION, PAIRING, component
+    from maxbench.configuration.objects import pick_device
     from maxbench.generation.executors.local import LocalExecutor
     from maxbench.generation.networks import Networks
     from maxbench.report.preview import write_preview

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra._internal.hydra import Hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
-from maxbench.cli.choice import with_suite
 from maxbench.cli.command import Command, jobs, parse, read_overrides, write
-from maxbench.cli.config import MAIN, check_all, compose, hydra_on, plain, sentences
 from maxbench.cli.failures import explain, say_failure
-from maxbench.errors import Incomplete
+from maxbench.configuration.choice import with_suite
+from maxbench.configuration.compose import MAIN, check_all, compose, hydra_on, plain, sentences
+from maxbench.errors import Incomplete, UserError
+
+if TYPE_CHECKING:
+    from maxbench.cli.sweep import Sweep  # pandas, which a mistake in a command does not wait for
 
 
 def run(arguments: Sequence[str], debug: bool) -> int:
@@ -37,7 +46,7 @@ def run(arguments: Sequence[str], debug: bool) -> int:
         if command.seeds:
             return _pooled(hydra, members, debug)
         if command.multirun:
-            return _sweep(hydra, members, debug, _perform)[0]
+            return _kept(hydra, members, debug)
         if command.cfg:
             return _show(hydra, command, members[0])
         _perform(compose(hydra, members[0]))
@@ -83,19 +92,60 @@ def _pooled(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
     return pool(folders)
 
 
+def _kept(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
+    """A sweep whose ledger is kept while it goes on, and that ends in a summary, also where it is stopped."""
+    sweep = _opened(hydra, members)
+    try:
+        return _sweep(hydra, members, debug, _perform, sweep)[0]
+    finally:
+        sweep.end()
+
+
+def _opened(hydra: Hydra, members: Sequence[Sequence[str]], name: str = "") -> Sweep:
+    """The ledger of a sweep, in the output folder of the first member that says one; none where no member does."""
+    from maxbench.cli.sweep import Sweep, sweep_name
+
+    for overrides in members:
+        try:
+            cfg = hydra.compose_config(
+                MAIN, list(overrides), RunMode.RUN, from_shell=False, with_log_configuration=False
+            )
+            place = Path(str(OmegaConf.select(cfg, "output_dir"))) / (name or sweep_name(members))
+            told = OmegaConf.to_container(cfg.tracking, resolve=True)
+        except (HydraException, OmegaConfBaseException, MarkedYAMLError, UnicodeDecodeError):
+            continue  # it is said when it is the member's turn
+        sweep = Sweep(place, [] if name else [list(each) for each in members], told)
+        sweep.begin()
+        return sweep
+    return Sweep(None, [])
+
+
+def _grouped(cfg: DictConfig, sweep: str | None) -> DictConfig:
+    """A member's configuration, by whose tracking it belongs to its sweep, unless it says a group itself."""
+    if sweep and OmegaConf.select(cfg, "tracking.kind") == "wandb" and cfg.tracking.group is None:
+        cfg.tracking.group = sweep
+    return cfg
+
+
 def _sweep(
-    hydra: Hydra, members: Sequence[Sequence[str]], debug: bool, task: Callable[[DictConfig], Any]
+    hydra: Hydra,
+    members: Sequence[Sequence[str]],
+    debug: bool,
+    task: Callable[[DictConfig], Any],
+    sweep: Sweep | None = None,
 ) -> tuple[int, list[Any]]:
     """Every member in turn, in this process; one that fails says why and does not stop the others.
 
     Returns the exit code and what the task returned, of those that ended well: of runs their folders.
     """
-    failed, results = [], []
+    failed, results, group = [], [], sweep and sweep.name
     for number, overrides in enumerate(members, start=1):
         name = f"job {number} of {len(members)}: {' '.join(each.removeprefix('++') for each in overrides)}"
         print(name, flush=True)
         try:
-            results.append(task(compose(hydra, overrides)))
+            with sweep.job(number, overrides) if sweep else contextlib.nullcontext([]) as found:
+                found.append(task(_grouped(compose(hydra, overrides), group)))
+            results += found
         except BrokenPipeError:  # nobody reads on
             raise
         except Exception as error:
@@ -123,21 +173,42 @@ def _hand_over(hydra: Hydra, read: Sequence[Override], debug: bool) -> int:
         )  # fmt: skip
         if folder := OmegaConf.select(cfg, "hydra.launcher.submitit_folder"):
             print(f"sweep: handed to submitit; what each job says is in {Path(folder).parent}/<job>/", flush=True)
-        if not cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
-            hydra.multirun(config_name=MAIN, task_function=_checked, overrides=overrides)
-            return 0
-        task = _outcome_and_traceback if debug else _outcome
+        sweep = _opened_elsewhere(hydra, read, overrides)
+        folder = sweep.folder and sweep.folder.absolute()
         try:
-            returned = hydra.multirun(config_name=MAIN, task_function=task, overrides=overrides)
+            with sweep.watched():
+                if not cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
+                    hydra.multirun(config_name=MAIN, task_function=partial(_checked, sweep=folder), overrides=overrides)
+                    return 0
+                task = partial(_outcome, debug=debug, sweep=folder)
+                returned = hydra.multirun(config_name=MAIN, task_function=task, overrides=overrides)
+                code = _told([job for batch in returned for job in batch])
         except RuntimeError as error:
             if type(error).__name__ not in LOST:
                 raise
             raise Incomplete(_lost(error)) from error
-    return _told([job for batch in returned for job in batch])
+        finally:
+            sweep.end()
+    return code
 
 
-LOST = ("UncompletedJobError", "FailedJobError", "FailedSubmissionError")
-"""What submitit raises of a job that was not sent or did not come back; the library is optional."""
+def _opened_elsewhere(hydra: Hydra, read: Sequence[Override], overrides: Sequence[str]) -> Sweep:
+    """The ledger of a sweep whose members another process runs, by the numbers that Hydra gives them.
+
+    Members of a sweeper that chooses as it goes are not known yet: they are listed as they begin.
+    """
+    from maxbench.cli.sweep import sweep_name
+
+    try:
+        return _opened(hydra, jobs(read))
+    except UserError:
+        return _opened(hydra, [_first(read)], sweep_name([list(overrides)]))
+
+
+LOST = (
+    "UncompletedJobError", "FailedJobError", "FailedSubmissionError", "TerminatedWorkerError", "BrokenProcessPool",
+)  # fmt: skip
+"""What submitit and joblib raise of a job that was not sent or did not come back; both are optional."""
 
 
 def _lost(error: Exception) -> str:
@@ -176,13 +247,14 @@ class Outcome(NamedTuple):
     failure: str | None = None
 
 
-def _outcome(cfg: DictConfig, debug: bool = False) -> Outcome:
+def _outcome(cfg: DictConfig, debug: bool = False, sweep: Path | None = None) -> Outcome:
     """The task of another launcher, at the top of its module so that it can be sent to another process.
 
     A failure is a result, so that it stops no other job; it is said here, for the job's own log, and by :func:`_told`.
+    sweep: the folder of the ledger.
     """
     try:
-        return Outcome(_checked(cfg))
+        return Outcome(_checked(cfg, sweep))
     except BrokenPipeError:  # nobody reads on
         raise
     except Exception as error:
@@ -192,11 +264,12 @@ def _outcome(cfg: DictConfig, debug: bool = False) -> Outcome:
         return Outcome(None, explain(error)[0])
 
 
-def _outcome_and_traceback(cfg: DictConfig) -> Outcome:
-    return _outcome(cfg, debug=True)
+def _checked(cfg: DictConfig, sweep: Path | None = None) -> Path:
+    """The task of another sweeper: what is wrong is raised there. The member says in the ledger how it goes."""
+    from maxbench.cli.sweep import recorded
 
-
-def _checked(cfg: DictConfig) -> Path:
-    """The task of another sweeper: what is wrong is raised there."""
-    check_all(plain(cfg))
-    return _perform(cfg)
+    own = HydraConfig.get()
+    with recorded(sweep, int(own.job.num) + 1, list(own.overrides.task)) as found:
+        check_all(plain(cfg))
+        found.append(_perform(_grouped(cfg, sweep and sweep.name)))
+    return found[0]

@@ -15,9 +15,10 @@ from maxbench.bench.cases import SUM, Batch, Subject, draw_maps, require_compara
 from maxbench.bench.shapes import Shapes, pipeline
 from maxbench.cli.batch import AUTO, settled
 from maxbench.cli.batch import USUAL as USUAL_BATCH
-from maxbench.cli.build import build, make_method, pick_device
-from maxbench.cli.component import SAMPLER, component
-from maxbench.cli.schema import check, nearest
+from maxbench.cli.build import build
+from maxbench.configuration.component import SAMPLER, component
+from maxbench.configuration.objects import make_method, pick_device
+from maxbench.configuration.schema import check, nearest
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
 from maxbench.models.control import SPATIAL

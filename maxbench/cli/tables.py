@@ -13,7 +13,7 @@ import pandas as pd
 from maxbench.cli.failures import say_failure
 from maxbench.errors import UserError
 from maxbench.report.runs import CONFIG, DIFFERENCES, EVALUATED, METRICS, TUNING, find
-from maxbench.report.tables import difference_table, marked, plain_table, read_tables
+from maxbench.report.tables import difference_table, marked, plain_table, read_latex, read_tables
 
 
 def tables(
@@ -22,35 +22,39 @@ def tables(
     pooled: bool = False,
     output: str | None = None,
     baselines: Sequence[str] = (),
+    latex: bool = False,
 ) -> int:
     """Print the tables of some run folders, or of all in `output_dir`; one that is damaged does not hide the others.
 
     pooled: write one result of all of them instead, into the folder `output`. baselines: print differences to these.
+    latex: print what answers the question as tables of booktabs, and nothing else.
     """
+    if latex and (pooled or baselines):
+        raise UserError("--latex prints the methods' table; leave out --pool and --baseline, or see `compare --latex`.")
     if pooled:
-        return _pool(folders, output, baselines)
+        return _pool(folders, output_dir, output, baselines)
     if output is not None:
         raise UserError(f"--output {output} goes with --pool; without it nothing is written.")
     paths = find(folders, output_dir)
     failed = 0
     for path in paths:
         try:
-            text = against(path, baselines) if baselines else read_tables(path).text
+            text = read_latex(path) if latex else against(path, baselines) if baselines else read_tables(path).text
         except UserError as error:
             if len(paths) == 1:
                 raise
             failed = say_failure(error)
             continue
-        print(f"{path}\n\n{text}\n")
+        print(f"% {path}\n{text}\n" if latex else f"{path}\n\n{text}\n")
     return failed
 
 
-def _pool(folders: Sequence[str], output: str | None, baselines: Sequence[str]) -> int:
+def _pool(folders: Sequence[str], output_dir: str, output: str | None, baselines: Sequence[str]) -> int:
     from maxbench.cli.pool import pool  # torch, which printing tables does without
 
     if baselines:
         raise UserError("--baseline prints and --pool writes; pool first, then name the pooled folder with --baseline.")
-    return pool([Path(folder) for folder in folders], None if output is None else Path(output))
+    return pool(find(folders, output_dir) if folders else [], None if output is None else Path(output))
 
 
 def against(folder: Path, baselines: Sequence[str]) -> str:
@@ -68,7 +72,7 @@ def against(folder: Path, baselines: Sequence[str]) -> str:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, Path(place) / name)
         try:
-            parts = [read_tables(Path(place)).text]
+            parts = [read_tables(Path(place)).text.replace(place, str(folder))]
         except UserError as error:
             raise UserError(str(error).replace(place, str(folder))) from error
     _, differences = marked(*(pd.read_csv(io.StringIO(each.to_csv(index=False))) for each in files.values()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -15,14 +16,18 @@ from maxbench.cli.assemble import make_evaluation, make_generation
 from maxbench.cli.build import Run
 from maxbench.data.pairing import ImageSet, Sample
 from maxbench.evaluation.aggregate import Tables
-from maxbench.experiments.method import NONE, SINGLE, Experiment
-from maxbench.experiments.tuning import Choice, candidates, chosen
+from maxbench.experiments.method import NONE, SINGLE, Experiment, Method
+from maxbench.experiments.search import Tried, propose
+from maxbench.experiments.tuning import Candidate, Choice, axes, candidate, candidates, chosen
 from maxbench.generation.executors.base import Executor
 from maxbench.generation.inputs import source_key
-from maxbench.progress import Outlook, say
+from maxbench.progress import Outlook, Progress, say
+from maxbench.store.files import read_sealed, seal
 from maxbench.store.runfolder import RunFolder
 
 FOLDER, FILE = "tuning", "tuning.csv"
+TRIALS = f"{FOLDER}/trials.json"
+"""Settings that a search has tried, with the joint score of each, sealed."""
 
 
 def tuned(job: Run, folder: RunFolder, executor: Executor, outlook: Outlook | None = None) -> Run:
@@ -40,14 +45,84 @@ def tuned(job: Run, folder: RunFolder, executor: Executor, outlook: Outlook | No
     tables = _measure(training, place, executor, outlook)
     if tables.joint is None or not tables.joint.conditions:
         return _untuned(job, f"on the training scenes there is no joint score ({tables.joint_note})")
-    joint = {row: float(values.mean()) for row, values in tables.per_image("joint").items()}
-    choices = {name: Choice(own, [joint[each.method.name] for each in own]) for name, own in options.items()}
+    joint = _joint(tables)
+    tried = {name: [Tried(each.said, joint[each.method.name]) for each in own] for name, own in options.items()}
+    searched = [method for method in asked if method.trials is not None]
+    if searched:
+        _search(job, searched, tried, folder, place, executor)
+    choices = {method.name: _choice(method, options[method.name], tried[method.name]) for method in asked}
     folder.write(FILE, _table(choices, count))
     methods = tuple(chosen(each, choices[each.name]) if each.tune else each for each in job.experiment.methods)
     for name, choice in choices.items():
         settings = ", ".join(f"{key}={value:g}" for key, value in choice.best.said.items())
         say(f"{name}: {settings} (joint {max(choice.joint):.2f} of {len(choice.candidates)} settings)")
     return replace(job, experiment=replace(job.experiment, methods=methods), notes=(*job.notes, *_seen(job)))
+
+
+def _choice(method: Method, options: Sequence[Candidate], tried: Sequence[Tried]) -> Choice:
+    """Among everything that was tried for a method."""
+    if method.trials is not None:
+        options = [candidate(method, each.said, number) for number, each in enumerate(tried)]
+    return Choice(options, [each.joint for each in tried])
+
+
+def _search(
+    job: Run,
+    methods: Sequence[Method],
+    tried: dict[str, list[Tried]],
+    folder: RunFolder,
+    place: RunFolder,
+    executor: Executor,
+) -> None:
+    """Try one setting after the other, of all methods at once, until each has had its trials; `tried` grows.
+
+    Every trial is written down when it is done. What an earlier invocation has tried is not tried again.
+    """
+    for name, known in tried_before(folder.path).items():
+        if name in tried and known[:1] == tried[name][:1]:
+            tried[name] = list(known)
+    total = sum(method.trials for method in methods)
+    done = sum(min(len(tried[method.name]), method.trials) for method in methods)
+    with Progress("searching", total, "trials", done=done) as progress:
+        while left := [method for method in methods if len(tried[method.name]) < method.trials]:
+            proposed = {
+                method.name: candidate(
+                    method, propose(axes(method), tried[method.name], job.calibration.seed), len(tried[method.name])
+                )
+                for method in left
+            }
+            training = _training(job, [each.method for each in proposed.values()])
+            joint = _joint(_measure(training, place, executor, None))
+            for name, each in proposed.items():
+                tried[name].append(Tried(each.said, joint[each.method.name]))
+                say(_told(name, tried[name]))
+            folder.write(TRIALS, seal({method.name: _plain(tried[method.name]) for method in methods}))
+            progress.add(len(left))
+
+
+def _plain(tried: Sequence[Tried]) -> list:
+    return [[dict(each.said), each.joint] for each in tried]
+
+
+def _told(name: str, tried: Sequence[Tried]) -> str:
+    settings = ", ".join(f"{key}={value:g}" for key, value in tried[-1].said.items())
+    best = max(each.joint for each in tried)
+    return f"{name}: trial {len(tried)}: {settings} (joint {tried[-1].joint:.3f}, best {best:.3f})"
+
+
+def tried_before(run: Path) -> dict[str, list[Tried]]:
+    """What searches of a run have tried, by method; nothing where that is lost or damaged: it is tried again then."""
+    said = read_sealed(run / TRIALS)
+    try:
+        return {name: [Tried(settings, float(joint)) for settings, joint in own] for name, own in said.items()}
+    except (AttributeError, TypeError, ValueError):
+        return {}
+
+
+def _joint(tables: Tables) -> dict[str, float]:
+    """Row -> its joint score; of pictures that cannot be scored the lowest."""
+    means = {row: float(values.mean()) for row, values in tables.per_image("joint").items()}
+    return {row: value if value == value else -1.0 for row, value in means.items()}
 
 
 def _seen(job: Run) -> list[str]:
@@ -96,8 +171,13 @@ def at_first_settings(job: Run) -> Run:
 
 def training_of(job: Run) -> Run:
     """The same run on the calibration's scenes, of the tuned methods' candidates and what q is made of."""
+    methods = [each.method for method in job.experiment.methods if method.tune for each in candidates(method)]
+    return _training(job, methods)
+
+
+def _training(job: Run, methods: Sequence[Method]) -> Run:
+    """The run on the calibration's scenes with these methods, and those that q is made of."""
     own = job.experiment
-    methods = [each.method for method in own.methods if method.tune for each in candidates(method)]
     units = [each for each in own.methods if each.role == NONE or (each.role == SINGLE and each.is_unit)]
     experiment = Experiment(
         name=f"{own.name}-tuning",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maxbench.cli.command import parser_of
-from maxbench.cli.config import compose_one, plain
+from maxbench.cli.command import compose_one, parser_of
+from maxbench.configuration.compose import plain
 from maxbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def weights(words: Sequence[str]) -> int:
         raise UserError("Say which suite's weights: suite=sd15, or suite=sd15_v11.")
     settings = found.settings if chosen else [*found.settings, f"experiment={ANY}"]
     config = plain(compose_one(settings, found.config_dir))
-    from maxbench.cli.component import component  # torch, once the command is known to be right
+    from maxbench.configuration.component import component  # torch, once the command is known to be right
 
     suite = component(config["suite"], "suite")
     names = suite.published_parts(list(config["conditions"]) if chosen else None)

@@ -18,6 +18,7 @@ from torch import Tensor
 from maxbench.metrics.fidelity import (
     accuracy_of_counts,
     class_counts,
+    depth_residuals,
     depth_rmse,
     depth_rmse_controlnetpp,
     edge_f1,
@@ -26,6 +27,7 @@ from maxbench.metrics.fidelity import (
     mse,
     own_class_iou,
     soft_edge_ssim,
+    unmatched_edges,
 )
 
 Valid = Tensor | None
@@ -59,6 +61,13 @@ class Ruler(ABC):
     def compare(self, given: Tensor, measured: Tensor, valid: Valid = None) -> np.ndarray:
         """Statistics (B, ...)."""
 
+    def error(self, given: Tensor, measured: Tensor, valid: Valid = None) -> Tensor:
+        """How far the maps differ at every place, (B, H, W) in [0, 1], for people to look at; 0 outside of `valid`.
+
+        Of levels their difference; of all else whether they differ.
+        """
+        return _within((given != measured).double(), valid)
+
     def score(self, statistics: np.ndarray) -> np.ndarray:
         """(n, ...) => (n,)"""
         return statistics
@@ -78,6 +87,9 @@ class LevelRuler(Ruler):
         region = None if valid is None else valid[:, None]
         return self.distance(_unit(given), _unit(measured), region).numpy()
 
+    def error(self, given: Tensor, measured: Tensor, valid: Valid = None) -> Tensor:
+        return _within((given.double() - measured.double()).abs() / 255, valid)
+
     @abstractmethod
     def distance(self, given: Tensor, measured: Tensor, valid: Tensor | None) -> Tensor:
         """(B,) float64."""
@@ -94,6 +106,11 @@ class DepthRMSE(LevelRuler):
     protocol = "0-255, least-squares scale and shift"
     higher_is_better, best = False, 0.0
     distance = staticmethod(depth_rmse)
+
+    def error(self, given: Tensor, measured: Tensor, valid: Valid = None) -> Tensor:
+        """After the fit."""
+        region = None if valid is None else valid[:, None]
+        return depth_residuals(_unit(given), _unit(measured), region)[:, 0].abs().clamp(max=1)
 
 
 class DepthControlNetPlusPlus(LevelRuler):
@@ -169,6 +186,10 @@ class EdgeF1(Ruler):
         region = None if valid is None else valid[:, None]
         return edge_f1(_edges(given), _edges(measured), tolerance=self.tolerance, valid=region).numpy()
 
+    def error(self, given: Tensor, measured: Tensor, valid: Valid = None) -> Tensor:
+        region = None if valid is None else valid[:, None]
+        return unmatched_edges(_edges(given), _edges(measured), self.tolerance, region)[:, 0]
+
 
 @dataclass(frozen=True)
 class MeanIoU(Ruler):
@@ -188,6 +209,9 @@ class MeanIoU(Ruler):
 
     def compare(self, given: Tensor, measured: Tensor, valid: Valid = None) -> np.ndarray:
         return class_counts(given.long(), measured.long(), self.classes, self.ignore, valid).numpy()  # (B, 3, C)
+
+    def error(self, given: Tensor, measured: Tensor, valid: Valid = None) -> Tensor:
+        return super().error(given, measured, valid) * (given != self.ignore)
 
     def score(self, statistics: np.ndarray) -> np.ndarray:
         return iou_of_counts(torch.from_numpy(np.asarray(statistics))).numpy()
@@ -225,6 +249,14 @@ class OwnClassIoU(Ruler):
         own = given.flatten(1).max(1).values.long()
         window = torch.ones_like(outline) if valid is None else valid
         return own_class_iou(measured.long(), outline, own, window).numpy()
+
+    def error(self, given: Tensor, measured: Tensor, valid: Valid = None) -> Tensor:
+        own = given.flatten(1).max(1).values[:, None, None]
+        return _within(((measured == own) != (given > 0)).double(), valid)
+
+
+def _within(error: Tensor, valid: Valid) -> Tensor:
+    return error if valid is None else error * valid
 
 
 def _unit(maps: Tensor) -> Tensor:

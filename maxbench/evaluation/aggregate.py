@@ -19,7 +19,7 @@ from scipy.special import ndtri
 from maxbench.conditions.base import Condition
 from maxbench.conditions.ruler import Ruler
 from maxbench.errors import UserError
-from maxbench.evaluation.state import CLIP_SCORE, RETRIED, State, features_label, fidelity_label
+from maxbench.evaluation.state import CLIP_SCORE, RETRIED, Row, State, features_label, fidelity_label
 from maxbench.experiments.method import EXCHANGED, NONE, REFERENCE, SINGLE, VAE_RECONSTRUCTION
 from maxbench.metrics.distribution import Distance, Reference, cmmd, fd_infinity, frechet, kernel
 from maxbench.metrics.joint import Joint, joint_of
@@ -160,7 +160,7 @@ class Tables:
             axis=1,
         )
         table = table.assign(value=np.concatenate(values))
-        return table.astype({"parameter": "string", "setting": "float64"})
+        return table.astype({"parameter": "string", "setting": "float64", "delta": "float64"})
 
     def metrics(self) -> pd.DataFrame:
         """One row per row of pictures and metric, with its interval, protocol and scorer."""
@@ -553,15 +553,15 @@ class Tables:
     ) -> dict[str, Any]:
         return {
             **self._stamp, "condition": condition, "metric": metric, "protocol": protocol, "method": method,
-            "role": self._roles[method], "baseline": baseline, "value": interval.value, "low": interval.low,
-            "high": interval.high, "n": interval.n,
+            "role": self._rows[method].role, "delta": self._rows[method].delta, "baseline": baseline,
+            "value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n,
         }  # fmt: skip
 
     # --- parts ------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _roles(self) -> dict[str, str]:
-        return {row.name: row.role for row in self.state.rows}
+    def _rows(self) -> dict[str, Row]:
+        return {row.name: row for row in self.state.rows}
 
     @cached_property
     def _groups(self) -> NDArray[np.int64]:

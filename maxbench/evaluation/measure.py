@@ -71,7 +71,7 @@ class MeasurePictures(Task):
             for by, rulers in ((False, compared.by_scorer), (True, compared.by_annotator)):
                 if rulers:
                     network = networks.self_consistency(name) if by else networks.scorer(name)
-                    maps = _within(compared.mask, condition.null_value, given, condition.draw(pictures, network))
+                    maps = within(compared.mask, condition.null_value, given, condition.draw(pictures, network))
                     waiting += [(fidelity_label(name, ruler.metric, by), ruler, maps) for ruler in rulers]
         return values, waiting
 
@@ -86,7 +86,7 @@ class MeasurePictures(Task):
         return [{label: np.asarray(each[place]) for label, each in values.items()} for place in range(self.size)]
 
 
-def _within(
+def within(
     mask: np.ndarray | None, null_value: int, given: torch.Tensor, measured: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Given and measured maps as rulers take them: outside of the mask both hold the null value."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import pandas as pd
 import torch
 
 import maxbench
@@ -148,8 +149,8 @@ class Evaluation:
             files = [image_file(method.name, sample.id, replicate) for sample, replicate in images]
             found = self._artefacts(method.name, f"images/{method.name}", dict.fromkeys(conditions, files), True)
             row = Row(
-                method.name, method.role, tuple(method.branches), method.parameter, method.setting, same=True,
-                is_unit=method.is_unit,
+                method.name, method.role, tuple(method.branches), method.parameter, method.setting, method.delta,
+                same=True, is_unit=method.is_unit,
             )  # fmt: skip
             rows[row] = Pictures(found, same=True)
         for name in self.folder.entered():
@@ -300,16 +301,25 @@ class Evaluation:
         write_results(self.folder, tables, asked)
 
 
-def write_results(folder: RunFolder, tables: Tables, asked: str) -> None:
-    """Leave a state and all tables that are made of it in a folder; asked: what they depend on, digested."""
+def write_results(folder: RunFolder, tables: Tables, asked: str, run: str | None = None) -> None:
+    """Leave a state and all tables that are made of it in a folder.
+
+    asked: what they depend on, digested. run: what the tables call it; None for the folder's name.
+    """
+
+    def named(table: pd.DataFrame) -> pd.DataFrame:
+        if not table.empty:
+            table.insert(0, "run", folder.path.name if run is None else run)
+        return table
+
     files: dict[str, bytes | Callable[[BinaryIO], None]] = {
         STATE: tables.state.write,
-        SAMPLES: tables.samples().to_parquet(index=False),
-        METRICS: tables.metrics().to_csv(index=False).encode(),
-        DIFFERENCES: tables.differences().to_csv(index=False).encode(),
+        SAMPLES: named(tables.samples()).to_parquet(index=False),
+        METRICS: named(tables.metrics()).to_csv(index=False).encode(),
+        DIFFERENCES: named(tables.differences()).to_csv(index=False).encode(),
     }
     if (curve := tables.conflict_curve()) is not None:
-        files[CONFLICT] = curve.to_csv(index=False).encode()
+        files[CONFLICT] = named(curve).to_csv(index=False).encode()
     written = {name: folder.write(name, content) for name, content in files.items()}
     summary = {
         "asked": asked,

@@ -51,8 +51,8 @@ class Image:
 class Row:
     """One row of a table: a method's pictures, or those that no method made.
 
-    role, branches, parameter, setting: see :class:`maxbench.experiments.method.Method`; of what no method made the role
-    is "reference", of pictures made elsewhere "entered".
+    role, branches, parameter, setting, delta: see :class:`maxbench.experiments.method.Method`; of what no method made
+    the role is "reference", of pictures made elsewhere "entered".
     same: whether they are the same pictures for every condition. is_unit: whether it may be the floor or the unit of q.
     """
 
@@ -61,6 +61,7 @@ class Row:
     branches: tuple[str, ...] = ()
     parameter: str | None = None
     setting: float | None = None
+    delta: float | None = None
     same: bool = False
     is_unit: bool = False
 
@@ -73,6 +74,7 @@ class Row:
             "branches": "+".join(self.branches),
             "parameter": self.parameter,
             "setting": self.setting,
+            "delta": self.delta,
         }
 
 
@@ -187,7 +189,7 @@ def merge(states: Sequence[State]) -> State:
     seen = [(image.seed, image.sample, image.replicate) for state in states for image in state.images]
     if len(set(seen)) < len(seen):
         raise UserError("The runs have images of the same sample, seed and replicate; pool runs of different seeds.")
-    rows = [row for row in first.rows if all(row in other.rows for other in others)]
+    rows = [merged for row in first.rows if (merged := _in_all(row, [other.rows for other in others])) is not None]
     dropped = sorted({row.name for state in states for row in state.rows} - {row.name for row in rows})
     baselines = tuple(each for each in first.baselines if each in {row.name for row in rows})
     labels = {
@@ -211,6 +213,14 @@ def merge(states: Sequence[State]) -> State:
         reference={network: _together([state.reference[network] for state in states]) for network in first.reference},
         notes=tuple(notes),
     )
+
+
+def _in_all(row: Row, others: Sequence[Sequence[Row]]) -> Row | None:
+    """The row that all of them have, without a delta that they do not agree on; None where one of them lacks it."""
+    found = [each for rows in others for each in rows if replace(each, delta=row.delta) == row]
+    if len(found) < len(others):
+        return None
+    return row if all(each == row for each in found) else replace(row, delta=None)
 
 
 def _together(references: Sequence[np.ndarray]) -> np.ndarray:

@@ -39,6 +39,8 @@ class Method(Fusion):
         method for each value.
     tune: settings to choose from on training scenes, {"branch_scale": [0.7, 1]}; see
         :mod:`maxbench.experiments.tuning`. tuned: those that were chosen; None before that.
+    trials: how many settings are tried within ranges, {"rule.delta": [-1, 1]}, by what earlier ones were worth; None
+        for every combination of lists. See :mod:`maxbench.experiments.search`.
     entry: the name that the method has in the configuration. series: the name of what varies, without its setting.
     parameter, setting: what varies in it and the value that it has here. `name` is made of these, for files and people;
         nobody takes it apart.
@@ -49,6 +51,7 @@ class Method(Fusion):
     match: str | None = None
     vary: Mapping[str, Sequence[float]] = field(default_factory=dict)
     tune: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    trials: int | None = None
     tuned: Mapping[str, float] | None = None
     entry: str = ""
     series: str = ""
@@ -59,6 +62,16 @@ class Method(Fusion):
     def role(self) -> str:
         """Of its row in tables, see NONE, SINGLE and FUSION."""
         return (NONE, SINGLE)[len(self.branches)] if len(self.branches) < 2 else FUSION
+
+    @property
+    def delta(self) -> float | None:
+        """The threshold by which its rule fuses branches, as it stands or as it was chosen.
+
+        None where nothing is fused, where the rule has no such number, and where one is still to be chosen.
+        """
+        delta = getattr(self.rule, "delta", None)
+        is_chosen = self.tuned is not None or "rule.delta" not in self.tune
+        return float(delta) if self.role == FUSION and _is_number(delta) and is_chosen else None
 
     @property
     def is_unit(self) -> bool:

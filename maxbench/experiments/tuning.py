@@ -1,7 +1,8 @@
 """Methods with freedom of choice: the settings that a tuned method is chosen from, and how it is chosen.
 
 A rule with a parameter, a sum with weights and a single control with a scale are offered the same: a small grid, and
-training scenes on which no result is measured. What is chosen maximises the joint score per image.
+training scenes on which no result is measured. What is chosen maximises the joint score per image. In the place of a
+grid a method can have ranges and a number of trials, see :mod:`maxbench.experiments.search`.
 """
 
 from __future__ import annotations
@@ -46,17 +47,47 @@ def candidates(method: Method) -> list[Candidate]:
     """Every combination of what a method's `tune` names, in the order of its lists.
 
     `tune` maps "scale" (factors of the method's own), "branch_scale", "control_start" and "control_end" (for each
-    branch by itself) and "rule.<parameter>" to lists of values.
+    branch by itself) and "rule.<parameter>" to lists of values. Of a method whose settings are searched for, the first
+    that is tried alone: its own.
     """
-    axes: list[tuple[str, Sequence[float]]] = []
+    if method.trials is not None:
+        return [candidate(method, own_setting(method), 0)]
+    ranges = axes(method)
+    return [
+        candidate(method, dict(zip(ranges, values, strict=True)), number)
+        for number, values in enumerate(product(*ranges.values()))
+    ]
+
+
+def axes(method: Method) -> dict[str, Sequence[float]]:
+    """What can be set in a tuned method, a number for each name -> its values, or the ends of its range."""
+    found: dict[str, Sequence[float]] = {}
     for key, values in method.tune.items():
         names = [f"{key}.{branch}" for branch in method.branches] if key in BY_BRANCH else [key]
-        axes += [(name, values) for name in names]
-    found = []
-    for number, values in enumerate(product(*(own for _, own in axes))):
-        said = dict(zip((name for name, _ in axes), values, strict=True))
-        found.append(Candidate(replace(_with(method, said), name=f"{method.name}/{number}", tune={}), said))
+        found |= dict.fromkeys(names, values)
     return found
+
+
+def candidate(method: Method, said: Mapping[str, float], number: int) -> Candidate:
+    """A tuned method at one setting; number: of its pictures' folder."""
+    return Candidate(replace(_with(method, said), name=f"{method.name}/{number}", tune={}, trials=None), dict(said))
+
+
+def own_setting(method: Method) -> dict[str, float]:
+    """The setting that a tuned method has before it is tuned, within the ends of every range."""
+    said = {}
+    for name, (low, high) in axes(method).items():
+        key, _, inner = name.partition(".")
+        if key == FACTOR:
+            value = 1.0
+        elif key in BY_BRANCH:
+            given = getattr(method, key)
+            usual = 0.0 if key == "control_start" else 1.0
+            value = given.get(inner, usual) if isinstance(given, Mapping) else given
+        else:
+            value = getattr(method.rule, inner, low)
+        said[name] = min(max(float(value), low), high) if isinstance(value, int | float) else low
+    return said
 
 
 def _with(method: Method, said: Mapping[str, float]) -> Method:

@@ -16,6 +16,7 @@ from maxbench.generation.executors.base import Task
 from maxbench.generation.networks import Networks
 from maxbench.generation.sampling import Batch
 from maxbench.models.pipeline import Sampler
+from maxbench.seeds import RunNoise
 
 FITTING = 1
 """Version of how it is found."""
@@ -66,7 +67,7 @@ class FitBatch(Task):
     def _batch(self, count: int) -> Batch:
         return Batch(
             prompts=("",) * count,
-            noise=tuple((0, f"fitting-{place}", 0) for place in range(count)),
+            noise=tuple(RunNoise(0, f"fitting-{place}") for place in range(count)),
             maps={name: np.stack([each] * count) for name, each in self.maps.items()},
             resolution=self.resolution,
         )

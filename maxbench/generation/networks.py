@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -22,6 +22,27 @@ CLIP = "clip"
 
 def _none(condition: str) -> None:
     """Of networks that are not there."""
+
+
+class Suite(Protocol):
+    """What loads networks from their weights: :class:`maxbench.suites.folder.FolderSuite`."""
+
+    resolution: int
+
+    def pipeline(self, conditions: Sequence[str], device: torch.device, dtype: torch.dtype) -> Pipeline: ...
+
+    def annotator(self, condition: str, device: torch.device) -> Annotator | None: ...
+
+    def scorer(self, condition: str, device: torch.device) -> Annotator | None: ...
+
+    def self_consistency(self, condition: str, device: torch.device) -> Annotator | None: ...
+
+    def clip_scorer(self, device: torch.device) -> Any: ...
+
+    def feature_network(self, name: str, device: torch.device) -> Any: ...
+
+
+Load = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,32 @@ class Networks:
     load_clip: Callable[[], Any] | None = None
     load_features: Callable[[str], Any] | None = None
     held: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        suite: Suite,
+        conditions: Mapping[str, Condition],
+        precision: Precision,
+        device: torch.device,
+        batch_size: int,
+        checked: Callable[[Load], Load] = lambda load: load,
+    ) -> Networks:
+        """The networks of a suite.
+
+        batch_size: of pictures that are made together. checked: put around every loader, for what must hold after it.
+        """
+        return cls(
+            conditions=conditions,
+            precision=precision,
+            device=device,
+            load_pipeline=checked(partial(_pipeline, suite, tuple(conditions), device, batch_size)),
+            load_annotator=checked(partial(suite.annotator, device=device)),
+            load_scorer=checked(partial(suite.scorer, device=device)),
+            load_self_consistency=checked(partial(suite.self_consistency, device=device)),
+            load_clip=checked(partial(suite.clip_scorer, device)),
+            load_features=checked(partial(suite.feature_network, device=device)),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is loaded."""
@@ -115,3 +162,11 @@ class Networks:
     def made_by(self) -> dict[str, str]:
         """Of this process, in the record of everything that it makes."""
         return made_by(self.device)
+
+
+def _pipeline(
+    suite: Suite, conditions: Sequence[str], device: torch.device, batch_size: int, precision: Precision
+) -> Pipeline:
+    """All networks that make pictures, loaded and computing as `precision` says."""
+    loaded = suite.pipeline(conditions, device, precision.dtype)
+    return loaded.computing(precision, batch_size, suite.resolution)

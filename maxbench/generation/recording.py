@@ -95,6 +95,7 @@ class Trace:
                 "merged": float(merged.float().mean()),
                 "rho": float(of_losers.mean()) if of_losers.numel() else 1.0,
                 "own": self._own(names, winner),
+                **{f"merged/{sample}": share for sample, share in enumerate(self._by_sample(merged))},
                 **{f"wins/{name}": float((winner == i).float().mean()) for i, name in enumerate(names)},
                 **{f"saliency/{name}": float(sigma[i].mean()) for i, name in enumerate(names)},
                 **{f"rho/{-1 + 2 * i / BINS:+.1f}": float(share) for i, share in enumerate(histogram)},
@@ -115,6 +116,10 @@ class Trace:
         half = maps[..., -self.size :, :, :][..., : self.keep, :, :]
         dtype = torch.float16 if what == "saliency" else torch.uint8
         self.maps[f"{kind}/{place}/{self.step}/{what}"] = half.to(dtype).cpu().numpy()
+
+    def _by_sample(self, places: Tensor) -> list[float]:
+        """The share of a sample's places (B, 1, H, W) that are true, over both guidance halves where there are two."""
+        return places.float().mean((1, 2, 3)).reshape(-1, self.size).mean(0).tolist()
 
     def _own(self, names: Sequence[str], winner: Tensor) -> float:
         """Share of locations won by the branch whose region it is; NaN where regions are not known."""

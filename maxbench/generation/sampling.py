@@ -24,7 +24,7 @@ from maxbench.models.control import Control
 from maxbench.models.pipeline import Evaluations, Pipeline, Sampler, cost_of, scheduled
 from maxbench.models.precision import Precision, tf32
 from maxbench.models.prefix import Prefixes
-from maxbench.seeds import derive, noise_for
+from maxbench.seeds import Noise, RunNoise
 from maxbench.store.files import digest, fingerprint
 from maxbench.store.identity import identity
 
@@ -62,12 +62,12 @@ class NetworkIdentity:
 class Batch:
     """Samples whose pictures are made together, as data.
 
-    noise: of every picture, the run's seed, the sample's group and the replicate. maps: condition -> what its control
-    sees, (B, H, W[, 3]) uint8. resolution: of the pictures, pixels a side.
+    noise: of every picture; in a run by the run's seed, the sample's group and the replicate. maps: condition -> what
+    its control sees, (B, H, W[, 3]) uint8. resolution: of the pictures, pixels a side.
     """
 
     prompts: tuple[str, ...]
-    noise: tuple[tuple[int, str, int], ...]
+    noise: tuple[Noise, ...]
     maps: Mapping[str, UInt8[np.ndarray, "batch height width *colours"]]
     resolution: int
 
@@ -91,12 +91,12 @@ class Batch:
 
     def start(self, shape: tuple[int, int, int]) -> Float[Tensor, "batch channel height width"]:
         """What its pictures start from, the same for every method and for the samples of a group."""
-        return torch.stack([noise_for(*each, shape) for each in self.noise])
+        return torch.stack([each.draw(shape) for each in self.noise])
 
     @property
     def generators(self) -> list[torch.Generator]:
         """One for every picture, on the processor, from which a stochastic sampler draws."""
-        return [torch.Generator().manual_seed(derive("sampler", *each)) for each in self.noise]
+        return [each.generator() for each in self.noise]
 
     def hints(self, conditions: Mapping[str, Condition], branches: Sequence[str]) -> dict[str, Images]:
         """What branches are shown, (B, 3, H, W) in [0, 1] by condition."""
@@ -222,7 +222,8 @@ class Sampling:
         return Batch(
             prompts=tuple(sample.prompt for sample in samples),
             noise=tuple(
-                (self.seed, sample.group, replicate) for sample, replicate in zip(samples, replicates, strict=True)
+                RunNoise(self.seed, sample.group, replicate)
+                for sample, replicate in zip(samples, replicates, strict=True)
             ),
             maps={name: self.inputs.condition_maps(name, samples).numpy() for name in branches},
             resolution=self.inputs.resolution,

@@ -38,7 +38,7 @@ class Tracing:
     """What is recorded of the rules' decisions: nothing unless there are samples.
 
     samples: the first ones of the run are generated once more under a trace. maps: of how many saliency and winners are
-    kept as maps. steps: at how many steps, evenly from the first to the last.
+    kept as maps; 0 for none. steps: at how many steps, evenly from the first to the last.
     """
 
     samples: int = 0
@@ -88,14 +88,9 @@ class Tracing:
             sampler=sampling.sampler,
             batch=sampling.batch(samples, [0] * len(samples), method.branches),
             maps=self.maps,
-            steps=tuple(self._at(sampling.sampler.steps)),
+            steps=tuple(steps_between(self.steps, sampling.sampler.steps)) if self.maps else (),
             regions={name: each.numpy() for name, each in masks.items()} if regional else None,
         )
-
-    def _at(self, steps: int) -> list[int]:
-        """Which of a sampler's steps maps are kept of."""
-        count = min(self.steps, steps)
-        return sorted({round(place * (steps - 1) / max(count - 1, 1)) for place in range(count)})
 
 
 @dataclass(frozen=True)
@@ -141,6 +136,12 @@ class MeasureDrift(Task):
         pipeline = networks.pipeline
         nets = {name: net for name, net in pipeline.controls.items() if isinstance(net, ControlNetModel)}
         return {name: drift(net, pipeline.unet) for name, net in nets.items()}
+
+
+def steps_between(count: int, steps: int) -> list[int]:
+    """Which of a sampler's steps maps are kept of: so many, evenly from the first to the last."""
+    count = min(count, steps)
+    return sorted({round(place * (steps - 1) / max(count - 1, 1)) for place in range(count)})
 
 
 def _find(folder: RunFolder, key: str) -> list[Artefact | None]:

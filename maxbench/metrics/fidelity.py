@@ -39,14 +39,32 @@ def depth_rmse(
     """
     given, measured = _unit_map(given, "given"), _unit_map(measured, "measured")
     weights = _region(given, measured, valid)
+    squared = _fitted(given, measured, weights).square().sum(dim=(1, 2, 3), keepdim=True)
+    return 255 * (squared / weights.sum(dim=(1, 2, 3), keepdim=True)).sqrt().flatten()
+
+
+def depth_residuals(
+    given: Float[Tensor, "batch 1 height width"],
+    measured: Float[Tensor, "batch 1 height width"],
+    valid: Bool[Tensor, "batch 1 height width"] | None = None,
+) -> Float[Tensor, "batch 1 height width"]:
+    """What :func:`depth_rmse` is the root mean square of, place by place: fitted minus given, on a scale of [0, 1].
+
+    0 outside of `valid`.
+    """
+    given, measured = _unit_map(given, "given"), _unit_map(measured, "measured")
+    return _fitted(given, measured, _region(given, measured, valid))
+
+
+def _fitted(given: Tensor, measured: Tensor, weights: Tensor) -> Tensor:
+    """The measured maps after the fit, less the given ones."""
     pixels = weights.sum(dim=(1, 2, 3), keepdim=True)
     given = (given - (weights * given).sum(dim=(1, 2, 3), keepdim=True) / pixels) * weights
     measured = (measured - (weights * measured).sum(dim=(1, 2, 3), keepdim=True) / pixels) * weights
     spread = measured.square().sum(dim=(1, 2, 3), keepdim=True)
     shared = (given * measured).sum(dim=(1, 2, 3), keepdim=True)
     scale = torch.where(spread > 0, shared / spread.clamp(min=torch.finfo(spread.dtype).tiny), 0).clamp(min=0)
-    squared = (scale * measured - given).square().sum(dim=(1, 2, 3), keepdim=True)
-    return 255 * (squared / pixels).sqrt().flatten()
+    return scale * measured - given
 
 
 def depth_rmse_controlnetpp(
@@ -331,14 +349,30 @@ def edge_f1(
     weights = _region(given, measured, valid)
 
     def share_in_reach(edges: Tensor, others: Tensor) -> Tensor:
-        reach = max_pool2d(others, 2 * tolerance + 1, stride=1, padding=tolerance)
         counted = weights * edges
-        return (counted * reach).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3)).clamp(min=1)
+        return (counted * _reach(others, tolerance)).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3)).clamp(min=1)
 
     precision, recall = share_in_reach(measured, given), share_in_reach(given, measured)
     f1 = 2 * precision * recall / (precision + recall).clamp(min=torch.finfo(precision.dtype).tiny)
     both_empty = (weights * (given + measured)).sum(dim=(1, 2, 3)) == 0
     return torch.where(both_empty, 1, f1)
+
+
+def unmatched_edges(
+    given: Float[Tensor, "batch 1 height width"],
+    measured: Float[Tensor, "batch 1 height width"],
+    tolerance: int = 1,
+    valid: Bool[Tensor, "batch 1 height width"] | None = None,
+) -> Float[Tensor, "batch 1 height width"]:
+    """1 at every edge pixel of either map that has none of the other in reach, see :func:`edge_f1`; 0 elsewhere."""
+    given, measured = _binary_map(given, "given"), _binary_map(measured, "measured")
+    alone = given * (1 - _reach(measured, tolerance)) + measured * (1 - _reach(given, tolerance))
+    return _region(given, measured, valid) * alone.clamp(max=1)
+
+
+def _reach(edges: Tensor, tolerance: int) -> Tensor:
+    """Where an edge is within `tolerance` pixels."""
+    return max_pool2d(edges, 2 * tolerance + 1, stride=1, padding=tolerance)
 
 
 def _unit_map(values: Tensor, name: str) -> Float[Tensor, "batch 1 height width"]:

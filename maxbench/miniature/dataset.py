@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -88,13 +89,36 @@ def _write_json(path: Path, images: list[dict], annotations: list[dict], **more:
 def _write_scene(task: tuple[int, int, str]) -> tuple[int, list[str], list[dict]]:
     """Render one scene to its PNG; return its size, captions and instance annotations."""
     seed, index, folder = task
+    scene, rendering, captions = _draw_scene(seed, index)
+    Image.fromarray(rendering.image).save(Path(folder) / f"{index:012d}.png")
+    return len(rendering.image), captions, list(_instances(scene, rendering))
+
+
+def _draw_scene(seed: int, index: int) -> tuple[world.Scene, Rendering, list[str]]:
+    """A scene, what it looks like, and its captions, of which the first says most."""
     rng = scene_generator(seed, index)
     scene = world.sample_scene(rng)
     rendering = render(scene)
     seen = world.visible(scene, rendering.instances)
-    captions = [words.caption(seen, rng, drop) for drop in (0.0, 0.25, 0.5)]
-    Image.fromarray(rendering.image).save(Path(folder) / f"{index:012d}.png")
-    return len(rendering.image), captions, list(_instances(scene, rendering))
+    return scene, rendering, [words.caption(seen, rng, drop) for drop in (0.0, 0.25, 0.5)]
+
+
+class Example(NamedTuple):
+    """A picture, and a prompt that says what it shows."""
+
+    picture: Image.Image
+    prompt: str
+
+
+def example(number: int = 0) -> Example:
+    """A rendered scene that no part of the miniature was trained on, and its caption: a picture to try things with.
+
+    number: 0 or more; scenes of one number are the same everywhere, and those of a run's data set.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise UserError(f"number is {number!r}; give a whole number, 0 or more.")
+    _, rendering, captions = _draw_scene(VALIDATION_SEED, number)
+    return Example(Image.fromarray(rendering.image), captions[0])
 
 
 def _instances(scene: world.Scene, rendering: Rendering):

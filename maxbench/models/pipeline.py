@@ -96,9 +96,13 @@ class Pipeline:
             for net in (self.unet, *self.controls.values()):
                 if not isinstance(net, ImagePrompt):  # which is part of the U-Net
                     net.to(memory_format=torch.channels_last)
-        (self.vae.enable_slicing if precision.slices(batch, resolution) else self.vae.disable_slicing)()
+        self.slice_autoencoder(precision, batch, resolution)
         (self.vae.enable_tiling if precision.tiled else self.vae.disable_tiling)()
         return replace(self, allow_tf32=precision.tf32, graphs=Graphs() if precision.compiled else None)
+
+    def slice_autoencoder(self, precision: Precision, batch: int, resolution: int) -> None:
+        """Let the autoencoder take the pictures of a batch one at a time, or together, as `precision` says."""
+        (self.vae.enable_slicing if precision.slices(batch, resolution) else self.vae.disable_slicing)()
 
     @property
     def device(self) -> torch.device:

@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 
 from maxbench.errors import UserError
 from maxbench.report.base import COLOURS, DOUBLE, MARKERS, SMALL, NotThere, style
+from maxbench.report.columns import ARROWS, FIDELITIES, column, column_name
 from maxbench.report.pictures import Shown
 from maxbench.report.runs import Results
-from maxbench.report.tables import ARROWS, FIDELITIES, column, column_name
 
 UNITS = {
     "joint": "mean of the smallest q", "q": "0 none, 1 single control", "hed_ssim": "SSIM",

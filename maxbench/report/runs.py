@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,14 @@ import pandas as pd
 import yaml
 
 from maxbench.errors import UserError
+from maxbench.store.runfolder import MARK
 
 METRICS, DIFFERENCES, SAMPLES = "metrics.csv", "differences.csv", "samples.parquet"
-CONFIG, MANIFEST, EVALUATED, TUNING, STAMP = (
-    "config.yaml", "manifest.json", "evaluation.json", "tuning.csv", "stamp.json"
+CONFIG, MANIFEST, EVALUATED, TUNING, STAMP, STATUS = (
+    "config.yaml", "manifest.json", "evaluation.json", "tuning.csv", "stamp.json", "run.json"
 )  # fmt: skip
+CONFLICT = "conflict.csv"
+DIAGNOSTICS = "diagnostics"  # a folder
 AGAIN = "run the experiment again, which makes it anew."
 
 REQUIRED = {
@@ -26,10 +29,21 @@ REQUIRED = {
     ),
     DIFFERENCES: ("baseline", "method", "role", "condition", "metric", "value", "low", "high", "verdict", "needed"),
     SAMPLES: ("sample", "replicate", "method", "role", "condition", "metric", "value"),
+    CONFLICT: ("method", "role", "bin", "conflict", "value", "low", "high", "n"),
 }  # fmt: skip
 UNTESTED = frozenset(REQUIRED[DIFFERENCES]) - {"condition", "verdict", "needed"}
 """What differences of older versions have, which tested nothing."""
 NUMBERS = ("value", "low", "high", "n", "comparisons", "needed")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast, where it is installed
+
+PLACES = (
+    "output_dir", "store_dir", "data_dir", "data.root", "suite.root", "suite.weights_dir", "runtime.threads",
+    "runtime.device", "runtime.workers", "runtime.address", "diagnostics.samples", "diagnostics.maps",
+    "diagnostics.steps", "scenes",
+)  # fmt: skip
+"""Settings that say where and how fast, or what stands elsewhere; two runs that differ in these alone do not differ."""
+DEFAULTS = ("suite.steps", "suite.guidance_scale", "suite.control_scale")
+"""What experiments use unless they say otherwise; what was used stands elsewhere in the configuration."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,11 @@ class Results:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """metrics.csv, with an empty `condition` as NaN."""
-        return self._table(METRICS)
+        """metrics.csv, an empty `condition` as NaN; with `run` and `delta` also where an older version has none."""
+        table = self._table(METRICS)
+        if "run" not in table:
+            table.insert(0, "run", self.id)
+        return table if "delta" in table else table.assign(delta=self._deltas(table))
 
     @cached_property
     def differences(self) -> pd.DataFrame | None:
@@ -99,6 +116,11 @@ class Results:
             raise self.damaged(TUNING) from error
 
     @cached_property
+    def conflict(self) -> pd.DataFrame | None:
+        """The joint score by degree of conflict; None where there is no such table."""
+        return self._table(CONFLICT) if (self.folder / CONFLICT).exists() else None
+
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
         return self._settings(CONFIG)
@@ -119,6 +141,37 @@ class Results:
             raise self.damaged(EVALUATED)
         return value
 
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        """How far the run is, as `run.json` says; empty where it says nothing, as of a pooled result."""
+        if not (self.folder / STATUS).exists():
+            return {}
+        status = self._settings(STATUS).get("status", {})
+        if not isinstance(status, dict):
+            raise self.damaged(STATUS)
+        return status
+
+    @cached_property
+    def stamps(self) -> list[dict[str, Any]]:
+        """The environments that made the run; none where that is missing or damaged: no number depends on it."""
+        try:
+            stamps = json.loads((self.folder / STAMP).read_text())
+        except (OSError, ValueError):
+            return []
+        return stamps if isinstance(stamps, list) and all(isinstance(each, dict) for each in stamps) else []
+
+    @property
+    def origin(self) -> str:
+        """The run and the code that made it, as far as its stamp says, for people."""
+        try:
+            stamp = self.stamps[-1]
+            git = stamp["git"]
+            dirty = ", dirty" if git and git["dirty"] else ""
+            code = f"commit {git['commit'][:10]}{dirty}" if git else f"maxbench {stamp['maxbench']}"
+        except (LookupError, TypeError):
+            return self.id
+        return f"{self.id} ({code})"
+
     @property
     def notes(self) -> list[str]:
         """What a reader must know, in sentences."""
@@ -126,6 +179,41 @@ class Results:
         if not isinstance(notes, list):
             raise self.damaged(EVALUATED)
         return [str(note) for note in notes]
+
+    def _deltas(self, table: pd.DataFrame) -> pd.Series:
+        """The threshold of every row's rule, as far as the configuration of an older run says it."""
+        entries = self.config.get("methods") if (self.folder / CONFIG).exists() else None
+        known = self._chosen()
+        for row in table.drop_duplicates("method").to_dict("records"):
+            entry = entries.get(row["method"]) if isinstance(entries, Mapping) else None
+            rule = entry.get("rule") if isinstance(entry, Mapping) else None
+            if row.get("parameter") == "rule.delta":
+                known[row["method"]] = row["setting"]
+            elif isinstance(rule, Mapping) and not (entry.get("tune") or {}):
+                known[row["method"]] = rule.get("delta")
+        return pd.to_numeric(table.method.map(known), errors="coerce")
+
+    def _chosen(self) -> dict[str, float]:
+        """The thresholds that were tuned, by method, as the manifest says them; none where it does not."""
+        try:
+            listed = (self.manifest or {}).get("methods", [])
+            tuned = {each["name"]: each.get("tuned") or {} for each in listed}
+            return {name: said["rule.delta"] for name, said in tuned.items() if "rule.delta" in said}
+        except (UserError, LookupError, TypeError, AttributeError):
+            return {}
+
+    def decisions(self, method: str) -> pd.DataFrame | None:
+        """What a method's rule decided, by site and step; None where that was not recorded."""
+        name = f"{DIAGNOSTICS}/{method}.csv"
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            return pd.read_csv(path)
+        except pd.errors.EmptyDataError:  # a method without controls has nothing to decide
+            return None
+        except ValueError as error:
+            raise self.damaged(name) from error
 
     def damaged(self, name: str) -> UserError:
         return UserError(f"{self.folder / name} is damaged; {AGAIN}")
@@ -163,7 +251,7 @@ class Results:
         path = self.folder / name
         try:
             text = path.read_text()
-            settings = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+            settings = json.loads(text) if path.suffix == ".json" else yaml.load(text, LOADER)
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); {AGAIN}") from error
         except (yaml.YAMLError, ValueError) as error:
@@ -178,11 +266,18 @@ def finished(output_dir: Path) -> list[Path]:
     return sorted(path.parent for path in output_dir.glob(f"*/{METRICS}"))
 
 
+def begun(output_dir: Path) -> list[Path]:
+    """The folders in `output_dir` that hold a run, finished or not, in order of their names."""
+    return sorted({*finished(output_dir), *(path.parent for path in output_dir.glob(f"*/{MARK}"))})
+
+
 def find(names: Sequence[str], output_dir: str | Path = "runs") -> list[Path]:
     """The run folders that are meant; without a name all finished ones in `output_dir`.
 
-    A name is a path, or the beginning of the name of a folder in `output_dir` (`hed_depth`, `hed_depth-miniature`), if
-    it means one run: the experiment's own name means the runs of that experiment alone, not of `hed_depth_again`.
+    A name is a path, or as `maxbench list` prints it: the beginning of the name of a folder in `output_dir`
+    (`hed_depth`, `hed_depth-miniature`) or of its last digits, if it means one run, with the settings that tell it from
+    others after a colon (`hed_depth:seed=1,samples=96`). The experiment's own name means the runs of that experiment
+    alone, not of `hed_depth_again`.
     """
     place = Path(output_dir)
     if not names:
@@ -197,11 +292,74 @@ def _one(name: str, place: Path) -> Path:
     if path.exists() or len(path.parts) != 1:
         return path
     known = finished(place)
-    meant = [each for each in known if each.name == name or each.name.startswith(f"{name}-")]
-    meant = meant or [each for each in known if each.name.startswith(name)]
+    meant = matching(name, known)
     if len(meant) == 1:
         return meant[0]
     if meant:
-        raise UserError(f"'{name}' means {len(meant)} runs; name one: {', '.join(each.name for each in meant)}.")
+        raise UserError(
+            f"'{name}' means {len(meant)} runs; name one: {', '.join(each.name for each in meant)}; or say what tells "
+            "it from the others, as `maxbench list` does."
+        )
+    if unfinished := matching(name, begun(place)):
+        raise UserError(
+            f"'{name}' is not finished ({unfinished[0].name}); run the same command again to finish it, or see "
+            "`maxbench list`."
+        )
     among = f"; there are {', '.join(each.name for each in known[:8])}" if known else ""
     raise UserError(f"There is no run '{name}' here or in {place}/{among}.")
+
+
+def matching(name: str, known: Sequence[Path]) -> list[Path]:
+    """Those of some run folders that a name may mean, see :func:`find`."""
+    begins, _, settings = name.partition(":")
+    meant = [each for each in known if each.name == begins or each.name.startswith(f"{begins}-")]
+    meant = meant or [each for each in known if each.name.startswith(begins)]
+    meant = meant or [each for each in known if each.name.rpartition("-")[2].startswith(begins)]
+    wanted = dict(each.partition("=")[::2] for each in settings.split(",")) if settings else {}
+    return [each for each in meant if wanted.items() <= said_of(each).items()] if wanted else meant
+
+
+def said_of(folder: Path) -> dict[str, str]:
+    """The settings of a run by dotted keys, each as it is written; empty where they cannot be read."""
+    try:
+        return {key: written(value) for key, value in settings_of(Results(folder).config).items()}
+    except UserError:
+        return {}
+
+
+def written(value: Any) -> str:
+    """A setting as names and tables say it; pooled seeds are joined by +."""
+    if isinstance(value, list):
+        return "+".join(map(written, value)) if value else "[]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested configuration by dotted keys."""
+    if not isinstance(value, Mapping) or (not value and prefix):
+        return {prefix.removesuffix("."): value}
+    return {key: inner for name, part in value.items() for key, inner in flat(part, f"{prefix}{name}.").items()}
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration by dotted keys, with the names of its methods under `methods`."""
+    methods = config.get("methods")
+    return {**flat(config), "methods": list(methods) if isinstance(methods, Mapping) else []}
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Dotted keys in which configurations differ, see :func:`settings_of`, without what changes nothing by itself.
+
+    Of other experiments the name alone: everything else follows from it. Of a method that only some have, no setting.
+    """
+    if len({config.get("name") for config in configs}) > 1:
+        return ["name"]
+    said = [settings_of(config) for config in configs]
+    shared = set(said[0]["methods"]).intersection(*(each["methods"] for each in said))
+    keys = {key for each in said for key in each} - {*PLACES, *DEFAULTS, "pooled"}
+    return [
+        key
+        for key in sorted(keys, key=lambda key: (key.count("."), key))
+        if len({str(each.get(key)) for each in said}) > 1
+        and (not key.startswith("methods.") or key.split(".")[1] in shared)
+    ]

@@ -1,88 +1,58 @@
-"""metrics.csv -> tables for people, in Markdown and in plain text."""
+"""metrics.csv -> tables for people: all of it in Markdown, what answers the question in plain text and in LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from maxbench.errors import UserError
+from maxbench.report.columns import (
+    COLUMNS,
+    FIDELITIES,
+    FURTHER,
+    NOT_SHOWN,
+    UNDECIDED,
+    Key,
+    cells_of,
+    column,
+    column_name,
+    essential_keys,
+    heading,
+    interval_cell,
+    keys_of,
+    margin_cell,
+    refuse_mixtures,
+    table_keys,
+)
+from maxbench.report.formats import latex_table, markdown_table, plain_table, plain_widths
 from maxbench.report.runs import EVALUATED, TUNING, Results
+from maxbench.report.winner import best, ranks, undecided, winner
 from maxbench.store.files import write_atomically
 
-
-@dataclass(frozen=True)
-class Column:
-    """How a metric is printed: heading, digits, and which way is better (None where neither is)."""
-
-    heading: str
-    digits: int
-    better: str | None
-
-
-COLUMNS = {
-    "fid": Column("FID", 2, "lower"),
-    "kid": Column("KID x1000", 2, "lower"),
-    "fd_dinov2": Column("FD-DINOv2", 1, "lower"),
-    "cmmd": Column("CMMD", 3, "lower"),
-    "fd_clip": Column("FD-CLIP", 2, "lower"),
-    "kd_clip": Column("KD-CLIP x1000", 2, "lower"),
-    "clip_score": Column("CLIP", 2, "higher"),
-    "hed_ssim": Column("HED SSIM", 3, "higher"),
-    "depth_rmse": Column("depth RMSE", 2, "lower"),
-    "seg_miou": Column("seg mIoU", 1, "higher"),
-    "seg_image_iou": Column("seg IoU per image", 1, "higher"),
-    "seg_object_iou": Column("seg object IoU", 1, "higher"),
-    "canny_f1": Column("canny F1", 3, "higher"),
-    "style_clip_i": Column("style CLIP-I", 1, "higher"),
-    "q": Column("q", 2, "higher"),
-    "q_mean": Column("q mean", 2, "higher"),
-    "joint": Column("joint", 2, "higher"),
-    "share_both": Column("both q > 1/2", 2, "higher"),
-    "control_scale": Column("scale", 2, None),
-    "seconds": Column("s/image", 2, None),
-    "defects": Column("defects", 0, None),
-}
-"""What the methods' table has, in this order; q of a condition stands beside the fidelity that it is made of."""
-
-FIDELITIES = {name: name for name in ("hed_ssim", "depth_rmse", "seg_object_iou", "canny_f1", "style_clip_i")}
-FIDELITIES["seg_miou"] = "seg_image_iou"
-"""Headline of a condition -> the image's own score, of which q is made and differences are."""
-
-FURTHER = {
-    "fid_infinity": Column("FID, N to infinity", 2, "lower"),
-    "fd_clip_infinity": Column("FD-CLIP, N to infinity", 2, "lower"),
-    "depth_mse": Column("depth MSE", 4, "lower"),
-    "depth_rmse_controlnetpp": Column("depth RMSE, ControlNet++", 2, "lower"),
-    "hed_ms_ssim": Column("HED MS-SSIM", 3, "higher"),
-    "hed_mse": Column("HED MSE", 4, "lower"),
-    "seg_accuracy": Column("seg pixel accuracy", 1, "higher"),
-    "canny_f1_strict": Column("canny F1, strict", 3, "higher"),
-}
-"""The same once more, as others define it: a table of its own."""
-
-ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 BY_ANNOTATOR = "_by_annotator"  # of a metric that the network which drew the maps has measured
 ABOUT = "These are numbers about "
 """How the note begins that says on what pictures was measured; a run has one, or a pooled result one of each kind."""
 MINIATURE = "maxbench.miniature.dataset.miniature_images"  # the data set of older runs, which do not say it
 ENTERED = "entered"  # the role of pictures made elsewhere
-NOT_SHOWN = "not shown"  # the verdict on a difference that may be chance
-UNDECIDED = " ≈"  # after the heading of a column that cannot tell the rows apart
+WIDTH = 100
+"""Characters of a line of the terminal's table."""
+LONGEST = 40
+"""Of a method's name in it."""
+BEST = "*"
+"""After the best of a column that is shown to be."""
 
 
 class Tables(NamedTuple):
-    """The tables of a run, as `table.md` has them and as plain text."""
+    """The tables of a run: all of it, as `table.md` has it, and the essential columns as plain text."""
 
     markdown: str
     text: str
 
 
 def write_tables(folder: Path) -> str:
-    """Write `table.md` into a run folder from its CSV files; return the same tables as plain text."""
+    """Write `table.md` into a run folder from its CSV files; return the essential columns as plain text."""
     tables = read_tables(folder)
     write_atomically(folder / "table.md", tables.markdown)
     return tables.text
@@ -92,12 +62,14 @@ def read_tables(folder: Path) -> Tables:
     """The tables of a run folder, or of results that were kept without its images; nothing is written."""
     results = Results(folder)
     metrics, differences = marked(results.metrics, results.differences)
-    about, notes = _about(results), _notes(results)
+    about, notes = about_of(results), notes_of(results)
     silent = undecided(differences)
+    won = winner(metrics, differences)
     says = [*_undecided_note(silent, metrics), *_inseparable(metrics), *notes]
     markdown = [
         f"# {metrics.experiment.iloc[0]} on {metrics.suite.iloc[0]}",
         about,
+        *([won] if won else []),
         markdown_table(*method_table(metrics, intervals=True, silent=silent)),
         *says,
         *_differences(differences),
@@ -105,8 +77,41 @@ def read_tables(folder: Path) -> Tables:
         *_second_opinion(metrics),
         _protocols(metrics),
     ]
-    text = [about, plain_table(*method_table(metrics, intervals=False, silent=silent)), *says]
+    table, left_out = terminal_table(metrics, differences, silent)
+    text = [about, table, *([won] if won else []), *says, *_whole(left_out, folder)]
     return Tables("\n\n".join(markdown) + "\n", "\n\n".join(text))
+
+
+def read_latex(folder: Path) -> str:
+    """The essential columns of a run folder as a table of booktabs: best in bold, second underlined, intervals."""
+    results = Results(folder)
+    metrics, differences = marked(results.metrics, results.differences)
+    metrics = metrics.assign(condition=metrics.condition.fillna(""))
+    refuse_mixtures(metrics)
+    silent = undecided(differences)
+    keys, cells = essential_keys(metrics) or table_keys(metrics), cells_of(metrics)
+    methods = list(dict.fromkeys(metrics.method))
+    rows = [[name, *(interval_cell(cells.get((name, *key)), key[0]) for key in keys)] for name in methods]
+    bold, underlined = (
+        {(methods.index(name), 1 + keys.index(key)) for name, key in own if key in keys}
+        for own in ranks(metrics, silent)
+    )
+    legend = UNTESTED if differences is None else f"{LEGEND} {SILENT}" if silent else LEGEND
+    caption = f"{results.experiment} on {results.suite}. {about_of(results)} {legend}"
+    headings = ["method", *(heading(*key, silent) for key in keys)]
+    return latex_table(headings, rows, bold, underlined, caption, f"tab:{results.id}")
+
+
+LEGEND = "Bold: best of the fusion rules, underlined: second best; neither says that a difference is shown."
+SILENT = "≈: no fusion rule is shown to differ from a baseline, and none is set off."
+UNTESTED = "Bold: best of the fusion rules, underlined: second best; no differences were tested."
+
+
+def _whole(left_out: list[Key], folder: Path) -> list[str]:
+    """Where the columns are that the terminal has no room for."""
+    if not left_out:
+        return []
+    return [f"Not shown here: {', '.join(column_name(*key) for key in left_out)}. All of it: {folder / 'table.md'}"]
 
 
 def marked(metrics: pd.DataFrame, differences: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
@@ -132,10 +137,6 @@ def _differences(differences: pd.DataFrame | None) -> list[str]:
     return parts
 
 
-Key = tuple[str, str]
-"""A column: its metric and its condition, which is empty for what belongs to none."""
-
-
 def method_table(
     metrics: pd.DataFrame, intervals: bool, silent: Mapping[Key, int | None] | None = None
 ) -> tuple[list[str], list[list[str]]]:
@@ -144,50 +145,46 @@ def method_table(
     silent: columns that cannot tell the rows apart, see :func:`undecided`.
     """
     metrics = metrics.assign(condition=metrics.condition.fillna(""))
-    _refuse_mixtures(metrics)
-    columns = _columns(metrics)
-    headings = ["method", *(_heading(*key) + (UNDECIDED if key in (silent or {}) else "") for key in columns)]
-    cells = {(row.method, row.metric, row.condition): row for row in metrics.itertuples()}
-    rows = []
-    for method in dict.fromkeys(metrics.method):
-        rows.append([method, *(_cell(cells.get((method, *key)), key[0], intervals) for key in columns)])
-    return headings, rows
+    refuse_mixtures(metrics)
+    keys, cells = table_keys(metrics), cells_of(metrics)
+    cell = interval_cell if intervals else margin_cell
+    rows = [
+        [method, *(cell(cells.get((method, *key)), key[0]) for key in keys)] for method in dict.fromkeys(metrics.method)
+    ]
+    return ["method", *(heading(*key, silent or {}) for key in keys)], rows
 
 
-def _columns(metrics: pd.DataFrame) -> list[Key]:
-    """The columns of the methods' table, those of a condition together."""
-    found = list(dict.fromkeys(zip(metrics.metric, metrics.condition, strict=True)))
-    ordered: list[Key] = []
-    for name in COLUMNS:
-        for key in (each for each in found if each[0] == name and each not in ordered):
-            ordered.append(key)
-            if name in FIDELITIES:  # q and what it is made of, beside the data set's number
-                beside = [(FIDELITIES[name], key[1]), ("q", key[1])]
-                ordered += [each for each in beside if each in found and each not in ordered]
-    constant = metrics[metrics.metric == "control_scale"].value.nunique() == 1
-    no_defects = metrics[metrics.metric == "defects"].value.sum() == 0
-    dropped = {"control_scale"} if constant and len(ordered) > 1 else set()  # it tells nothing
-    return [each for each in ordered if each[0] not in dropped | ({"defects"} if no_defects else set())]
+def terminal_table(
+    metrics: pd.DataFrame, differences: pd.DataFrame | None, silent: Mapping[Key, int | None], width: int = WIDTH
+) -> tuple[str, list[Key]]:
+    """The essential columns that fit a line of `width` characters, joint and q first, and those that are left out.
 
-
-def undecided(differences: pd.DataFrame | None) -> dict[Key, int | None]:
-    """Columns in which no rule that fuses is shown to differ from a baseline, and the fewest samples that may show one.
-
-    That no control and single controls differ does not count where there are such rules: nobody ranks those. The number
-    is the smallest of all that are estimated, and so a lower bound; None where nothing differs.
+    A number has the wider half of its interval, and a mark where it is the best of its column and shown to be.
     """
-    if differences is None:
-        return {}
-    fusing = differences[differences.role.isin(("fusion", "entered"))]
-    differences = differences if fusing.empty else fusing
-    silent = {}
-    for key, group in differences.assign(condition=differences.condition.fillna("")).groupby(
-        ["metric", "condition"], sort=False
-    ):
-        if (group.verdict == NOT_SHOWN).all():
-            needed = group.needed.dropna()
-            silent[key] = int(needed.min()) if len(needed) else None
-    return silent
+    metrics = metrics.assign(condition=metrics.condition.fillna(""))
+    refuse_mixtures(metrics)
+    cells, first = cells_of(metrics), best(metrics, differences)
+    methods = list(dict.fromkeys(metrics.method))
+    columns = [["method", *map(_shortened, methods)]]
+    shown: list[Key] = []
+    for key in essential_keys(metrics) or table_keys(metrics):
+        own = [margin_cell(cells.get((method, *key)), key[0], between="") for method in methods]
+        if any((method, key) in first for method in methods):
+            own = [each + (BEST if (name, key) in first else " ") for name, each in zip(methods, own, strict=True)]
+        tried = [*columns, [heading(*key, silent), *own]]
+        titles, *rows = (list(line) for line in zip(*tried, strict=True))
+        if sum(plain_widths(titles, rows)) + 2 * (len(tried) - 1) <= width or not shown:
+            columns, shown = tried, [*shown, key]
+    titles, *rows = (list(line) for line in zip(*columns, strict=True))
+    table = plain_table(titles, rows)
+    if any(key in shown for _, key in first):
+        table += f"\n{BEST} the best of its column, and shown ahead of every rule that it is tested against"
+    return table, [key for key in table_keys(metrics) if key not in shown]
+
+
+def _shortened(name: str) -> str:
+    """A method's name; the middle of a very long one is left out, so that there is room for numbers beside it."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[1 - LONGEST // 2 :]}"
 
 
 def _undecided_note(silent: Mapping[Key, int | None], metrics: pd.DataFrame) -> list[str]:
@@ -210,7 +207,7 @@ def _inseparable(metrics: pd.DataFrame) -> list[str]:
     lucky: list[str] = []
     if "role" not in metrics:  # of an older version
         return []
-    for key in _columns(metrics.assign(condition=metrics.condition.fillna(""))):
+    for key in table_keys(metrics):
         if key[0] not in (*FIDELITIES, *FIDELITIES.values()):
             continue
         own = metrics[(metrics.metric == key[0]) & (metrics.condition.fillna("") == key[1])]
@@ -242,15 +239,13 @@ def _further(metrics: pd.DataFrame) -> list[str]:
     theirs = metrics[metrics.metric.isin(FURTHER)]
     if theirs.empty:
         return []
-    theirs = theirs.assign(condition=theirs.condition.fillna(""))
-    keys = list(dict.fromkeys(zip(theirs.metric, theirs.condition, strict=True)))
-    cells = {(row.method, row.metric, row.condition): row for row in theirs.itertuples()}
+    keys, cells = keys_of(theirs), cells_of(theirs)
     rows = [
-        [method, *(_cell(cells.get((method, *key)), key[0], True) for key in keys)]
+        [method, *(interval_cell(cells.get((method, *key)), key[0]) for key in keys)]
         for method in dict.fromkeys(theirs.method)
     ]
     title = "The same by other definitions, for comparison with other work:"
-    return [title, markdown_table(["method", *(_heading(*key) for key in keys)], rows)]
+    return [title, markdown_table(["method", *(heading(*key) for key in keys)], rows)]
 
 
 def _second_opinion(metrics: pd.DataFrame) -> list[str]:
@@ -267,9 +262,8 @@ def _second_opinion(metrics: pd.DataFrame) -> list[str]:
 def difference_table(differences: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the differences to one baseline."""
     differences = differences.assign(condition=differences.condition.fillna(""))
-    found = set(zip(differences.metric, differences.condition, strict=True))
-    ordered = [key for key in _columns(differences.assign(value=1.0)) if key in found]
-    headings = ["method", *(_heading(*key) for key in ordered)]
+    ordered = table_keys(differences.assign(value=1.0))
+    headings = ["method", *(heading(*key) for key in ordered)]
     rows = []
     for method, group in differences.groupby("method", sort=False):
         cells = {(each.metric, each.condition): each for each in group.itertuples()}
@@ -287,44 +281,7 @@ def _change(each: Any) -> str:
     return text if each.verdict == NOT_SHOWN else f"**{text}**"
 
 
-def _refuse_mixtures(metrics: pd.DataFrame) -> None:
-    for (metric, _), group in metrics.groupby(["metric", "condition"]):
-        for field in ("n", "protocol", "scorer"):
-            if group[field].nunique() > 1:
-                values = ", ".join(str(value) for value in group[field].unique()[:3])
-                raise UserError(
-                    f"The rows of '{metric}' differ in {field} ({values}): they cannot share a table; "
-                    "tabulate each run for itself."
-                )
-
-
-def column(metric: str) -> Column:
-    """How a metric is printed, also one of single images."""
-    return COLUMNS.get(metric) or FURTHER.get(metric) or Column(metric, 3, None)
-
-
-def column_name(metric: str, condition: str) -> str:
-    """The heading of a column, without its arrow."""
-    heading = column(metric).heading
-    return f"{heading} {condition}" if metric == "q" else heading
-
-
-def _heading(metric: str, condition: str) -> str:
-    return column_name(metric, condition) + ARROWS[column(metric).better]
-
-
-def _cell(row, metric: str, intervals: bool) -> str:
-    if row is None or pd.isna(row.value):
-        return "-"
-    digits = column(metric).digits
-    if pd.isna(row.low) or metric == "seconds":
-        return f"{row.value:.{digits}f}"
-    if intervals:
-        return f"{row.value:.{digits}f} [{row.low:.{digits}f}, {row.high:.{digits}f}]"
-    return f"{row.value:.{digits}f} ±{max(row.high - row.value, row.value - row.low):.{digits}f}"
-
-
-def _about(results: Results) -> str:
+def about_of(results: Results) -> str:
     settings = results.config
     said = [note for note in results.notes if note.startswith(ABOUT)]
     if not said and _is_miniature(settings):
@@ -351,7 +308,7 @@ def _seeds(results: Results) -> str:
     return f"with each of the seeds {' and '.join(map(str, seeds))}" if results.is_pooled else f"seed {seeds[0]}"
 
 
-def _notes(results: Results) -> list[str]:
+def notes_of(results: Results) -> list[str]:
     """What q means here, which condition was left out of it, which one each method favours, and what was tuned."""
     said = results.evaluation
     if said is None:
@@ -383,14 +340,19 @@ def _tuned(results: Results) -> list[str]:
     try:
         best = table[table.chosen]
         settings = [each for each in table.columns if each not in ("method", "candidate", "joint", "n", "chosen")]
+        tried = table.groupby("method").size()
         said = [
-            f"{row.method} " + ", ".join(f"{name} {row[name]:g}" for name in settings if pd.notna(row[name]))
+            f"{row.method} (of {tried[row.method]}) "
+            + ", ".join(f"{name} {row[name]:g}" for name in settings if pd.notna(row[name]))
             for _, row in best.iterrows()
         ]
         count = int(table.n.iloc[0])
     except (ValueError, AttributeError, KeyError) as error:
         raise results.damaged(TUNING) from error
-    return [f"Chosen for the joint score of {count} training scenes (tuning.csv): {'; '.join(said)}."]
+    return [
+        f"Chosen for the joint score of {count} training scenes, in brackets of how many settings (tuning.csv): "
+        f"{'; '.join(said)}."
+    ]
 
 
 def _protocols(metrics: pd.DataFrame) -> str:
@@ -399,23 +361,3 @@ def _protocols(metrics: pd.DataFrame) -> str:
         first = group.iloc[0]
         lines.append(f"| {metric} | {first.protocol} | {first.scorer} | {int(first.n)} |")
     return "\n".join(lines)
-
-
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell: the first to the left, numbers to the right."""
-    widths = [max(len(line[place]) for line in [headings, *rows]) for place in range(len(headings))]
-    numeric = [all(row[place][:1] in "+-.0123456789" for row in rows) for place in range(len(headings))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(cells, widths, numeric, strict=True)
-        )
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([line(headings), line(["-" * width for width in widths]), *(line(row) for row in rows)])

@@ -165,7 +165,7 @@ def _user_file(name: str, own: str) -> Path | None:
     else:
         try:
             spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError, AttributeError):
+        except Exception:  # of a parent, which is imported for it; a module for another system may raise anything
             return None
         file = None if spec is None else spec.origin
     theirs = name.split(".")[0] == own and file is not None and file.endswith(".py")
@@ -193,7 +193,9 @@ def _is_library(kind: type) -> bool:
 
 @cache
 def _library_folders() -> tuple[Path, ...]:
+    """Of this environment, and of others whose packages it sees: through a .pth file, or PYTHONPATH."""
     places = [*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("stdlib", "platstdlib"))]
+    places += [each for each in sys.path if Path(each).name in ("site-packages", "dist-packages")]
     return tuple(Path(place).resolve() for place in places if place)
 
 

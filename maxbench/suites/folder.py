@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +54,7 @@ class FolderSuite:
     cache.
 
     root: a folder; a relative one is looked up in the current folder, then among the packaged suites.
+    places: part -> the folder or file that is read for it, of parts that lie elsewhere on this machine.
     hub: part -> the arguments of a :class:`HubPart`. The base model's parts are unet, vae, text_encoder, tokenizer and
         scheduler.
     weights_dir: a folder in which published parts lie as <organisation>/<name>.
@@ -88,6 +89,7 @@ class FolderSuite:
     root: str = "."
     hub: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     weights_dir: str | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
     megabytes: int = 0
     image_encoder: Weights | None = None
     features: dict[str, Weights] = field(default_factory=dict)
@@ -126,7 +128,7 @@ class FolderSuite:
     @cached_property
     def published(self) -> dict[str, HubPart]:
         """The parts that are published on the Hub."""
-        return {name: HubPart(**entry) for name, entry in self.hub.items()}
+        return {name: HubPart(**entry) for name, entry in self.hub.items() if name not in self.places}
 
     @cached_property
     def shelf(self) -> Shelf:
@@ -135,6 +137,8 @@ class FolderSuite:
 
     def place(self, part: str) -> Path:
         """The folder or file of a part, whether it is there or not."""
+        if part in self.places:
+            return Path(self.places[part]).expanduser()
         return self.shelf.place(self.published[part]) if part in self.published else self.folder / part
 
     def weight_files(self, part: str) -> list[Path]:
@@ -149,10 +153,10 @@ class FolderSuite:
         """The files of a published part besides its state dict; null for a subfolder, of which all count."""
         return self.published[part].beside if part in self.published else None
 
-    def parts(self, conditions: Sequence[str]) -> list[str]:
-        """Parts that an experiment on `conditions` reads."""
+    def parts(self, conditions: Sequence[str], measured: bool = True) -> list[str]:
+        """Parts that an experiment on `conditions` reads; without `measured` those that pictures are made with."""
         controls = [self.controls[name] for name in self._known(conditions)]
-        networks = [each.folder for each in self._networks(conditions)]
+        networks = [each.folder for each in self._networks(conditions, measured)]
         return list(dict.fromkeys([*BASE, TOKENIZER, SCHEDULER, *controls, *networks]))
 
     def published_parts(self, conditions: Sequence[str] | None = None) -> list[str]:
@@ -175,11 +179,14 @@ class FolderSuite:
                 raise UserError(f"The suite '{self.name}' has no control for '{name}'; it has {known}.")
         return conditions
 
-    def _networks(self, conditions: Sequence[str]) -> list[Weights]:
-        """Annotators and scorers of `conditions`, and what reads an image prompt."""
-        networks = [group[name] for name in conditions for group in (self.annotators, self.scorers) if name in group]
-        networks.append(self.text_scorer)
-        networks += [self.features[name] for name in self.feature_names if name in self.features]
+    def _networks(self, conditions: Sequence[str], measured: bool = True) -> list[Weights]:
+        """Annotators and scorers of `conditions`, where something is measured, and what reads an image prompt."""
+        networks = []
+        if measured:
+            groups = (self.annotators, self.scorers)
+            networks = [group[name] for name in conditions for group in groups if name in group]
+            networks.append(self.text_scorer)
+            networks += [self.features[name] for name in self.feature_names if name in self.features]
         prompts = [name for name in conditions if self.is_image_prompt(self.controls[name])]
         if len(prompts) > 1:
             raise UserError(f"{' and '.join(prompts)} are image prompts; a U-Net takes one of them at a time.")
@@ -191,12 +198,12 @@ class FolderSuite:
             networks.append(self.image_encoder)
         return networks
 
-    def _needs(self, conditions: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    def _needs(self, conditions: Sequence[str], measured: bool = True) -> dict[str, tuple[str, ...]]:
         """Part -> the files besides its weights that loading it takes."""
         controls = [self.controls[name] for name in self._known(conditions)]
         needs = {part: () if self.is_image_prompt(part) else (CONFIG,) for part in (*BASE, *controls)}
         needs |= {TOKENIZER: tokenizer_files(self.place(TOKENIZER)), SCHEDULER: (SCHEDULER_CONFIG,)}
-        for network in self._networks(conditions):
+        for network in self._networks(conditions, measured):
             needs[network.folder] = (*needs.get(network.folder, ()), *network.needs)
         return needs | {part: tuple(self.published[part].beside) for part in needs if part in self.published}
 
@@ -205,24 +212,38 @@ class FolderSuite:
         absent = [self.place(part) for part in self.absent(conditions)]
         return [*absent, *dict(self._faults(conditions))]
 
-    def absent(self, conditions: Sequence[str]) -> list[str]:
-        """Parts that are not there, of those that an experiment on `conditions` reads."""
-        return [part for part in self.parts(conditions) if not self._is_there(part)]
+    def absent(self, conditions: Sequence[str], measured: bool = True) -> list[str]:
+        """Parts that are not there, of those that an experiment on `conditions` reads; see :meth:`parts`."""
+        return [part for part in self.parts(conditions, measured) if not self._is_there(part)]
 
     def _is_there(self, part: str) -> bool:
         if part in self.published:
             return self.shelf.find(self.published[part]) is not None
         return part in (TOKENIZER, SCHEDULER) or bool(self.weight_files(part))
 
-    def _faults(self, conditions: Sequence[str]) -> Iterator[tuple[Path, str]]:
-        absent = self.absent(conditions)
-        for part, needed in self._needs(conditions).items():
+    def _faults(self, conditions: Sequence[str], measured: bool = True) -> Iterator[tuple[Path, str]]:
+        absent = self.absent(conditions, measured)
+        for part, needed in self._needs(conditions, measured).items():
             if part not in absent:
                 yield from faults(self.place(part), needed, self._beside(part))
 
-    def require(self, conditions: Sequence[str]) -> None:
-        """Raise a UserError that says what is missing, how big it is and where it goes, or which file is damaged."""
-        absent = self.absent(conditions)
+    def require(self, conditions: Sequence[str], measured: bool = True) -> None:
+        """Raise a UserError that says what is missing, how big it is and where it goes, or which file is damaged.
+
+        measured: whether annotators and scorers are needed as well, or only what makes pictures.
+        """
+        self._refuse(self.absent(conditions, measured), self._faults(conditions, measured))
+
+    def require_readers(self, networks: Sequence[Weights | None]) -> None:
+        """The same of some annotators and scorers; None is one that needs no weights."""
+        needed = {each.folder: each.needs for each in networks if each is not None}
+        damaged = (
+            fault for part, needs in needed.items() for fault in faults(self.place(part), needs, self._beside(part))
+        )
+        self._refuse([part for part in needed if not self._is_there(part)], damaged)
+
+    def _refuse(self, absent: Sequence[str], damaged: Iterable[tuple[Path, str]]) -> None:
+        """UserError for parts that are not there, or else for the first damaged file; it is looked for only then."""
         if published := [self.published[part] for part in absent if part in self.published]:
             raise UserError(self._lacking(published))
         if absent:
@@ -231,7 +252,7 @@ class FolderSuite:
                 f"suite's folder there ({self.megabytes} MB in all, it comes with the package) or train it with "
                 "`python scripts/train_miniature.py`."
             )
-        for path, said in self._faults(conditions):
+        for path, said in damaged:
             raise UserError(f"{path} {said}, and the suite '{self.name}' needs it; restore it.")
 
     def _lacking(self, parts: Sequence[HubPart]) -> str:
@@ -325,7 +346,7 @@ class FolderSuite:
 
         The autoencoder is float32 whatever the dtype: in half precision its decoder may overflow.
         """
-        self.require(conditions)
+        self.require(conditions, measured=False)
 
         def load(kind: type, part: str, dtype: torch.dtype = dtype) -> Any:
             return load_network(kind, self.place(part), device, dtype)

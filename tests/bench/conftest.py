@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from maxbench.bench.cases import Subject
-from maxbench.cli.config import compose_one
+from maxbench.cli.command import compose_one
 from maxbench.cli.subject import subject_of
 
 

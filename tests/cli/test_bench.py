@@ -12,7 +12,7 @@ import pytest
 from maxbench.__main__ import main
 from maxbench.bench.shapes import TINY
 from maxbench.cli import bench
-from maxbench.cli.config import compose_one
+from maxbench.cli.command import compose_one
 from maxbench.cli.subject import _loaded
 from maxbench.models.precision import Precision
 

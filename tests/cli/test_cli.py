@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from maxbench.__main__ import main
-from maxbench.cli.config import CONF, compose, hydra_on
+from maxbench.configuration.compose import CONF, compose, hydra_on
 from maxbench.miniature.dataset import folder_name
 from runs import LEFT_OUT, only_run
 

@@ -6,7 +6,7 @@ import pytest
 
 from maxbench.__main__ import main
 from maxbench.cli.command import parse
-from maxbench.cli.component import RULE, component
+from maxbench.configuration.component import RULE, component
 from maxbench.errors import UserError
 
 RUN = ["run", "experiment=hed_depth"]

@@ -3,7 +3,7 @@
 import pytest
 
 from maxbench.__main__ import main
-from maxbench.cli.config import compose, hydra_on, plain
+from maxbench.configuration.compose import compose, hydra_on, plain
 from maxbench.suites.hub import HubPart
 from suites.hub_server import Repositories, ask, serving
 from suites.replica import write_replica

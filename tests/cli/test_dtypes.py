@@ -7,8 +7,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from maxbench.cli.build import build
-from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_generation, run_identity
+from maxbench.configuration.compose import CONF
 from maxbench.models.precision import Precision
 from maxbench.store.artefacts import Store
 from maxbench.store.runfolder import RunFolder, run_name

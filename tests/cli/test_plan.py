@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from maxbench.__main__ import main
 from maxbench.cli import plan as planning
 from maxbench.cli.build import build
-from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_generation, planned, run_identity
+from maxbench.cli.plan import chosen_before
+from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.generation.plan import disk
 from maxbench.store.artefacts import Store
@@ -278,3 +279,21 @@ def test_a_run_says_what_it_will_cost_before_it_begins(finished_run, small_run, 
 )
 def test_sizes_are_written_with_two_digits_or_three(count, said):
     assert planning._size(count) == said
+
+
+def test_settings_that_were_chosen_before_are_known_again(small_run, tmp_path):
+    """Where a finished run is scored again its rows say the threshold that was chosen, not the first of the grid."""
+    arguments = [each for each in small_run if each != "~methods.maxfusion_tuned"]
+    small = ["calibration.samples=4", "calibration.data.count=12", f"output_dir={tmp_path}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        job = build(compose("main", [*arguments, *small]))
+    folder = RunFolder.look(tmp_path, "run", None, Store(tmp_path / "store"))
+    folder.path.mkdir()
+
+    def delta(manifest: str) -> float | None:
+        (folder.path / "manifest.json").write_text(manifest)
+        (method,) = [each for each in chosen_before(job, folder).experiment.methods if each.tune]
+        return method.delta
+
+    assert delta('{"methods": [{"name": "maxfusion_tuned", "tuned": {"rule.delta": 0.9, "scale": 1.4}}]}') == 0.9
+    assert delta("{") is None and delta('{"methods": [{"name": "maxfusion_tuned"}]}') is None

@@ -17,8 +17,8 @@ from PIL import Image
 
 from maxbench.__main__ import main
 from maxbench.cli.build import build
-from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_evaluation, make_generation, open_folder
+from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.store.files import read_sealed, seal, write_atomically
 from runs import all_runs, counted, digests, only_run

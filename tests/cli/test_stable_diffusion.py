@@ -12,7 +12,7 @@ import pytest
 from data.photographs import write_photographs
 from maxbench.__main__ import main
 from maxbench.cli.build import build
-from maxbench.cli.config import compose, hydra_on, plain
+from maxbench.configuration.compose import compose, hydra_on, plain
 from maxbench.suites.hub import HubPart
 from runs import LEFT_OUT, only_run
 from suites.replica import SIZE, write_replica

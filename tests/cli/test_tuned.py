@@ -8,8 +8,8 @@ import pytest
 
 from maxbench.__main__ import main
 from maxbench.cli.command import jobs, parse, read_overrides
-from maxbench.cli.config import compose, hydra_on, plain
-from maxbench.cli.schema import check
+from maxbench.configuration.compose import compose, hydra_on, plain
+from maxbench.configuration.schema import check
 from maxbench.errors import UserError
 from maxbench.report.tables import read_tables
 from runs import counted, digests, only_run
@@ -28,6 +28,16 @@ MISTAKES = [
     (["+methods.tuned_sum.match=sum"], "tune goes neither with vary nor with match"),
     (["+{0}.scale=[many]"], "many"),
     (["+{0}.scale=1"], "must be"),
+    (
+        ["+methods.tuned_sum.trials=4"],
+        "tune.branch_scale is [1.0, 0.7, 1.4]; with trials it is the lowest and the highest",
+    ),
+    (
+        ["methods.tuned_sum.tune={{branch_scale:[2,1]}}", "+methods.tuned_sum.trials=4"],
+        "the lowest and the highest value",
+    ),
+    (["methods.tuned_sum.tune={{branch_scale:[1,2]}}", "+methods.tuned_sum.trials=1"], "a whole number from 2 to"),
+    (["~methods.tuned_sum.tune", "+methods.tuned_sum.trials=4"], "there is no tune; give it ranges"),
 ]
 
 
@@ -88,9 +98,8 @@ def test_the_best_candidate_is_chosen_and_all_are_kept(tuned_run):
     best = table[table.chosen].iloc[0]
     assert method["name"] == "tuned_sum"
     assert method["tuned"] == {name: best[name] for name in ("branch_scale.hed", "branch_scale.depth")}
-    assert "Chosen for the joint score of 8 training scenes (tuning.csv): tuned_sum branch_scale" in (
-        read_tables(tuned_run).markdown
-    )
+    said = "Chosen for the joint score of 8 training scenes, in brackets of how many settings (tuning.csv): "
+    assert f"{said}tuned_sum (of 4) branch_scale" in read_tables(tuned_run).markdown
 
 
 def test_what_is_tuned_on_is_not_what_is_measured_on(tuned_run):
@@ -172,8 +181,8 @@ def test_where_no_control_gains_the_first_setting_stays(small_run, tmp_path, cap
 
 def test_training_scenes_have_noise_and_pictures_of_their_own_in_the_run_s_identity(small_run):
     from maxbench.cli.build import build
-    from maxbench.cli.config import compose, hydra_on
     from maxbench.cli.perform import run_identity
+    from maxbench.configuration.compose import compose, hydra_on
 
     settings = [each for each in small_run if "tuned_sum" not in each]
     with hydra_on() as hydra:

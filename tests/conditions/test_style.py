@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from maxbench.__main__ import main
-from maxbench.cli.config import CONF
 from maxbench.conditions.style import Style
+from maxbench.configuration.compose import CONF
 from maxbench.images import encode_png, read_maps
 from maxbench.miniature.world import SHAPES
 from runs import only_run

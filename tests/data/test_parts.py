@@ -7,7 +7,7 @@ import pytest
 
 from data.photographs import SPLIT, write_photographs
 from maxbench.cli.build import build
-from maxbench.cli.config import compose, hydra_on
+from maxbench.configuration.compose import compose, hydra_on
 from maxbench.data.coco import coco_images
 from maxbench.data.parts import Part
 from maxbench.errors import UserError

@@ -404,3 +404,12 @@ def test_rows_of_several_pictures_have_q_and_no_joint_score():
     found = made(state).metrics()
     for name in ("real", "exchanged", "shuffled"):
         assert set(found[(found.method == name) & found.metric.isin(["q", "joint", "share_both"])].metric) == {"q"}
+
+
+def test_delta_is_a_column_of_every_table(state):
+    rows = tuple(replace(row, delta=0.7 if row.name == "better" else None) for row in state.rows)
+    tables = Tables(replace(state, rows=rows), CONDITIONS, 100, 0.95)
+    for table in (tables.samples(), tables.metrics(), tables.differences()):
+        assert table.delta.dtype == "float64"
+        assert set(table[table.method == "better"].delta) == {0.7}
+        assert table[table.method != "better"].delta.isna().all()

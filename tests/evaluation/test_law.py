@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from maxbench.cli.config import CONF
 from maxbench.conditions.canny import Canny
 from maxbench.conditions.depth import Depth
 from maxbench.conditions.hed import HED
 from maxbench.conditions.ruler import MeanIoU, PixelAccuracy
 from maxbench.conditions.seg import Segmentation
 from maxbench.conditions.style import Style
+from maxbench.configuration.compose import CONF
 from maxbench.data.regions import Object
 from maxbench.evaluation.scoring import Measuring, Scorers, Subject, Target
 from maxbench.evaluation.state import fidelity_label

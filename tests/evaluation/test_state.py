@@ -204,3 +204,25 @@ def test_groups_are_numbered_by_their_names():
     images = tuple(replace(image, group=name) for image, name in zip(state.images, "baab", strict=True))
     np.testing.assert_array_equal(replace(state, images=images).groups, [0, 1, 1, 0])
     np.testing.assert_array_equal(make_state(8, replicates=2).groups, np.repeat(range(4), 2))
+
+
+def test_a_delta_that_seeds_do_not_agree_on_is_not_known_and_the_row_stays():
+    one = make_state(8, seed=0)
+
+    def with_delta(state, delta):
+        return replace(
+            state, rows=tuple(replace(row, delta=delta) if row.name == "better" else row for row in state.rows)
+        )
+
+    for deltas, wanted in (((0.7, 0.7), 0.7), ((0.7, 0.5), None), ((None, 0.7), None)):
+        both = merge([with_delta(one, deltas[0]), with_delta(make_state(8, seed=1), deltas[1])])
+        assert [row.delta for row in both.rows if row.name == "better"] == [wanted]
+        assert not both.notes
+
+
+def test_a_state_of_an_older_version_is_read_without_a_delta(tmp_path):
+    state = make_state(4)
+    assert State.unpack(state.pack()).rows == state.rows
+    packed = {**vars(state.rows[0])}
+    del packed["delta"]
+    assert Row(**packed) == state.rows[0]

@@ -7,7 +7,8 @@ from maxbench.conditions.hed import HED
 from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
 from maxbench.experiments.method import Experiment, Method
-from maxbench.fusion import Average, MaxFusion, Sum
+from maxbench.experiments.tuning import Choice, candidates, chosen
+from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, Sum
 from maxbench.store.files import fingerprint
 
 
@@ -194,3 +195,17 @@ def test_what_a_fusion_is_replaced_by_counts_only_where_it_acts():
     assert identity(replace(plain, otherwise=MaxFusion(0.1))) == identity(plain)
     ends = replace(plain, fusion_end=0.5)
     assert identity(replace(ends, otherwise=MaxFusion(0.1))) != identity(ends)
+
+
+def test_delta_is_the_threshold_of_a_rule_that_fuses():
+    def delta(rule, **settings):
+        (method,) = Method(rule=rule, **settings).expand("m", ["hed", "depth"])[:1]
+        return method.delta
+
+    assert delta(MaxFusion(0.5)) == 0.5 and delta(PublishedMaxFusion()) == 0.7 and delta(Sum()) is None
+    assert delta(MaxFusion(0.5), branches=["hed"]) is None and delta(MaxFusion(0.5), branches=[]) is None
+    assert delta(MaxFusion(0.5), vary={"rule.delta": [0.25, 1]}) == 0.25
+    open_ = Method(rule=MaxFusion(0.7), tune={"rule.delta": [0.7, 0.9]}).expand("m", ["hed", "depth"])[0]
+    assert open_.delta is None  # until one is chosen
+    own = candidates(open_)
+    assert [each.method.delta for each in own] == [0.7, 0.9] and chosen(open_, Choice(own, [0.1, 0.2])).delta == 0.9

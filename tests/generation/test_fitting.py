@@ -11,7 +11,7 @@ from maxbench.cli import batch as module
 from maxbench.cli.assemble import make_executor
 from maxbench.cli.batch import settled
 from maxbench.cli.build import build
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.generation.fitting import MOST, FitBatch, largest
 from maxbench.models.pipeline import Pipeline
 

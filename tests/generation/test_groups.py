@@ -5,8 +5,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from maxbench.cli.build import build
-from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_generation
+from maxbench.configuration.compose import CONF
 from maxbench.data.pairing import Sample
 from maxbench.store.artefacts import Store
 from maxbench.store.runfolder import RunFolder

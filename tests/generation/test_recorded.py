@@ -19,8 +19,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from maxbench.cli.build import Run, build
-from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_evaluation, make_generation
+from maxbench.configuration.compose import CONF
 from maxbench.data.pairing import Sample
 from maxbench.evaluation.scoring import SCORING, Subject
 from maxbench.experiments.method import Method

@@ -14,9 +14,9 @@ from PIL import Image
 
 from maxbench.__main__ import main
 from maxbench.cli.build import build
-from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_generation
 from maxbench.conditions.hed import HED
+from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.experiments.method import Experiment, Method
 from maxbench.fusion import Average, Fusion, MaxFusion, PublishedMaxFusion, Sum

@@ -13,6 +13,7 @@ from diffusers import UNet2DConditionModel
 from maxbench.__main__ import main
 from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, Sum
 from maxbench.generation.recording import OUTPUT, UNET, UNMERGE, Trace, Traced, drift
+from maxbench.generation.trace import Tracing
 
 NAMES = ["hed", "depth"]
 FUSING = ["average", "sum", "outputs_only", "maxfusion", "maxfusion_published"]
@@ -79,6 +80,19 @@ def test_rows_say_what_the_rule_decided():
     counted = np.histogram(of_losers.numpy(), bins=len(shares), range=(-1, 1))[0]
     np.testing.assert_allclose(shares, counted / of_losers.numel())
     assert row["size"] == 4 and np.isnan(row["own"])
+
+
+def test_what_is_merged_is_told_by_sample_over_both_guidance_halves():
+    trace, f, rule = a_trace(), features(), MaxFusion(0.3)
+    Traced(rule, trace).merge(f)
+    merged = rule.decide(f).cluster.all(0).float().mean((1, 2, 3))  # of six, three samples twice
+    own = [trace.rows[0][f"merged/{sample}"] for sample in range(3)]
+    np.testing.assert_allclose(own, (merged[:3] + merged[3:]) / 2, rtol=1e-6)
+    assert len(set(own)) == 3 and np.mean(own) == pytest.approx(trace.rows[0]["merged"])
+
+
+def test_without_maps_there_are_numbers_alone():
+    assert Tracing(samples=2, maps=0)._at(20) == [] and len(Tracing(samples=2)._at(20)) == 4
 
 
 def test_a_rule_without_a_decision_is_seen_through_the_paper_s():

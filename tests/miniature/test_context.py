@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.miniature.context import keys_of, read_history, train
 from maxbench.miniature.corpus import render_corpus

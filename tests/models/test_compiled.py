@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch._dynamo.utils import counters
 
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.fusion import Average, Fusion, MaxFusion, Rule, Sum, Weighted
 from maxbench.models.compiled import Graphs, NotCompiled, _run, _step

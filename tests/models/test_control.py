@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.fusion import Average, Fusion, MaxFusion, Rule, Sum, Weighted
 from maxbench.models.control import Control, ImagePrompt

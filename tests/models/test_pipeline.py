@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, StableDiffusionControlNetPipeline, UniPCMul
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.fusion import Average, Fusion, MaxFusion, Sum
 from maxbench.models.pipeline import Sampler
 

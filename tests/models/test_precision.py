@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.fusion import Average, Fusion
 from maxbench.models.pipeline import Sampler
 from maxbench.models.precision import DTYPES, SLICED_FROM, Precision, forbid_tf32, tf32

@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, UniPCMultistepScheduler
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.fusion import Fusion, MaxFusion, Sum
 from maxbench.models.pipeline import Sampler
 from maxbench.models.prefix import Prefixes, plan_of, stops_of

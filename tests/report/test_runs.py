@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,24 @@ def test_a_name_of_several_runs_or_of_none_is_a_sentence(tmp_path):
         find(["seg"], place)
     with pytest.raises(UserError, match="no finished run"):
         find([], tmp_path / "nowhere")
+
+
+def test_a_run_that_is_not_finished_is_no_run_that_is_not_there(tmp_path):
+    (tmp_path / "hed_depth-miniature-0a").mkdir()
+    (tmp_path / "hed_depth-miniature-0a" / "maxbench-run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"'hed_depth' is not finished \(hed_depth-miniature-0a\)"):
+        find(["hed_depth"], tmp_path)
+
+
+def test_a_run_of_an_older_version_has_its_id_and_the_deltas_that_it_was_configured_with(tmp_path):
+    metrics = Results(KEPT).metrics
+    assert "delta" not in pd.read_csv(KEPT / "metrics.csv") and set(metrics.run) == {"hed_depth"}
+    delta = metrics.drop_duplicates("method").set_index("method").delta
+    assert delta["maxfusion"] == delta["outputs_only"] == 0.7 and delta.drop(["maxfusion", "outputs_only"]).isna().all()
+    shutil.copytree(KEPT, tmp_path / "run")
+    said = {"methods": [{"name": "maxfusion_tuned", "tuned": {"rule.delta": 0.5, "scale": 2}}, {"name": "sum"}]}
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(said))
+    assert Results(tmp_path / "run").metrics.query("method == 'maxfusion_tuned'").delta.eq(0.5).all()
 
 
 def test_results_say_what_a_run_is_of():

@@ -294,6 +294,36 @@ def test_a_package_of_a_user_s_counts_by_its_relative_imports(tmp_path, monkeypa
     assert write(**{"my_rules/unused.py": "NOTHING = 1\n"}) == before
 
 
+def test_packages_of_another_environment_are_libraries(tmp_path, monkeypatch):
+    """As a .pth file or PYTHONPATH brings them: their code is not followed, whatever it would do."""
+    from maxbench.store.identity import _is_users_file, _library_folders
+
+    place = tmp_path / "elsewhere" / "site-packages"
+    (place / "a_library").mkdir(parents=True)
+    (place / "a_library" / "__init__.py").write_text("")
+    file = str(place / "a_library" / "__init__.py")
+    for on_path, users in ((False, True), (True, False)):
+        if on_path:
+            monkeypatch.syspath_prepend(str(place))
+        for each in (_library_folders, _is_users_file):
+            each.cache_clear()
+        assert _is_users_file(file) is users
+    monkeypatch.undo()
+    for each in (_library_folders, _is_users_file):
+        each.cache_clear()
+
+
+def test_an_import_that_is_for_another_system_is_passed_over(known, tmp_path):
+    package = tmp_path / "only_elsewhere"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('for another system')\n")
+    (package / "inner.py").write_text("")
+    late = RULE.replace("def make():", "def elsewhere():\n    import only_elsewhere.inner\n\n\ndef make():")
+    assert late != RULE
+    before = known(late)
+    assert changed(before, known(late, numbers="FACTOR = 3\n")) == {True}
+
+
 def test_a_source_that_is_gone_or_no_python_any_more_is_a_sentence(known, tmp_path):
     known()
     module = sys.modules["mine"]

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from maxbench.__main__ import main
 from maxbench.cli.build import build
-from maxbench.cli.config import CONF
 from maxbench.cli.perform import make_generation, open_folder
+from maxbench.configuration.compose import CONF
 from maxbench.store.artefacts import Store
 from maxbench.store.scores import Scores
 from runs import all_runs, counted, digests, only_run

@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.miniature.readers import MapReader
 from maxbench.models.files import digest_of

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from maxbench.cli.component import component
-from maxbench.cli.config import compose, hydra_on, plain
+from maxbench.configuration.component import component
+from maxbench.configuration.compose import compose, hydra_on, plain
 from maxbench.errors import UserError
 from maxbench.models.files import digest_of
 from maxbench.models.loading import load_tokenizer

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from transformers import CLIPTokenizer
 
 from maxbench import images as im
-from maxbench.cli.config import CONF
+from maxbench.configuration.compose import CONF
 from maxbench.fusion import Fusion, Sum
 from maxbench.images import read_images
 from maxbench.miniature.dataset import miniature_images

@@ -9,8 +9,8 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
-from maxbench.cli.config import CONF
 from maxbench.conditions.seg import Segmentation
+from maxbench.configuration.compose import CONF
 from maxbench.miniature.world import CLASSES
 
 FILES = CONF / "suite" / "classes"

@@ -11,7 +11,7 @@ from diffusers import (
 )
 from hydra.utils import instantiate
 
-from maxbench.cli.config import compose, hydra_on, plain
+from maxbench.configuration.compose import compose, hydra_on, plain
 from maxbench.errors import UserError
 from maxbench.fusion import Average, Fusion, MaxFusion, Sum
 from maxbench.models.control import _in_channels_of

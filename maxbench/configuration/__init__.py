@@ -1,0 +1,1 @@
+"""What a configuration is: composed from conf/, checked in sentences, made into objects."""
