@@ -48,7 +48,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages outside docs/, the pictures that pages show, and the page of the Python API."""
+    """Add the pages outside docs/, pictures and notebooks that pages show, and the page of the Python API."""
     for page, source in _pages().items():
         if not source.startswith("docs/"):
             files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
@@ -73,6 +73,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Docstrings name functions as Sphinx does; here the name is enough."""
     return ROLE.sub("", html)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Rendered notebooks are HTML already: their links to pages of the repository become links to those of the site."""
+    by_source = {known: name for name, known in _pages().items()}
+    for page in sorted(Path(config.site_dir).glob("notebooks/*.html")):
+
+        def linked(match: re.Match[str], folder: str = page.parent.name) -> str:
+            file, hash_, anchor = match[1].partition("#")
+            inside = by_source.get(posixpath.normpath(posixpath.join(folder, file)))
+            if inside is None:
+                return match[0]
+            built = re.sub(r"(^|/)README\.md$", r"\1index.md", inside).removesuffix(".md")
+            return f'href="{posixpath.relpath(built, folder)}.html{hash_}{anchor}"'
+
+        page.write_text(re.sub(r'href="([^":]+\.md(?:#[^"]*)?)"', linked, page.read_text(encoding="utf-8")), "utf-8")
 
 
 def relinked(match: re.Match[str], source: str, page: str) -> str:
@@ -122,12 +138,12 @@ def _pages() -> dict[str, str]:
 
 @cache
 def _pictures() -> set[str]:
-    """Pictures outside docs/ that a page shows."""
+    """Pictures and rendered notebooks outside docs/ that a page shows or links to."""
     found = set()
     for source in _pages().values():
         for match in LINK.finditer((ROOT / source).read_text(encoding="utf-8")):
             place = posixpath.normpath(posixpath.join(posixpath.dirname(source), match["target"]))
-            if place.endswith(".png") and not place.startswith(("docs/", "..")) and (ROOT / place).is_file():
+            if place.endswith((".png", ".html")) and not place.startswith(("docs/", "..")) and (ROOT / place).is_file():
                 found.add(place)
     return found
 

@@ -14,6 +14,7 @@ import yaml
 import maxbench
 from evaluation.states import CONDITIONS, make_state
 from maxbench.cli.command import jobs, parse, read_overrides
+from maxbench.cli.figures import NAMES
 from maxbench.configuration.compose import CONF, compose, hydra_on
 from maxbench.evaluation.aggregate import Tables
 from maxbench.report.tables import COLUMNS, FURTHER
@@ -92,6 +93,17 @@ def test_every_column_and_metric_is_described(finished_run):
     assert set(curve.columns) - described == set(), "docs/outputs.md does not describe these columns of conflict.csv"
     printed = {*COLUMNS, *FURTHER}  # also what only runs with a joint score, or with further weights, have
     assert printed - described == set(), "docs/outputs.md does not describe these metrics"
+
+
+def test_every_metric_has_its_formula():
+    explained = set(re.findall(r"`([^`\n]+)`", text(ROOT / "docs" / "metrics.md")))
+    lacking = {*COLUMNS, *FURTHER} - explained
+    assert not lacking, f"docs/metrics.md lacks {sorted(lacking)}"
+
+
+def test_every_figure_is_described():
+    described = text(ROOT / "docs" / "figures.md")
+    assert [name for name in NAMES if f"| `{name}" not in described] == []
 
 
 def test_every_file_of_a_run_is_described(finished_run):

@@ -92,7 +92,9 @@ def test_every_link_and_picture_leads_to_a_place_of_the_site(site, pages):
     assert count > 1000
 
 
-def test_pictures_of_results_are_shown(pages):
+def test_pictures_of_results_and_notebooks_are_shown(pages):
+    rendered = {path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.html")}
+    assert rendered and rendered <= set(pages) and rendered <= set(pages["python.html"].links)
     shown = [address for address in pages["experiments.html"].loads if "results/" in address]
     assert len(shown) >= 3
 
