@@ -98,7 +98,7 @@ ITEMS = (
             Cell("threshold", "HED + Depth, agreeing", ("experiment=threshold",)),
             Cell(
                 "threshold_contradictory", "HED on Depth, contradictory",
-                ("experiment=threshold", *CONTRADICTORY, "name=threshold_contradictory"),
+                ("experiment=threshold_contradictory",),
             ),
         ),
     ),
