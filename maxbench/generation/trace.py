@@ -88,7 +88,7 @@ class Tracing:
             sampler=sampling.sampler,
             batch=sampling.batch(samples, [0] * len(samples), method.branches),
             maps=self.maps,
-            steps=tuple(steps_between(self.steps, sampling.sampler.steps)) if self.maps else (),
+            steps=tuple(steps_between(self.steps if self.maps else 0, sampling.sampler.steps)),
             regions={name: each.numpy() for name, each in masks.items()} if regional else None,
         )
 

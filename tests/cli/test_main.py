@@ -107,7 +107,7 @@ def test_a_damaged_folder_is_one_sentence_and_hides_no_other(name, content, sent
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere"], "nowhere has no metrics.csv"),
+        (["nowhere"], "There is no run 'nowhere'"),
         (["README.md"], "README.md has no metrics.csv"),
         (["--output-dir", "nowhere"], "no finished run in nowhere/"),
     ],

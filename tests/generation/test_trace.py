@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from maxbench.__main__ import main
 from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, Sum
 from maxbench.generation.recording import OUTPUT, UNET, UNMERGE, Trace, Traced, drift
-from maxbench.generation.trace import Tracing
+from maxbench.generation.trace import steps_between
 
 NAMES = ["hed", "depth"]
 FUSING = ["average", "sum", "outputs_only", "maxfusion", "maxfusion_published"]
@@ -91,8 +91,9 @@ def test_what_is_merged_is_told_by_sample_over_both_guidance_halves():
     assert len(set(own)) == 3 and np.mean(own) == pytest.approx(trace.rows[0]["merged"])
 
 
-def test_without_maps_there_are_numbers_alone():
-    assert Tracing(samples=2, maps=0)._at(20) == [] and len(Tracing(samples=2)._at(20)) == 4
+def test_maps_are_of_steps_that_lie_evenly():
+    assert steps_between(4, 10) == [0, 3, 6, 9] and steps_between(20, 3) == [0, 1, 2]
+    assert steps_between(0, 10) == []  # numbers alone
 
 
 def test_a_rule_without_a_decision_is_seen_through_the_paper_s():
