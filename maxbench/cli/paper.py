@@ -24,14 +24,10 @@ from maxbench.errors import UserError
 from maxbench.report.formats import plain_table
 from maxbench.report.paper import ITEMS, ORIENTATION, Cell, Item, PaperTable, Published, read_published
 from maxbench.report.runs import METRICS, Results, begun, flat, written
+from maxbench.store.settings import is_place
 
 OWN = ("experiment", "name")
 """What every cell has its own of."""
-PLACES = {
-    "output_dir", "store_dir", "data_dir", "data.root", "suite.weights_dir", "runtime.threads", "runtime.device",
-    "runtime.workers", "runtime.address", "diagnostics.samples", "diagnostics.maps", "diagnostics.steps",
-}  # fmt: skip
-"""Settings in which a run may differ from a cell's command: where and how fast, not what."""
 MATCHED = (
     "A run is a cell's if every setting of its command is the run's, except for places, devices and workers. Whether "
     "weights, pictures and code are still the same is looked at by --run, which makes nothing twice."
@@ -189,7 +185,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     if isinstance(config.get("runtime"), dict):
         with contextlib.suppress(UserError):  # of an older version
             config = {**config, "runtime": check(config).runtime.model_dump()}  # one name for each dtype
-    said = {key: value for key, value in flat(config).items() if key not in PLACES}
+    said = {key: value for key, value in flat(config).items() if not is_place(key)}
     methods = config.get("methods") or {}
     if not any(isinstance(each, dict) and (each.get("tune") or each.get("match")) for each in methods.values()):
         said = {key: value for key, value in said.items() if not key.startswith("calibration.")}  # which nothing uses

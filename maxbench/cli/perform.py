@@ -34,17 +34,16 @@ from maxbench.store.artefacts import Store
 from maxbench.store.identity import identity
 from maxbench.store.journal import journal
 from maxbench.store.runfolder import RunFolder, run_name
+from maxbench.store.settings import PLACES
 from maxbench.store.stamp import write_stamp
 from maxbench.tracking import RUN, Subject, tracking
 
-# Settings that say where and how fast, not what. Where weights and pictures lie is one of them: what they are is in the
-# run's identity by their digests. Of how networks compute, only what is unusual is there.
 INDIFFERENT = {
-    "calibration", "data", "data_dir", "diagnostics", "output_dir", "runtime.address", "runtime.channels_last",
-    "runtime.compile", "runtime.device", "runtime.tf32", "runtime.threads", "runtime.vae_slices", "runtime.vae_tiling",
-    "runtime.workers", "scenes", "store_dir", "suite.conventions", "suite.hub", "suite.megabytes", "suite.places",
-    "suite.root", "suite.weights_dir", "tracking",
+    *PLACES, "calibration", "data", "runtime.channels_last", "runtime.compile", "runtime.tf32", "runtime.vae_slices",
+    "runtime.vae_tiling", "scenes", "suite.conventions", "suite.hub", "suite.megabytes", "suite.places", "suite.root",
 }  # fmt: skip
+"""Settings that are not part of a run's identity as they are written. Of data, scenes, calibration and the suite it has
+what they are, by digests; of how networks compute it has what is unusual."""
 
 
 def foresee(cfg: DictConfig) -> None:

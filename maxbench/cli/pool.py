@@ -78,13 +78,15 @@ def merged(runs: Sequence[Path]) -> Merged:
     return Merged(runs, configs, state, lambda baselines=None: tables_of(state, configs[0], baselines))
 
 
-def tables_of(state: State, config: Mapping[str, Any], baselines: Sequence[str] | None = None) -> Tables:
-    """The tables of a state with the conditions and intervals of a run's configuration."""
+def tables_of(
+    state: State, config: Mapping[str, Any], baselines: Sequence[str] | None = None, family: int = 0
+) -> Tables:
+    """The tables of a state with the conditions and intervals of a run's configuration; family: see :class:`Tables`."""
     try:
         conditions = {
             name: component(entry, f"conditions.{name}", CONDITION) for name, entry in config["conditions"].items()
         }
-        return Tables(state, conditions, config["metrics"]["resamples"], config["metrics"]["level"], baselines)
+        return Tables(state, conditions, config["metrics"]["resamples"], config["metrics"]["level"], baselines, family)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"config.yaml is no configuration of a run; {AGAIN}") from error
 

@@ -24,14 +24,12 @@ from typing import Any
 from maxbench.progress import say
 from maxbench.report.sweeps import FAILED, FINISHED, RUNNING, STOPPED, Entry, ledger, page, summary, varied
 from maxbench.store.files import fingerprint, write_atomically
+from maxbench.store.settings import PLACES
 from maxbench.tracking import SWEEP, Subject, tracking
 
 TABLE, PAGE, JOBS = "sweep.csv", "sweep.md", "jobs"
 EVERY = 5.0  # seconds between two editions of a table whose members run elsewhere
-ELSEWHERE = (
-    "output_dir", "store_dir", "data_dir", "runtime.address", "runtime.device", "runtime.threads", "runtime.workers",
-    "hydra", "tracking",
-)  # fmt: skip
+ELSEWHERE = (*(each for each in PLACES if each not in ("data.root", "suite.weights_dir")), "hydra")
 """Settings that say where members run and what they leave there: the sweep is the same with others."""
 
 

@@ -25,6 +25,7 @@ from maxbench.metrics.distribution import Distance, Reference, cmmd, fd_infinity
 from maxbench.metrics.joint import Joint, joint_of
 from maxbench.metrics.statistics import (
     Interval,
+    enough_flips,
     holm,
     intervals,
     needed,
@@ -117,7 +118,8 @@ class Tables:
     """The tables of one state.
 
     conditions: of the experiment, for their rulers. baselines: the methods that differences are to; None for the
-    state's own. resamples, level: of every interval.
+    state's own. resamples, level: of every interval. family: how many comparisons the differences are corrected for
+    elsewhere, if those are more than the differences themselves.
     """
 
     state: State
@@ -125,6 +127,7 @@ class Tables:
     resamples: int
     level: float
     baselines: Sequence[str] | None = None
+    family: int = 0
 
     # --- the three tables -------------------------------------------------------------------------------------
 
@@ -187,7 +190,8 @@ class Tables:
             return pd.DataFrame()
         signed = [row for row in out if row["p"] is None]
         if signed:  # all at once, under the same signs
-            found = sign_flip([row["change"] for row in signed], self._groups, seed=self.state.seeds[0])
+            flips = enough_flips(max(len(out), self.family), self.level)
+            found = sign_flip([row["change"] for row in signed], self._groups, seed=self.state.seeds[0], flips=flips)
             for row, p in zip(signed, found, strict=True):
                 row["p"] = float(p)
         adjusted = holm(np.array([row["p"] for row in out]))

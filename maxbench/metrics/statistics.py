@@ -204,8 +204,17 @@ def t_test(value: float, standard_error: float, clusters: int) -> float:
     return float(2 * stdtr(clusters - 1, -abs(value) / standard_error))
 
 
+FLIPS = 20_000
+"""Random sign patterns of a test, for families of some hundred comparisons."""
+
+
+def enough_flips(comparisons: int, level: float) -> int:
+    """Sign patterns with which the smallest p of a random test, times `comparisons`, is half of what must be undercut."""
+    return max(FLIPS, math.ceil(2 * comparisons / (1 - level)))
+
+
 def sign_flip(
-    differences: ArrayLike, groups: ArrayLike | None = None, *, seed: int, flips: int = 20_000
+    differences: ArrayLike, groups: ArrayLike | None = None, *, seed: int, flips: int = FLIPS
 ) -> NDArray[np.float64]:
     """Two-sided p of every column of paired `differences` (columns, N): is its mean 0?
 

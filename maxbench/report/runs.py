@@ -14,6 +14,7 @@ import yaml
 
 from maxbench.errors import UserError
 from maxbench.store.runfolder import MARK
+from maxbench.store.settings import is_place
 
 METRICS, DIFFERENCES, SAMPLES = "metrics.csv", "differences.csv", "samples.parquet"
 CONFIG, MANIFEST, EVALUATED, TUNING, STAMP, STATUS = (
@@ -36,12 +37,6 @@ UNTESTED = frozenset(REQUIRED[DIFFERENCES]) - {"condition", "verdict", "needed"}
 NUMBERS = ("value", "low", "high", "n", "comparisons", "needed")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast, where it is installed
 
-PLACES = (
-    "output_dir", "store_dir", "data_dir", "data.root", "suite.root", "suite.weights_dir", "runtime.threads",
-    "runtime.device", "runtime.workers", "runtime.address", "diagnostics.samples", "diagnostics.maps",
-    "diagnostics.steps", "scenes",
-)  # fmt: skip
-"""Settings that say where and how fast, or what stands elsewhere; two runs that differ in these alone do not differ."""
 DEFAULTS = ("suite.steps", "suite.guidance_scale", "suite.control_scale")
 """What experiments use unless they say otherwise; what was used stands elsewhere in the configuration."""
 
@@ -356,7 +351,7 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["name"]
     said = [settings_of(config) for config in configs]
     shared = set(said[0]["methods"]).intersection(*(each["methods"] for each in said))
-    keys = {key for each in said for key in each} - {*PLACES, *DEFAULTS, "pooled"}
+    keys = {key for each in said for key in each if not is_place(key)} - {*DEFAULTS, "pooled", "scenes"}
     return [
         key
         for key in sorted(keys, key=lambda key: (key.count("."), key))

@@ -65,7 +65,17 @@ def untuned(experiment):
     return [f"~methods.{name}" for name in LEFT_OUT if name in methods]
 
 
-@pytest.mark.parametrize("experiment", [*COMPLEMENTARY, *CONTRADICTORY, *OTHERS])
+USUAL = ("three_conditions", "contradictory_seg_depth", "adapters_canny_depth")
+"""Of every kind one; the others differ in their conditions."""
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        each if each in USUAL else pytest.param(each, marks=pytest.mark.slow)
+        for each in (*COMPLEMENTARY, *CONTRADICTORY, *OTHERS)
+    ],
+)
 def test_every_table_of_the_paper_is_run_on_photographs(words, experiment):
     folder = run(words, experiment, *untuned(experiment))
     metrics = pd.read_csv(folder / "metrics.csv")
@@ -122,6 +132,7 @@ def test_it_needs_no_network(words, tmp_path):
         text=True,
         env={
             "PATH": "/usr/bin:/bin",
+            "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "HOME": str(tmp_path),
             "PYTHONPATH": str(Path(__file__).parents[2]),

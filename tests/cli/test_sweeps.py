@@ -240,7 +240,8 @@ def test_a_job_of_submitit_that_does_not_come_back_is_said(submitit, small_run, 
     assert main(["run", "-m", submitit, at_once, *small_run, "seed=0", f"output_dir={tmp_path}"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("maxbench: A job of the sweep did not come back (Job ") and "run the same command" in said
-    assert list(ledger_of(tmp_path)[1].state) == ["waiting"]
+    (state,) = ledger_of(tmp_path)[1].state
+    assert state in ("waiting", "running")  # it may have begun before it was ended
 
 
 def test_jobs_of_joblib_write_one_ledger(small_run, tmp_path, monkeypatch, capsys):

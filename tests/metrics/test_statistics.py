@@ -10,6 +10,7 @@ from maxbench.metrics.statistics import (
     Interval,
     bootstrap,
     bootstrap_mean,
+    enough_flips,
     holm,
     influence_interval,
     intervals,
@@ -527,3 +528,12 @@ def test_mistakes_of_clusters_and_tests_are_named():
         needed([1.0, 2.0], comparisons=0)
     with pytest.raises(ValueError, match="influence has no finite number in 1 of 2 rows: 1"):
         standard_error([1.0, np.inf], None)
+
+
+@pytest.mark.parametrize("comparisons", [1, 400, 1080, 20_000])
+def test_a_large_family_can_show_something(comparisons):
+    level = 0.95
+    flips = enough_flips(comparisons, level)
+    p = sign_flip(np.full((1, 60), 1.0), seed=0, flips=flips)
+    assert holm(np.r_[p, np.ones(comparisons - 1)])[0] < 1 - level
+    assert enough_flips(400, level) == 20_000  # as ever, where that is enough

@@ -315,7 +315,15 @@ def step(net, nets, rule, sample, timestep, text, hints):
 
 
 @pytest.mark.parametrize(
-    "rule", [MaxFusion(), PublishedMaxFusion(), SoftmaxSaliency(), GatedSum(), ChannelFusion()], ids=repr
+    "rule",
+    [
+        MaxFusion(),
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (PublishedMaxFusion(), SoftmaxSaliency(), GatedSum(), ChannelFusion())
+        ),
+    ],
+    ids=repr,
 )
 def test_controls_rule_and_unet_are_one_graph(nets, rule):
     net, given = unet(), inputs(2)

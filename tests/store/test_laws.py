@@ -137,7 +137,7 @@ def test_experiments_share_what_they_have_in_common(output, small_run):
     assert three == dict.fromkeys(["average", "sum", "outputs_only", "maxfusion"], 4)  # every pair is found
     rest = [each for each in rest if not each.startswith("~")]  # it has other methods
     deltas = compute(output, ["experiment=threshold", *rest, "deltas=[-1,0.7]"])["methods"]
-    assert deltas == {"outputs_only/delta=-1": 4, "outputs_only/delta=0.7": 4, "maxfusion/delta=-1": 4}
+    assert deltas == {"sum": 4, "outputs_only/delta=-1": 4, "outputs_only/delta=0.7": 4, "maxfusion/delta=-1": 4}
 
 
 def test_one_picture_asked_for_twice_is_made_once(output, small_run):
