@@ -185,6 +185,11 @@ class MultiControlPipeline:
         check_rule(method, kinds, sampler)
         noise = noise_of(seed, generator, len(prompts), self.suite.latent_shape())
         batch = Batch(prompts, noise, own, self.resolution)
+        if decisions and self.batch_size and len(batch) > self.batch_size:
+            raise UserError(
+                f"decisions are recorded in one batch: ask for at most {self.batch_size} pictures at a time "
+                f"(batch_size), not {len(batch)}."
+            )
         try:
             found = self._made(method, sampler, batch)
             recorded = self._recorded(method, sampler, batch, inside, decisions) if decisions else None

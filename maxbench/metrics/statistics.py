@@ -209,7 +209,7 @@ FLIPS = 20_000
 
 
 def enough_flips(comparisons: int, level: float) -> int:
-    """Sign patterns with which the smallest p of a random test, times `comparisons`, is half of what must be undercut."""
+    """Sign patterns with which the smallest p of a random test, times `comparisons`, is half of 1 - `level`."""
     return max(FLIPS, math.ceil(2 * comparisons / (1 - level)))
 
 

@@ -72,8 +72,8 @@ def listed(output_dir: Path) -> list[Listed]:
         out.append(
             Listed(
                 folder, names[folder], config["name"], config["suite"]["name"], written(config["seed"]),
-                config["samples"], config["replicates"], _deltas(config), differences[folder], state, why, at,
-                _size(folder),
+                config["samples"], config["replicates"], _deltas(config, _tuned(folder)), differences[folder],
+                state, why, at, _size(folder),
             )
         )  # fmt: skip
     return out
@@ -122,17 +122,26 @@ def _names(
     return names
 
 
-def _deltas(config: Mapping[str, Any]) -> str:
-    """The thresholds of a run's rules, as its configuration has them."""
+def _deltas(config: Mapping[str, Any], tuned: Mapping[str, float]) -> str:
+    """The thresholds of a run's rules, as its configuration has them; tuned: method -> the one that was chosen."""
     found: set[float] = set()
     methods = config.get("methods")
-    for entry in methods.values() if isinstance(methods, dict) else ():
+    for name, entry in methods.items() if isinstance(methods, dict) else ():
         rule, vary = (entry.get(key) or {} for key in ("rule", "vary")) if isinstance(entry, dict) else ({}, {})
-        values = vary.get("rule.delta", [rule.get("delta")])
+        values = [tuned[name]] if name in tuned else vary.get("rule.delta", [rule.get("delta")])
         found |= {float(each) for each in values if isinstance(each, int | float)}
     if len(found) > 3:
         return f"{min(found):g} to {max(found):g} ({len(found)})"
     return ", ".join(f"{each:g}" for each in sorted(found))
+
+
+def _tuned(folder: Path) -> dict[str, float]:
+    """Method -> the threshold that tuning chose for it; of a run that says nothing of it, nothing."""
+    try:
+        methods = (Results(folder).manifest or {}).get("methods", [])
+        return {each["entry"]: each["tuned"]["rule.delta"] for each in methods if "rule.delta" in each.get("tuned", {})}
+    except (UserError, KeyError, TypeError, AttributeError):
+        return {}  # a damaged manifest says so where it is read
 
 
 def _state(folder: Path) -> tuple[str, datetime | None, str]:

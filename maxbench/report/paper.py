@@ -186,7 +186,7 @@ def _published(path: Path, number: int, line: Mapping[Any, Any]) -> Published:
         raise UserError(f"{where}: '{said['cell']}' is no cell; take one of {', '.join(cells)}.")
     if not said["method"]:
         raise UserError(f"{where} has no method; write MaxFusion, Multi-ControlNet, or a row of the run.")
-    metrics = {**COLUMNS, **FURTHER}
+    metrics = {name: each for name, each in {**COLUMNS, **FURTHER}.items() if name != "q"}  # of one condition, and ours
     if said["metric"] not in metrics:
         raise UserError(f"{where}: '{said['metric']}' is no metric; take one of {', '.join(metrics)}.")
     try:
@@ -300,7 +300,8 @@ class PaperTable:
             of.append(None if is_published else key)
         rows = []
         for line in lines:
-            count = max((int(row.n) for row in line.numbers.values()), default=None)
+            # Of distances n counts images, else samples.
+            count = min((int(row.n) for row in line.numbers.values()), default=None)
             cells = [line.cell.label, line.name, "-" if count is None else str(count)]
             for key, is_published in wanted:
                 said = given.get((line.cell.key, line.method, key[0]))

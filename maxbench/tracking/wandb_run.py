@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -44,9 +45,14 @@ class WandbTracker(Tracker):
         self.lines: list[str] = []  # before there is a run
         self.started = time.monotonic()
         self.run: Any = None
+        self.beginning = threading.RLock()  # progress is told from the thread that writes pictures, too
 
     def _begin(self) -> Any:
         """The run, which begins when there is something to tell: of a run that is finished already there is not."""
+        with self.beginning:
+            return self._begun()
+
+    def _begun(self) -> Any:
         if self.run is None:
             mode, why = self._mode
             self.home.mkdir(parents=True, exist_ok=True)
