@@ -115,6 +115,8 @@ def test_batches_are_filled_up_as_in_a_run(small_suite, finished_run):
         for each, picture in zip(some, made.images, strict=True):
             file = finished_run / "images" / "maxfusion" / f"{each['id']}-0.png"
             assert encode_png(np.asarray(picture)) == file.read_bytes()
+    with pytest.raises(UserError, match="decisions are recorded in one batch: ask for at most 4 pictures"):
+        pipe("a red box", maps[0], seed=0, num_images_per_prompt=5, decisions=True)
 
 
 def test_maps_and_scores_are_the_run_s(pipe, alone):
