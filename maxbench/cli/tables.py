@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pandas as pd
 
 from maxbench.cli.failures import say_failure
 from maxbench.errors import UserError
-from maxbench.report.runs import CONFIG, DIFFERENCES, EVALUATED, METRICS, TUNING, find
+from maxbench.report.runs import DIFFERENCES, METRICS, Results, find
 from maxbench.report.tables import difference_table, marked, plain_table, read_latex, read_tables
 
 
@@ -64,18 +62,9 @@ def against(folder: Path, baselines: Sequence[str]) -> str:
     if len(set(baselines)) < len(baselines):
         raise UserError(f"--baseline names a row twice: {', '.join(baselines)}.")
     made = tables_of(read_state(folder), read_config(folder), baselines)
-    files = {METRICS: made.metrics(), DIFFERENCES: made.differences()}
-    with tempfile.TemporaryDirectory() as place:
-        for name, table in files.items():
-            (Path(place) / name).write_text(table.to_csv(index=False))
-        for name in (CONFIG, EVALUATED, TUNING):
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, Path(place) / name)
-        try:
-            parts = [read_tables(Path(place)).text.replace(place, str(folder))]
-        except UserError as error:
-            raise UserError(str(error).replace(place, str(folder))) from error
-    _, differences = marked(*(pd.read_csv(io.StringIO(each.to_csv(index=False))) for each in files.values()))
+    given = {name: _as_read(table) for name, table in ((METRICS, made.metrics()), (DIFFERENCES, made.differences()))}
+    parts = [read_tables(Results(folder, given)).text]
+    _, differences = marked(given[METRICS], given[DIFFERENCES])
     parts.append(
         "Paired differences on the same samples and noise. **Shown** after Holm's correction for the "
         f"{int(differences.comparisons.iloc[0])} comparisons of these tables."
@@ -83,3 +72,8 @@ def against(folder: Path, baselines: Sequence[str]) -> str:
     for baseline, group in differences.groupby("baseline", sort=False):
         parts += [f"Minus {baseline}:", plain_table(*difference_table(group))]
     return "\n\n".join(parts)
+
+
+def _as_read(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as it is when it comes from a file."""
+    return pd.read_csv(io.StringIO(table.to_csv(index=False)), dtype={"condition": str})

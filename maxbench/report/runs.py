@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 
 from maxbench.errors import UserError
+from maxbench.store.files import file_digest, read_sealed
 from maxbench.store.runfolder import MARK
 from maxbench.store.settings import is_place
 
@@ -45,10 +46,12 @@ DEFAULTS = ("suite.steps", "suite.guidance_scale", "suite.control_scale")
 class Results:
     """A finished run, a pooled result, or what was kept of either without its images. Files are read when asked for.
 
-    Every table is checked: one that is missing, cannot be read, or lacks a column is a UserError that names it.
+    Every table is checked: one that is missing, cannot be read, is not what the run wrote, or lacks a column is a
+    UserError that names it. given: tables to be taken in the place of its files.
     """
 
     folder: Path
+    given: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -87,7 +90,11 @@ class Results:
     @cached_property
     def differences(self) -> pd.DataFrame | None:
         """Paired differences; None where there is only one method, where they were not kept, or were not tested."""
+        if DIFFERENCES in self.given:
+            return self.given[DIFFERENCES]
         path = self.folder / DIFFERENCES
+        if not path.exists() and DIFFERENCES in self._files:
+            raise UserError(f"{path} is missing; {AGAIN}")
         content = path.read_text(errors="replace").strip() if path.is_file() else ""
         columns = set(content.partition("\n")[0].split(","))
         if not content or (columns >= UNTESTED and "verdict" not in columns):
@@ -131,7 +138,7 @@ class Results:
         if not (self.folder / EVALUATED).exists():
             return None
         said = self._settings(EVALUATED)
-        value = said.get("value", said)  # older runs have it without its digest
+        value = read_sealed(self.folder / EVALUATED) if "sha256" in said else said  # older runs have no digest in it
         if not isinstance(value, dict):
             raise self.damaged(EVALUATED)
         return value
@@ -216,9 +223,25 @@ class Results:
     def no_configuration(self) -> UserError:
         return UserError(f"{self.folder / CONFIG} is no configuration of a run; {AGAIN}")
 
+    def _require_own(self, name: str) -> None:
+        """UserError where a file is not the one that the run wrote: a number that was changed reads well."""
+        if name in self._files and file_digest(self.folder / name) != self._files[name]:
+            raise self.damaged(name)
+
+    @cached_property
+    def _files(self) -> Mapping[str, str]:
+        """File -> its digest, as far as the run says it."""
+        files = (self.evaluation or {}).get("files", {})
+        if not isinstance(files, dict):
+            raise self.damaged(EVALUATED)
+        return files
+
     def _table(self, name: str) -> pd.DataFrame:
+        if name in self.given:
+            return self.given[name]
         path = self.folder / name
         try:
+            self._require_own(name)
             table = pd.read_csv(path, dtype={"condition": str}) if name != SAMPLES else pd.read_parquet(path)
             numbers = [name for name in NUMBERS if name in table]
             table[numbers] = table[numbers].apply(pd.to_numeric)
@@ -226,6 +249,8 @@ class Results:
             raise UserError(
                 f"{self.folder} has no {name}: it is no finished run; name another or finish it first."
             ) from error
+        except UserError:
+            raise
         except ValueError as error:  # of a parser (pyarrow's too), of the encoding, of a text where a number should be
             raise self.damaged(name) from error
         except OSError as error:

@@ -58,9 +58,9 @@ def write_tables(folder: Path) -> str:
     return tables.text
 
 
-def read_tables(folder: Path) -> Tables:
-    """The tables of a run folder, or of results that were kept without its images; nothing is written."""
-    results = Results(folder)
+def read_tables(run: Path | Results) -> Tables:
+    """The tables of a run, by its folder, or of results that were kept without its images; nothing is written."""
+    results = run if isinstance(run, Results) else Results(run)
     metrics, differences = marked(results.metrics, results.differences)
     about, notes = about_of(results), notes_of(results)
     silent = undecided(differences)
@@ -78,7 +78,7 @@ def read_tables(folder: Path) -> Tables:
         _protocols(metrics),
     ]
     table, left_out = terminal_table(metrics, differences, silent)
-    text = [about, table, *([won] if won else []), *says, *_whole(left_out, folder)]
+    text = [about, table, *([won] if won else []), *says, *_whole(left_out, results.folder)]
     return Tables("\n\n".join(markdown) + "\n", "\n\n".join(text))
 
 
