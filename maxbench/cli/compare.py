@@ -11,10 +11,13 @@ from maxbench.cli.output import output_file, write_output
 from maxbench.errors import UserError
 from maxbench.report.compare import JOINT, Comparison, Member, Verdicts
 from maxbench.report.runs import Results, differing, find
+from maxbench.report.verdicts import weigh
+from maxbench.report.winner import RANKED
 
 ALL = "all"
-RANKED = ("fusion", "entered")
 STATE = "state.npz"
+OF_A_FAMILY = ("p_holm", "correction", "comparisons", "needed", "verdict")
+"""Columns that depend on what else was tested, which in a comparison is more or less than in the run's own table."""
 
 Differences = Callable[[Sequence[str]], pd.DataFrame]
 """Baselines -> paired differences of every method of a run to them, as in differences.csv."""
@@ -160,25 +163,29 @@ def _verdicts(
     members: Sequence[Member], differences: dict[str, Differences], methods: Sequence[str], baselines: Sequence[str]
 ) -> Verdicts:
     """Rules minus baselines in every run, with one correction for all comparisons."""
-    from maxbench.evaluation.verdicts import weigh
-
     if ALL in baselines and len(baselines) > 1:
         raise UserError(f"--baseline is '{','.join(baselines)}'; `{ALL}` means every row, so name nothing beside it.")
     joint, others, left_out = [], [], {}
     for member in members:
-        rules = _rules(member, methods, baselines)
         if JOINT not in set(zip(member.metrics.metric, member.metrics.condition.fillna(""), strict=True)):
             left_out[member.title] = "it has no joint score"
             continue
-        if not rules:
+        if "role" not in member.metrics:
+            left_out[member.title] = "it is of an older version, which does not say which of its rows are rules"
+            continue
+        rules = _rules(member, methods)
+        if not rules or (baselines != [ALL] and not any(rule != rival for rule in rules for rival in baselines)):
             left_out[member.title] = f"it has no rule to compare with {', '.join(baselines)}"
             continue
         if baselines == [ALL]:
-            table = _turned(differences[member.run](rules), rules)
+            table, order = _turned(differences[member.run](rules)), [*reversed(rules)]
         else:
             table = differences[member.run](baselines).rename(columns={"method": "rule", "baseline": "rival"})
-            table = table[table.rule.isin(rules)]
-        table = table.drop(columns="run", errors="ignore")
+            order = baselines
+        table = _once(table[table.rule.isin(rules)], rules, order)
+        about = member.metrics.drop_duplicates("method").set_index("method")
+        table = table.drop(columns=["run", *OF_A_FAMILY], errors="ignore")
+        table = table.assign(role=table.rule.map(about.role), delta=table.rule.map(about.delta))
         table.insert(0, "run", member.run)
         joint.append(table[table.metric == "joint"])
         others.append(table[table.metric != "joint"])
@@ -191,21 +198,25 @@ def _verdicts(
     return Verdicts(members, weighed, pd.concat(others, ignore_index=True), left_out)
 
 
-def _rules(member: Member, methods: Sequence[str], baselines: Sequence[str]) -> list[str]:
-    """The rows that are weighed: those that are named, or all that fuse and are no baseline."""
+def _rules(member: Member, methods: Sequence[str]) -> list[str]:
+    """The rows that are weighed: those that are named, or all that fuse."""
     roles = dict(zip(member.metrics.method, member.metrics.role, strict=True))
-    named = [name for name in methods if name in roles] if methods else [
-        name for name, role in roles.items() if role in RANKED
-    ]  # fmt: skip
-    return [name for name in named if name not in baselines]
+    if methods:
+        return [name for name in methods if name in roles]
+    return [name for name, role in roles.items() if role in RANKED]
 
 
-def _turned(table: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
-    """Differences of every row to the rules as differences of the rules to every row; two rules are compared once."""
+def _turned(table: pd.DataFrame) -> pd.DataFrame:
+    """Differences of every row to the rules as differences of the rules to every row."""
     turned = table.rename(columns={"baseline": "rule", "method": "rival"})
-    turned = turned.assign(value=-table.value, low=-table.high, high=-table.low, win_rate=1 - table.win_rate)
-    place = {name: number for number, name in enumerate(rules)}
+    return turned.assign(value=-table.value, low=-table.high, high=-table.low, win_rate=1 - table.win_rate)
+
+
+def _once(table: pd.DataFrame, rules: Sequence[str], rivals: Sequence[str]) -> pd.DataFrame:
+    """Each pair once: of two rows that are both rule and rival the one that stands first in `rivals` is the rival."""
+    place = {name: number for number, name in enumerate(rivals)}
     twice = [
-        rival in place and place[rival] < place[rule] for rule, rival in zip(turned.rule, turned.rival, strict=True)
+        rival in place and rule in place and rival in rules and place[rule] < place[rival]
+        for rule, rival in zip(table.rule, table.rival, strict=True)
     ]
-    return turned[[not each for each in twice]].assign(delta=float("nan"))
+    return table[[not each for each in twice]]

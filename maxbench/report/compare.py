@@ -24,6 +24,7 @@ from maxbench.report.columns import (
 )
 from maxbench.report.formats import latex_table, markdown_table
 from maxbench.report.runs import differing, settings_of, written
+from maxbench.report.verdicts import same_pictures
 from maxbench.report.winner import ranks
 
 DELTA = ".rule.delta"
@@ -205,7 +206,7 @@ class Verdicts:
     """Differences of the joint score, rule minus rival, of every run, and what they may cost.
 
     joint: rows of `run`, `rule`, `rival`, `value`, `low`, `high`, `win_rate`, `p_holm`, `verdict`, corrected together.
-    others: the same differences in every other column, by their own intervals.
+    others: the same differences in every other column, by their own intervals and without a verdict.
     left_out: titles of runs without a joint score, and why.
     """
 
@@ -216,11 +217,19 @@ class Verdicts:
 
     @property
     def about(self) -> list[str]:
-        counts = self.joint.verdict.value_counts()
+        same = same_pictures(self.joint)
+        counts = self.joint[~same].verdict.value_counts()
         said = ", ".join(f"{name} {count}" for name, count in counts.items())
+        titles = {each.run: each.title for each in self.members}
+        ties = [
+            f"{row.rule} makes the same pictures as {row.rival} ({titles[row.run]})"
+            for row in self.joint[same].itertuples()
+        ]
         return [
             "Differences of the joint score, per image and paired on the same samples and noise, each with its own "
-            f"interval; verdicts are after Holm's correction for the {len(self.joint)} comparisons here ({said}).",
+            f"interval; verdicts on the rule are after Holm's correction for the {(~same).sum()} comparisons here"
+            f"{f' ({said})' if said else ''}.",
+            *([f"Not counted, for nothing differs: {'; '.join(ties)}."] if ties else []),
             *(f"{title} is left out: {why}." for title, why in self.left_out.items()),
         ]
 
@@ -246,7 +255,8 @@ class Verdicts:
             cost = (lookup.get((row.rule, row.rival, *key)) for key in keys)
             rows.append(
                 [
-                    row.rule, row.rival, difference_cell(row), f"{100 * row.win_rate:.0f}%", f"{row.p_holm:.2g}",
+                    row.rule, row.rival, difference_cell(row), f"{100 * row.win_rate:.0f}%",
+                    "-" if pd.isna(row.p_holm) else f"{row.p_holm:.2g}",
                     row.verdict, *("-" if each is None else difference_cell(each, bold=False) for each in cost),
                 ]
             )  # fmt: skip

@@ -12,8 +12,8 @@ import yaml
 from evaluation.states import CONDITIONS, METHODS, make_state
 from maxbench.__main__ import main
 from maxbench.evaluation.aggregate import Tables
-from maxbench.evaluation.verdicts import weigh
 from maxbench.report.columns import column_name
+from maxbench.report.verdicts import weigh
 from report.latex import read
 
 RULES = ("better", "average")
@@ -198,7 +198,7 @@ def test_rules_are_weighed_against_every_row_by_paired_joint_scores(one, capsys)
         assert float(row[2].strip("*").split(" ")[0]) == pytest.approx(change.mean(), abs=0.0051), row
         ahead = (change > 0).mean() + (change == 0).mean() / 2
         assert float(row[3].removesuffix("%")) == pytest.approx(100 * ahead, abs=0.51), row
-    assert found["better", "worse"][5] == "ahead" and found["better", "average"][5] == "ahead"
+    assert found["better", "worse"][5] == "better" and found["better", "average"][5] == "better"
 
 
 def test_a_baseline_and_all_rows_say_the_same_of_a_pair(one, capsys):
@@ -215,22 +215,60 @@ def test_a_baseline_and_all_rows_say_the_same_of_a_pair(one, capsys):
 def test_the_correction_is_for_all_runs_of_the_page(one, other, capsys):
     table = pd.read_csv(io.StringIO(said(capsys, one, other, "--baseline", "average,none", "--csv")))
     joint = table[table.metric == "joint"]
-    assert set(joint.run) == {one.name, other.name} and len(joint) == 2 * 2 * 2  # runs, rules, baselines
+    assert set(joint.run) == {one.name, other.name} and len(joint) == 2 * (3 * 2 - 1)  # no rule against itself
+    assert set(joint.comparisons) == {len(joint)}
     ordered = np.sort(joint.p)
     stepped = np.minimum(np.maximum.accumulate(ordered * np.arange(len(ordered), 0, -1)), 1)
     np.testing.assert_allclose(np.sort(joint.p_holm), stepped)
     assert (joint.p_holm >= joint.p).all()
     shown = joint.p_holm < 0.05
-    assert (joint.verdict[shown] == np.where(joint.value[shown] > 0, "ahead", "behind")).all()
+    assert (joint.verdict[shown] == np.where(joint.value[shown] > 0, "better", "worse")).all()
     assert (joint.verdict[~shown] == "not shown").all()
     text = said(capsys, one, other, "--baseline", "average,none")
     assert f"for the {len(joint)} comparisons here" in text and "## made, seed 0, N = 24" in text
 
 
+def changes(values, p):
+    return pd.DataFrame({"value": values, "low": values, "high": values, "p": p})
+
+
 def test_what_is_not_shown_is_no_verdict():
-    table = weigh(pd.DataFrame({"value": [1.0, -1.0, 2.0], "p": [0.01, 0.02, 0.04]}), 0.95)
-    assert table.verdict.tolist() == ["ahead", "behind", "ahead"]
-    assert weigh(pd.DataFrame({"value": [1.0] * 3, "p": [0.02] * 3}), 0.95).verdict.tolist() == ["not shown"] * 3
+    table = weigh(changes([1.0, -1.0, 2.0], [0.01, 0.02, 0.04]), 0.95)
+    assert table.verdict.tolist() == ["better", "worse", "better"]
+    assert weigh(changes([1.0] * 3, [0.02] * 3), 0.95).verdict.tolist() == ["not shown"] * 3
+
+
+def test_rows_of_the_same_pictures_are_no_comparison():
+    table = weigh(changes([1.0, 0.0, 0.0], [0.03, 1.0, 1.0]), 0.95)
+    assert table.verdict.tolist() == ["better", "not shown", "not shown"]
+    assert table.p_holm[0] == 0.03 and table.p_holm[1:].isna().all() and set(table.comparisons) == {1}
+
+
+def test_programs_get_verdicts_of_the_comparison_alone_and_about_the_rule(one, capsys):
+    """Whatever is the baseline: the sign of the difference, its verdict and its role say the same."""
+    roles = pd.read_csv(one / "metrics.csv").drop_duplicates("method").set_index("method").role
+    for words in (["all"], ["average"], ["none,worse"]):
+        table = pd.read_csv(io.StringIO(said(capsys, one, "--baseline", *words, "--csv")))
+        shown = table[table.verdict.isin(("better", "worse"))]
+        assert len(shown) and (shown.verdict == np.where(shown.value > 0, "better", "worse")).all()
+        assert set(table[table.metric == "joint"].verdict) <= {"better", "worse", "not shown"}
+        assert (table.role == table.rule.map(roles)).all()
+        others = table[table.metric != "joint"]
+        assert others[["p_holm", "correction", "comparisons", "verdict"]].isna().all(axis=None)
+        assert "needed" not in table and len(others)
+
+
+def test_a_baseline_that_is_a_rule_is_tested_against_the_others_and_each_pair_once(one, capsys):
+    table = pd.read_csv(io.StringIO(said(capsys, one, "--baseline", "average,better", "--csv"))).query(
+        "metric == 'joint'"
+    )
+    pairs = list(zip(table.rule, table.rival, strict=True))
+    assert sorted(pairs) == [("better", "average"), ("worse", "average"), ("worse", "better")]
+    named = said(capsys, one, "--baseline", "average,better", "--methods", "average,worse", "--csv")
+    table = pd.read_csv(io.StringIO(named)).query("metric == 'joint'")
+    pairs = {frozenset(pair) for pair in zip(table.rule, table.rival, strict=True)}
+    assert pairs == {frozenset(pair) for pair in (("average", "better"), ("worse", "average"), ("worse", "better"))}
+    assert len(table) == 3 and set(table.rule) == {"average", "worse"}
 
 
 def test_known_baselines_need_no_state_and_others_do(one, tmp_path, capsys):
@@ -245,7 +283,7 @@ def test_known_baselines_need_no_state_and_others_do(one, tmp_path, capsys):
 def test_verdicts_in_latex_set_off_what_is_shown(one, capsys):
     text = said(capsys, one, "--baseline", "average", "--latex")
     table, _ = read(text[text.rindex("\\begin{table}") :])
-    assert [row[-1] for row in table[1:]] == ["ahead", "behind"]
+    assert [row[-1] for row in table[1:]] == ["better", "worse"]
     assert all(row[4].startswith(r"\textbf{") for row in table[1:])
 
 
