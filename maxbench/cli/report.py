@@ -17,8 +17,8 @@ from maxbench.report.page import answer as answers
 from maxbench.report.page.charts import charts
 from maxbench.report.page.gallery import Gallery, SeenMaps, error_scale, why_not
 from maxbench.report.page.grids import differences_grid, methods_grid, numbers_grid, pairs_grid
-from maxbench.report.page.site import Site, anchors
-from maxbench.report.runs import Results, find
+from maxbench.report.page.site import Site
+from maxbench.report.runs import Results, anchors, find
 from maxbench.report.tables import about_of, notes_of
 from maxbench.store.files import fingerprint
 

@@ -85,7 +85,7 @@ def test_a_row_is_a_method_of_a_run_and_its_numbers_are_the_run_s(runs, one, cap
     ]  # fmt: skip
     values = pd.read_csv(one / "metrics.csv").query("method == 'better'")
     values = values.fillna({"condition": ""}).set_index(["metric", "condition"])
-    for metric, condition in (("joint", ""), ("q", "depth"), ("q", "seg"), ("fd_clip", "")):
+    for metric, condition in (("joint", ""), ("q", "depth"), ("q", "seg"), ("clip_score", "")):
         place = next(n for n, title in enumerate(head) if title[:-2] == column_name(metric, condition))
         own = values.loc[(metric, condition)]
         assert rows[2][place] == f"{own.value:.2f} [{own.low:.2f}, {own.high:.2f}]"
@@ -106,6 +106,27 @@ def test_what_is_measured_otherwise_is_left_out_and_named(one, other, tmp_path, 
     text = said(capsys, one, copy)
     assert "depth RMSE ↓" not in cells(text)[0] and "CLIP ↑" not in cells(text)[0] and "joint ↑" in cells(text)[0]
     assert "Left out" in text and "CLIP" in text.split("Left out")[1] and "depth RMSE" in text.split("Left out")[1]
+
+
+def test_a_distance_has_a_column_only_of_the_same_number_of_pictures_to_the_same_reference(runs, one, tmp_path, capsys):
+    other_seed, smaller = (next(each for each in runs if part in each.name) for part in ("02a", "03a"))
+    copies = {}
+    for name, reference in (("same", [1, 2, 3]), ("again", [3, 2, 1]), ("another", [1, 2, 4])):
+        copies[name] = shutil.copytree(one, tmp_path / f"{name}-none-0a")
+        (copies[name] / "manifest.json").write_text(json.dumps({"reference": reference}))
+        config = yaml.safe_load((one / "config.yaml").read_text())
+        (copies[name] / "config.yaml").write_text(yaml.safe_dump({**config, "sampler": {"steps": len(copies)}}))
+    alone = shutil.copytree(other_seed, tmp_path / other_seed.name)
+    (alone / "state.npz").unlink()  # else both are pooled
+    differ = ((one, smaller), (one, alone), (copies["same"], copies["another"]))
+    agree = ((copies["same"], copies["again"]), (copies["same"], one), (one,))
+    for pair, has in (*((pair, False) for pair in differ), *((pair, True) for pair in agree)):
+        for words in ((), ("--metrics", "fd_clip,kd_clip,joint")):
+            text = said(capsys, *pair, *words)
+            columns = " ".join(cells(text)[0])
+            assert ("FD-CLIP" in columns) is has and "joint" in columns, (pair, words)
+            assert ("a distance depends on the number of pictures" in text) is not has
+            assert has or ": FD-CLIP" in text.split("a distance depends")[1]
 
 
 def test_delta_is_a_column_and_its_setting_is_not(one, tmp_path, capsys):
@@ -296,6 +317,26 @@ def test_a_run_without_a_joint_score_is_named(one, finished_run, tmp_path, capsy
     assert "silent, seed 0 is left out: it has no joint score." in said(capsys, one, copy, "--baseline", "average")
     assert main(["compare", str(copy), "--baseline", "average"]) == 2
     assert "No run here can be weighed: silent, seed 0: it has no joint score" in capsys.readouterr().err
+
+
+def test_runs_of_one_experiment_and_seed_have_titles_of_their_own(runs, one, tmp_path, capsys):
+    smaller = next(each for each in runs if "03a" in each.name)
+    heads = [line for line in said(capsys, one, smaller, "--baseline", "none").splitlines() if line.startswith("## ")]
+    assert heads == [
+        "## made, seed 0, samples 24, sampler.steps 10, N = 24", "## made, seed 0, samples 20, sampler.steps 5, N = 20"
+    ]  # fmt: skip
+    twin = shutil.copytree(one, tmp_path / one.name)  # also of the same name
+    text = said(capsys, one, twin, "--baseline", "none")
+    assert f"## made, seed 0, {one.name}, N" in text and f"## made, seed 0, {one.name}-2, N" in text
+    table = pd.read_csv(io.StringIO(said(capsys, one, twin, "--baseline", "none", "--csv")))
+    assert table.groupby("run").size().nunique() == 1 and table.run.nunique() == 2
+    silent = []
+    for number in range(2):
+        silent.append(shutil.copytree(one, tmp_path / f"made-none-{number:010d}"))
+        metrics = pd.read_csv(one / "metrics.csv")
+        metrics[metrics.metric != "joint"].to_csv(silent[-1] / "metrics.csv", index=False)
+    text = said(capsys, one, *silent, "--baseline", "none")
+    assert text.count("is left out: it has no joint score") == 2
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------------
