@@ -9,12 +9,14 @@ import pandas as pd
 
 from maxbench.cli.output import output_file, write_output
 from maxbench.errors import UserError
-from maxbench.report.compare import JOINT, Comparison, Member, Verdicts
-from maxbench.report.runs import Results, differing, find
+from maxbench.report.compare import JOINT, Comparison, Member, Verdicts, titles
+from maxbench.report.runs import Results, anchors, by_seed, find
+from maxbench.report.verdicts import weigh
+from maxbench.report.winner import RANKED
 
 ALL = "all"
-RANKED = ("fusion", "entered")
-STATE = "state.npz"
+OF_A_FAMILY = ("p_holm", "correction", "comparisons", "needed", "verdict")
+"""Columns that depend on what else was tested, which in a comparison is more or less than in the run's own table."""
 
 Differences = Callable[[Sequence[str]], pd.DataFrame]
 """Baselines -> paired differences of every method of a run to them, as in differences.csv."""
@@ -92,7 +94,8 @@ def _check_parts(results: Sequence[Results]) -> None:
 def _members(results: Sequence[Results]) -> tuple[list[Member], dict[str, Differences], list[str]]:
     """The runs of the comparison, those that differ in their seed alone as one; how to get their differences; notes."""
     members, differences, notes = [], {}, []
-    for group in _by_seed(results):
+    runs = dict(zip(results, anchors([each.id for each in results]), strict=True))  # also of folders of the same name
+    for group in by_seed(results):
         member = None
         if len(group) > 1:
             try:
@@ -100,29 +103,14 @@ def _members(results: Sequence[Results]) -> tuple[list[Member], dict[str, Differ
             except UserError as error:
                 notes.append(f"Not pooled, although they seem to differ in their seed alone: {error}")
         for each in [] if member is not None else group:
-            members.append(Member(each.id, each.origin, each.config, each.metrics))
-            differences[each.id] = _differences_of(each)
+            metrics = each.metrics.assign(run=runs[each])
+            members.append(Member(runs[each], each.origin, each.config, metrics, _references([each])))
+            differences[runs[each]] = _differences_of(each)
         if member is not None:
             members.append(member)
             differences[member.run] = of
             notes.append(f"Pooled, with one cluster for each sample: {', '.join(each.id for each in group)}.")
     return members, differences, notes
-
-
-def _by_seed(results: Sequence[Results]) -> list[list[Results]]:
-    """Runs in groups of those that differ in their seed alone; each is compared with the first of a group."""
-    groups: list[list[Results]] = []
-    for each in results:
-        alone = each.is_pooled or not (each.folder / STATE).is_file()
-        for group in groups:
-            first = group[0]
-            free = not alone and not first.is_pooled and (first.folder / STATE).is_file()
-            if free and each.experiment == first.experiment and differing([first.config, each.config]) == ["seed"]:
-                group.append(each)
-                break
-        else:
-            groups.append([each])
-    return groups
 
 
 def _pooled(group: Sequence[Results]) -> tuple[Member, Differences]:
@@ -135,8 +123,14 @@ def _pooled(group: Sequence[Results]) -> tuple[Member, Differences]:
     metrics.insert(0, "run", run)
     config = {**configs[0], "seed": state.seeds}
     origins = {each.folder: each.origin for each in group}
-    member = Member(run, " and ".join(origins[folder] for folder in folders), config, metrics)
+    member = Member(run, " and ".join(origins[folder] for folder in folders), config, metrics, _references(group))
     return member, lambda baselines: tables(baselines).differences()
+
+
+def _references(group: Sequence[Results]) -> tuple[int, ...] | None:
+    """The pictures that distances of some runs are to; None where one does not say it."""
+    listed = [(each.manifest or {}).get("reference") for each in group]
+    return tuple(sorted({number for own in listed for number in own})) if all(map(bool, listed)) else None
 
 
 def _differences_of(results: Results) -> Differences:
@@ -160,25 +154,29 @@ def _verdicts(
     members: Sequence[Member], differences: dict[str, Differences], methods: Sequence[str], baselines: Sequence[str]
 ) -> Verdicts:
     """Rules minus baselines in every run, with one correction for all comparisons."""
-    from maxbench.evaluation.verdicts import weigh
-
     if ALL in baselines and len(baselines) > 1:
         raise UserError(f"--baseline is '{','.join(baselines)}'; `{ALL}` means every row, so name nothing beside it.")
-    joint, others, left_out = [], [], {}
+    joint, others, left_out, called = [], [], {}, titles(members)
     for member in members:
-        rules = _rules(member, methods, baselines)
         if JOINT not in set(zip(member.metrics.metric, member.metrics.condition.fillna(""), strict=True)):
-            left_out[member.title] = "it has no joint score"
+            left_out[called[member.run]] = "it has no joint score"
             continue
-        if not rules:
-            left_out[member.title] = f"it has no rule to compare with {', '.join(baselines)}"
+        if "role" not in member.metrics:
+            left_out[called[member.run]] = "it is of an older version, which does not say which of its rows are rules"
+            continue
+        rules = _rules(member, methods)
+        if not rules or (baselines != [ALL] and not any(rule != rival for rule in rules for rival in baselines)):
+            left_out[called[member.run]] = f"it has no rule to compare with {', '.join(baselines)}"
             continue
         if baselines == [ALL]:
-            table = _turned(differences[member.run](rules), rules)
+            table, order = _turned(differences[member.run](rules)), [*reversed(rules)]
         else:
             table = differences[member.run](baselines).rename(columns={"method": "rule", "baseline": "rival"})
-            table = table[table.rule.isin(rules)]
-        table = table.drop(columns="run", errors="ignore")
+            order = baselines
+        table = _once(table[table.rule.isin(rules)], rules, order)
+        about = member.metrics.drop_duplicates("method").set_index("method")
+        table = table.drop(columns=["run", *OF_A_FAMILY], errors="ignore")
+        table = table.assign(role=table.rule.map(about.role), delta=table.rule.map(about.delta))
         table.insert(0, "run", member.run)
         joint.append(table[table.metric == "joint"])
         others.append(table[table.metric != "joint"])
@@ -191,21 +189,25 @@ def _verdicts(
     return Verdicts(members, weighed, pd.concat(others, ignore_index=True), left_out)
 
 
-def _rules(member: Member, methods: Sequence[str], baselines: Sequence[str]) -> list[str]:
-    """The rows that are weighed: those that are named, or all that fuse and are no baseline."""
+def _rules(member: Member, methods: Sequence[str]) -> list[str]:
+    """The rows that are weighed: those that are named, or all that fuse."""
     roles = dict(zip(member.metrics.method, member.metrics.role, strict=True))
-    named = [name for name in methods if name in roles] if methods else [
-        name for name, role in roles.items() if role in RANKED
-    ]  # fmt: skip
-    return [name for name in named if name not in baselines]
+    if methods:
+        return [name for name in methods if name in roles]
+    return [name for name, role in roles.items() if role in RANKED]
 
 
-def _turned(table: pd.DataFrame, rules: Sequence[str]) -> pd.DataFrame:
-    """Differences of every row to the rules as differences of the rules to every row; two rules are compared once."""
+def _turned(table: pd.DataFrame) -> pd.DataFrame:
+    """Differences of every row to the rules as differences of the rules to every row."""
     turned = table.rename(columns={"baseline": "rule", "method": "rival"})
-    turned = turned.assign(value=-table.value, low=-table.high, high=-table.low, win_rate=1 - table.win_rate)
-    place = {name: number for number, name in enumerate(rules)}
+    return turned.assign(value=-table.value, low=-table.high, high=-table.low, win_rate=1 - table.win_rate)
+
+
+def _once(table: pd.DataFrame, rules: Sequence[str], rivals: Sequence[str]) -> pd.DataFrame:
+    """Each pair once: of two rows that are both rule and rival the one that stands first in `rivals` is the rival."""
+    place = {name: number for number, name in enumerate(rivals)}
     twice = [
-        rival in place and place[rival] < place[rule] for rule, rival in zip(turned.rule, turned.rival, strict=True)
+        rival in place and rule in place and rival in rules and place[rule] < place[rival]
+        for rule, rival in zip(table.rule, table.rival, strict=True)
     ]
-    return turned[[not each for each in twice]].assign(delta=float("nan"))
+    return table[[not each for each in twice]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from maxbench.report.page import answer as answers
 from maxbench.report.page.charts import charts
 from maxbench.report.page.gallery import Gallery, SeenMaps, error_scale, why_not
 from maxbench.report.page.grids import differences_grid, methods_grid, numbers_grid, pairs_grid
-from maxbench.report.page.site import Site, anchors
-from maxbench.report.runs import Results, find
+from maxbench.report.page.site import Site
+from maxbench.report.runs import STATE, Results, anchors, by_seed, differing, find, written
 from maxbench.report.tables import about_of, notes_of
+from maxbench.report.verdicts import joined, same_pictures
+from maxbench.report.winner import RANKED
 from maxbench.store.files import fingerprint
 
 
@@ -46,10 +48,10 @@ def report(names: Sequence[str], output_dir: str, output: str, maps: int) -> int
     site = Site.open(Path(output))
     try:
         sections, failed = _sections(paths)
-        judged = answers.judged({section.anchor: section.comparisons for section in sections})
-        total = sum(len(table) for table in judged.values())
-        told = [_write_run(site, section, judged[section.anchor], total, maps) for section in sections]
-        index = site.finish({"runs": told, "boards": _boards(sections, judged), "comparisons": total})
+        boards = {suite: _board(suite, sections) for suite in dict.fromkeys(each.results.suite for each in sections)}
+        told = [_write_run(site, section, boards[section.results.suite], maps) for section in sections]
+        said = [board.said() for board in boards.values()]
+        index = site.finish({"runs": told, "boards": [each for each in said if each["standings"]]})
     except BaseException as error:
         site.abandon()
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
@@ -92,15 +94,11 @@ def _compared(results: Results) -> tuple[pd.DataFrame, float, list[str]]:
     kept = answers.comparisons(results.differences, rules, level)
     if len(rules) < 2:
         return kept, level, []
-    try:
-        return answers.comparisons(_differences(results.folder, rules), rules, level), level, []
-    except UserError:
+    if not (results.folder / STATE).exists():
         about = "those with its baselines" if len(kept) else "none"
-        return (
-            kept,
-            level,
-            [f"Of the pairs of rules {about} are compared: what was measured image by image was not kept."],
-        )
+        said = f"Of the pairs of rules {about} are compared: what was measured image by image was not kept."
+        return kept, level, [said]
+    return answers.comparisons(_differences(results.folder, rules), rules, level), level, []
 
 
 def _check(results: Results) -> None:
@@ -117,19 +115,25 @@ def _differences(folder: Path, rules: Sequence[str]) -> pd.DataFrame:
     """Differences of a run to every rule, as `differences.csv` has them to the baselines; without distances."""
     from maxbench.cli.pool import read_config, read_state, tables_of  # torch
 
-    state = replace(read_state(folder), reference={})
+    return _between(tables_of, read_state(folder), read_config(folder), rules)
+
+
+def _between(
+    tables_of: Callable[..., Any], state: Any, config: Mapping[str, Any], rules: Sequence[str]
+) -> pd.DataFrame:
     present = {row.name for row in state.rows}
-    return tables_of(state, read_config(folder), [rule for rule in rules if rule in present]).differences()
+    known = [rule for rule in rules if rule in present]
+    return tables_of(replace(state, reference={}), config, known).differences()
 
 
 # --- a run ----------------------------------------------------------------------------------------------------------
 
 
-def _write_run(site: Site, section: Section, judged: pd.DataFrame, total: int, maps: int) -> dict[str, Any]:
+def _write_run(site: Site, section: Section, board: Board, maps: int) -> dict[str, Any]:
     """Write the data of a run; returns what index.html says of it."""
-    results, key = section.results, section.key
+    results, key, judged = section.results, section.key, board.judged[section.anchor]
     conditions = list(results.config.get("conditions") or {})
-    said = answers.answer(results, conditions, judged, total)
+    said = answers.answer(results, conditions, judged, board.total)
     drawn = charts(results, series_of(results))
     site.data(f"{key}/charts", [chart.spec for chart in drawn])
     grids = {"differences": differences_grid(results), "numbers": numbers_grid(results), "pairs": pairs_grid(judged)}
@@ -145,6 +149,8 @@ def _write_run(site: Site, section: Section, judged: pd.DataFrame, total: int, m
         "title": f"{results.experiment} on {results.suite}",
         "about": about_of(results),
         "id": results.id,
+        "suite": results.suite,
+        "comparisons": board.total,
         "question": said.question,
         "answer": said.sentence,
         "notes": notes,
@@ -185,7 +191,7 @@ def _shown_first(gallery: Gallery, best: str | None) -> tuple[str, str]:
     """The rule and the baseline that samples are sorted by at first: the best rule, and what it was compared with."""
     names = [row.name for row in gallery.rows]
     rules = [name for name in answers.rules_of(gallery.results) if name in names]
-    rules = rules or [row.name for row in gallery.rows if row.role in answers.RULES]
+    rules = rules or [row.name for row in gallery.rows if row.role in RANKED]
     rule = best if best in names else next(iter([*rules, *names]))
     differences = gallery.results.differences
     known = [] if differences is None else list(dict.fromkeys(differences.baseline))
@@ -219,29 +225,109 @@ def _seen(gallery: Gallery, rule: str, baseline: str, maps: int) -> tuple[SeenMa
 # --- all runs -------------------------------------------------------------------------------------------------------
 
 
-def _boards(sections: Sequence[Section], judged: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
-    """A leaderboard for each suite, of all its runs; a run that is in a pooled one counts there alone."""
-    boards = []
-    for suite in dict.fromkeys(section.results.suite for section in sections):
-        own = [section for section in sections if section.results.suite == suite]
-        pooled = {name for section in own for name in section.results.config.get("pooled", [])}
-        counted = {section.anchor: section.results for section in own if section.results.id not in pooled}
-        left_out = [section.anchor for section in own if section.anchor not in counted]
-        standings = answers.leaderboard(counted, judged)
-        if not standings:
+@dataclass(frozen=True)
+class Board:
+    """The runs of one suite. judged: run, or several runs as one -> its comparisons, corrected together.
+
+    counted: those of `judged` that the leaderboard counts. shown: the runs whose joint scores stand beside it.
+    notes: what is not counted, and why.
+    """
+
+    suite: str
+    judged: Mapping[str, pd.DataFrame]
+    counted: Sequence[str]
+    shown: Mapping[str, Results]
+    notes: Sequence[str]
+
+    @property
+    def total(self) -> int:
+        """Comparisons that are corrected together."""
+        return sum(int((~same_pictures(table)).sum()) for table in self.judged.values())
+
+    def said(self) -> dict[str, Any]:
+        """What the page has of it."""
+        tables = {name: self.judged[name] for name in self.counted}
+        standings = answers.leaderboard(self.shown, tables)
+        configs = {anchor: results.config for anchor, results in self.shown.items()}
+        notes = [*self.notes, *answers.same_of(tables)]
+        if differ := differing_rules(configs):
+            notes.append(f"The settings of these methods are not the same in all runs: {', '.join(differ)}.")
+        if groups := answers.variants(standings, list(configs.values())):
+            named = "; ".join(joined(group) for group in groups)
+            notes.append(f"Variants of one rule count as rules of their own, also against each other: {named}.")
+        return {
+            "suite": self.suite,
+            "sentence": answers.overall(standings, self.suite, len(tables)),
+            "standings": standings,
+            "runs": list(_headings(self.shown).items()),
+            "count": len(tables),
+            "comparisons": sum(each.compared for each in standings) // 2,
+            "corrected": self.total,
+            "notes": notes,
+        }
+
+
+def _board(suite: str, sections: Sequence[Section]) -> Board:
+    """The runs of a suite, and what counts of them: a run that is in a pooled one counts there alone."""
+    own = [section for section in sections if section.results.suite == suite]
+    pooled = {name for section in own for name in section.results.config.get("pooled", [])}
+    inside = [section.anchor for section in own if section.results.id in pooled]
+    notes = [f"Not counted here, because a pooled result has them: {', '.join(inside)}."] if inside else []
+    shown = {section.anchor: section for section in own if section.anchor not in inside}
+    first: dict[str, str] = {}
+    for anchor, section in list(shown.items()):
+        if first.setdefault(section.results.id, anchor) != anchor:
+            notes.append(f"Not counted again, because it is the same run as {first[section.results.id]}: {anchor}.")
+            del shown[anchor]
+    tables, counted = {section.anchor: section.comparisons for section in own}, []
+    of = {section.results: section for section in shown.values()}
+    for group in by_seed(list(of)):
+        members = [of[each] for each in group]
+        names = [section.anchor for section in members]
+        twin = next((name for name in counted if name in shown and _are_seeds(shown[name].results, group)), None)
+        if twin is not None:
+            notes.append(
+                f"Not counted, because in all but the seed it is as {twin}, and what was measured image by image was "
+                f"not kept, without which the two cannot be pooled: {joined(names)}."
+            )
             continue
-        boards.append(
-            {
-                "suite": suite,
-                "sentence": answers.overall(standings, suite, len(counted)),
-                "standings": standings,
-                "runs": [(anchor, results.experiment) for anchor, results in counted.items()],
-                "left_out": left_out,
-                "differ": differing_rules({anchor: results.config for anchor, results in counted.items()}),
-                "comparisons": sum(len(judged[anchor]) for anchor in counted),
-            }
-        )
-    return boards
+        if len(members) > 1:
+            try:
+                tables[joined(names)] = _pooled(members)
+                counted.append(joined(names))
+                notes.append(f"Counted as one run, because they differ in their seed alone: {joined(names)}.")
+                continue
+            except UserError as error:
+                notes.append(f"Not pooled, although they seem to differ in their seed alone: {error}")
+        counted += names
+    return Board(suite, answers.judged(tables), counted, {name: each.results for name, each in shown.items()}, notes)
+
+
+def _are_seeds(one: Results, group: Sequence[Results]) -> bool:
+    """Whether runs differ from another in their seed alone and can never be pooled with it."""
+    kept = all((each.folder / STATE).exists() for each in (one, *group))
+    same = all(not each.is_pooled and each.experiment == one.experiment for each in (one, *group))
+    return same and not kept and differing([one.config, group[0].config]) == ["seed"]
+
+
+def _pooled(members: Sequence[Section]) -> pd.DataFrame:
+    """Comparisons of the rules of runs that differ in their seed alone, with one cluster for each sample."""
+    from maxbench.cli.pool import merged, tables_of  # torch
+
+    found = merged([section.results.folder for section in members])
+    rules = list(dict.fromkeys(rule for section in members for rule in answers.rules_of(section.results)))
+    return answers.comparisons(_between(tables_of, found.state, found.configs[0], rules), rules, members[0].level)
+
+
+def _headings(shown: Mapping[str, Results]) -> dict[str, str]:
+    """Run -> what stands above its joint scores: its experiment, with the seed where that is of several runs."""
+    names = [results.experiment for results in shown.values()]
+    found = {}
+    for anchor, results in shown.items():
+        many = names.count(results.experiment) > 1
+        found[anchor] = f"{results.experiment}, seed {written(list(results.seeds))}" if many else results.experiment
+    titles = list(found.values())
+    return {anchor: title if titles.count(title) == 1 else anchor for anchor, title in found.items()}
 
 
 def differing_rules(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:

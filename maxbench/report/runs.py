@@ -22,6 +22,7 @@ CONFIG, MANIFEST, EVALUATED, TUNING, STAMP, STATUS = (
     "config.yaml", "manifest.json", "evaluation.json", "tuning.csv", "stamp.json", "run.json"
 )  # fmt: skip
 CONFLICT = "conflict.csv"
+STATE = "state.npz"
 DIAGNOSTICS = "diagnostics"  # a folder
 AGAIN = "run the experiment again, which makes it anew."
 
@@ -383,3 +384,32 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         if len({str(each.get(key)) for each in said}) > 1
         and (not key.startswith("methods.") or key.split(".")[1] in shared)
     ]
+
+
+def anchors(names: Sequence[str]) -> list[str]:
+    """A name for every run by which tables and links know it: its own, with a number where several have the same."""
+    taken: dict[str, int] = {}
+    found = []
+    for name in names:
+        taken[name] = taken.get(name, 0) + 1
+        found.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
+    return found
+
+
+def by_seed(results: Sequence[Results]) -> list[list[Results]]:
+    """Runs in groups of those that differ in their seed alone and have kept what they measured, which may be pooled.
+
+    Each is compared with the first of a group.
+    """
+    groups: list[list[Results]] = []
+    for each in results:
+        alone = each.is_pooled or not (each.folder / STATE).is_file()
+        for group in groups:
+            first = group[0]
+            free = not alone and not first.is_pooled and (first.folder / STATE).is_file()
+            if free and each.experiment == first.experiment and differing([first.config, each.config]) == ["seed"]:
+                group.append(each)
+                break
+        else:
+            groups.append([each])
+    return groups

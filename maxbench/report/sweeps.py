@@ -14,13 +14,13 @@ from maxbench.errors import UserError
 from maxbench.report.columns import ARROWS, FIDELITIES, column, column_name
 from maxbench.report.formats import markdown_table, plain_table
 from maxbench.report.runs import METRICS, Results
+from maxbench.report.winner import RANKED
 
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", "failed", "stopped"
 HEADLINES = ("joint", "q", *FIDELITIES, "clip_score", "fid", "fd_clip")
 """Metrics that stand in the ledger, in this order: a summary leaves out the last ones where they do not fit."""
 GENERATED = ("none", "single", "fusion", "entered")
 """Roles of rows that pictures were made for."""
-RANKED = ("fusion", "entered")
 WIDTH, LONGEST = 100, 60
 """Characters and rows of a summary in a terminal."""
 CELL = 24
@@ -93,13 +93,15 @@ def _methods(folder: str) -> list[dict[str, Any]]:
 @lru_cache(maxsize=4096)
 def _read(folder: str, written: int) -> list[dict[str, Any]]:
     metrics = Results(Path(folder)).metrics
+    if "role" not in metrics:  # of an older version, which does not say what its rows are
+        return []
     metrics = metrics[metrics.metric.isin(HEADLINES) & metrics.role.isin(GENERATED) & metrics.value.notna()]
     rows: dict[str, dict[str, Any]] = {}
     for each in metrics.itertuples():
         row = rows.setdefault(each.method, {"method": each.method, "role": each.role, "n": None})
         name = f"q/{each.condition}" if each.metric == "q" else each.metric
         row |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
-        if each.metric in ("joint", "clip_score"):
+        if each.metric in ("joint", "clip_score") and pd.notna(each.n):
             row["n"] = row["n"] or int(each.n)
     return sorted(rows.values(), key=lambda row: -row.get("joint", -2.0))
 

@@ -41,7 +41,7 @@ WIDTH = 100
 LONGEST = 40
 """Of a method's name in it."""
 BEST = "*"
-"""After the best of a column that is shown to be."""
+"""After the best fusion rule of a column, where it is shown to be."""
 
 
 class Tables(NamedTuple):
@@ -178,7 +178,7 @@ def terminal_table(
     titles, *rows = (list(line) for line in zip(*columns, strict=True))
     table = plain_table(titles, rows)
     if any(key in shown for _, key in first):
-        table += f"\n{BEST} the best of its column, and shown ahead of every rule that it is tested against"
+        table += f"\n{BEST} the best fusion rule of its column, shown ahead of every rule that it is tested against"
     return table, [key for key in table_keys(metrics) if key not in shown]
 
 

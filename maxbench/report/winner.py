@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from maxbench.report.columns import NOT_SHOWN, Key, column, keys_of
+from maxbench.report.verdicts import BETTER, WORSE, joined
 
 RANKED = ("fusion", "entered")
 """Roles of the rows that may win: what sees several conditions. No control, one control alone and real pictures are not
@@ -71,9 +72,9 @@ def comparisons(differences: pd.DataFrame, key: Key, first: str, others: Sequenc
     found: dict[str, Comparison] = {}
     for row in own.itertuples():
         if row.method == first and row.baseline in others:
-            found[row.baseline] = Comparison(row.baseline, row.value, row.low, row.high, row.verdict == "better")
+            found[row.baseline] = Comparison(row.baseline, row.value, row.low, row.high, row.verdict == BETTER)
         elif row.baseline == first and row.method in others and row.method not in found:
-            found[row.method] = Comparison(row.method, -row.value, -row.high, -row.low, row.verdict == "worse")
+            found[row.method] = Comparison(row.method, -row.value, -row.high, -row.low, row.verdict == WORSE)
     return list(found.values())
 
 
@@ -122,7 +123,7 @@ def winner(metrics: pd.DataFrame, differences: pd.DataFrame | None) -> str:
     same = [each for each in tested if each.is_tie]
     tested = [each for each in tested if not each.is_tie]
     if same:
-        head += f", as has {_listed([f'`{each.other}`' for each in same])} with the same pictures"
+        head += f", as has {joined([f'`{each.other}`' for each in same])} with the same pictures"
     ahead, open_ = [each for each in tested if each.shown], [each for each in tested if not each.shown]
     count = int(differences.comparisons.iloc[0]) if "comparisons" in differences else len(tested)
     corrected = f"after Holm's correction for {count} comparisons"
@@ -139,8 +140,4 @@ def _minus(tested: Sequence[Comparison]) -> str:
     near = sorted(tested, key=lambda each: abs(each.value))
     named = [f"`{each.other}` ({each.value:+.2f} [{each.low:+.2f}, {each.high:+.2f}])" for each in near[:NAMED]]
     rest = len(near) - NAMED
-    return _listed([*named, f"{rest} more"] if rest > 0 else named) if named else "any other rule"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
+    return joined([*named, f"{rest} more"] if rest > 0 else named) if named else "any other rule"

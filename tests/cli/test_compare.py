@@ -12,8 +12,8 @@ import yaml
 from evaluation.states import CONDITIONS, METHODS, make_state
 from maxbench.__main__ import main
 from maxbench.evaluation.aggregate import Tables
-from maxbench.evaluation.verdicts import weigh
 from maxbench.report.columns import column_name
+from maxbench.report.verdicts import weigh
 from report.latex import read
 
 RULES = ("better", "average")
@@ -85,7 +85,7 @@ def test_a_row_is_a_method_of_a_run_and_its_numbers_are_the_run_s(runs, one, cap
     ]  # fmt: skip
     values = pd.read_csv(one / "metrics.csv").query("method == 'better'")
     values = values.fillna({"condition": ""}).set_index(["metric", "condition"])
-    for metric, condition in (("joint", ""), ("q", "depth"), ("q", "seg"), ("fd_clip", "")):
+    for metric, condition in (("joint", ""), ("q", "depth"), ("q", "seg"), ("clip_score", "")):
         place = next(n for n, title in enumerate(head) if title[:-2] == column_name(metric, condition))
         own = values.loc[(metric, condition)]
         assert rows[2][place] == f"{own.value:.2f} [{own.low:.2f}, {own.high:.2f}]"
@@ -106,6 +106,27 @@ def test_what_is_measured_otherwise_is_left_out_and_named(one, other, tmp_path, 
     text = said(capsys, one, copy)
     assert "depth RMSE ↓" not in cells(text)[0] and "CLIP ↑" not in cells(text)[0] and "joint ↑" in cells(text)[0]
     assert "Left out" in text and "CLIP" in text.split("Left out")[1] and "depth RMSE" in text.split("Left out")[1]
+
+
+def test_a_distance_has_a_column_only_of_the_same_number_of_pictures_to_the_same_reference(runs, one, tmp_path, capsys):
+    other_seed, smaller = (next(each for each in runs if part in each.name) for part in ("02a", "03a"))
+    copies = {}
+    for name, reference in (("same", [1, 2, 3]), ("again", [3, 2, 1]), ("another", [1, 2, 4])):
+        copies[name] = shutil.copytree(one, tmp_path / f"{name}-none-0a")
+        (copies[name] / "manifest.json").write_text(json.dumps({"reference": reference}))
+        config = yaml.safe_load((one / "config.yaml").read_text())
+        (copies[name] / "config.yaml").write_text(yaml.safe_dump({**config, "sampler": {"steps": len(copies)}}))
+    alone = shutil.copytree(other_seed, tmp_path / other_seed.name)
+    (alone / "state.npz").unlink()  # else both are pooled
+    differ = ((one, smaller), (one, alone), (copies["same"], copies["another"]))
+    agree = ((copies["same"], copies["again"]), (copies["same"], one), (one,))
+    for pair, has in (*((pair, False) for pair in differ), *((pair, True) for pair in agree)):
+        for words in ((), ("--metrics", "fd_clip,kd_clip,joint")):
+            text = said(capsys, *pair, *words)
+            columns = " ".join(cells(text)[0])
+            assert ("FD-CLIP" in columns) is has and "joint" in columns, (pair, words)
+            assert ("a distance depends on the number of pictures" in text) is not has
+            assert has or ": FD-CLIP" in text.split("a distance depends")[1]
 
 
 def test_delta_is_a_column_and_its_setting_is_not(one, tmp_path, capsys):
@@ -198,7 +219,7 @@ def test_rules_are_weighed_against_every_row_by_paired_joint_scores(one, capsys)
         assert float(row[2].strip("*").split(" ")[0]) == pytest.approx(change.mean(), abs=0.0051), row
         ahead = (change > 0).mean() + (change == 0).mean() / 2
         assert float(row[3].removesuffix("%")) == pytest.approx(100 * ahead, abs=0.51), row
-    assert found["better", "worse"][5] == "ahead" and found["better", "average"][5] == "ahead"
+    assert found["better", "worse"][5] == "better" and found["better", "average"][5] == "better"
 
 
 def test_a_baseline_and_all_rows_say_the_same_of_a_pair(one, capsys):
@@ -215,22 +236,60 @@ def test_a_baseline_and_all_rows_say_the_same_of_a_pair(one, capsys):
 def test_the_correction_is_for_all_runs_of_the_page(one, other, capsys):
     table = pd.read_csv(io.StringIO(said(capsys, one, other, "--baseline", "average,none", "--csv")))
     joint = table[table.metric == "joint"]
-    assert set(joint.run) == {one.name, other.name} and len(joint) == 2 * 2 * 2  # runs, rules, baselines
+    assert set(joint.run) == {one.name, other.name} and len(joint) == 2 * (3 * 2 - 1)  # no rule against itself
+    assert set(joint.comparisons) == {len(joint)}
     ordered = np.sort(joint.p)
     stepped = np.minimum(np.maximum.accumulate(ordered * np.arange(len(ordered), 0, -1)), 1)
     np.testing.assert_allclose(np.sort(joint.p_holm), stepped)
     assert (joint.p_holm >= joint.p).all()
     shown = joint.p_holm < 0.05
-    assert (joint.verdict[shown] == np.where(joint.value[shown] > 0, "ahead", "behind")).all()
+    assert (joint.verdict[shown] == np.where(joint.value[shown] > 0, "better", "worse")).all()
     assert (joint.verdict[~shown] == "not shown").all()
     text = said(capsys, one, other, "--baseline", "average,none")
     assert f"for the {len(joint)} comparisons here" in text and "## made, seed 0, N = 24" in text
 
 
+def changes(values, p):
+    return pd.DataFrame({"value": values, "low": values, "high": values, "p": p})
+
+
 def test_what_is_not_shown_is_no_verdict():
-    table = weigh(pd.DataFrame({"value": [1.0, -1.0, 2.0], "p": [0.01, 0.02, 0.04]}), 0.95)
-    assert table.verdict.tolist() == ["ahead", "behind", "ahead"]
-    assert weigh(pd.DataFrame({"value": [1.0] * 3, "p": [0.02] * 3}), 0.95).verdict.tolist() == ["not shown"] * 3
+    table = weigh(changes([1.0, -1.0, 2.0], [0.01, 0.02, 0.04]), 0.95)
+    assert table.verdict.tolist() == ["better", "worse", "better"]
+    assert weigh(changes([1.0] * 3, [0.02] * 3), 0.95).verdict.tolist() == ["not shown"] * 3
+
+
+def test_rows_of_the_same_pictures_are_no_comparison():
+    table = weigh(changes([1.0, 0.0, 0.0], [0.03, 1.0, 1.0]), 0.95)
+    assert table.verdict.tolist() == ["better", "not shown", "not shown"]
+    assert table.p_holm[0] == 0.03 and table.p_holm[1:].isna().all() and set(table.comparisons) == {1}
+
+
+def test_programs_get_verdicts_of_the_comparison_alone_and_about_the_rule(one, capsys):
+    """Whatever is the baseline: the sign of the difference, its verdict and its role say the same."""
+    roles = pd.read_csv(one / "metrics.csv").drop_duplicates("method").set_index("method").role
+    for words in (["all"], ["average"], ["none,worse"]):
+        table = pd.read_csv(io.StringIO(said(capsys, one, "--baseline", *words, "--csv")))
+        shown = table[table.verdict.isin(("better", "worse"))]
+        assert len(shown) and (shown.verdict == np.where(shown.value > 0, "better", "worse")).all()
+        assert set(table[table.metric == "joint"].verdict) <= {"better", "worse", "not shown"}
+        assert (table.role == table.rule.map(roles)).all()
+        others = table[table.metric != "joint"]
+        assert others[["p_holm", "correction", "comparisons", "verdict"]].isna().all(axis=None)
+        assert "needed" not in table and len(others)
+
+
+def test_a_baseline_that_is_a_rule_is_tested_against_the_others_and_each_pair_once(one, capsys):
+    table = pd.read_csv(io.StringIO(said(capsys, one, "--baseline", "average,better", "--csv"))).query(
+        "metric == 'joint'"
+    )
+    pairs = list(zip(table.rule, table.rival, strict=True))
+    assert sorted(pairs) == [("better", "average"), ("worse", "average"), ("worse", "better")]
+    named = said(capsys, one, "--baseline", "average,better", "--methods", "average,worse", "--csv")
+    table = pd.read_csv(io.StringIO(named)).query("metric == 'joint'")
+    pairs = {frozenset(pair) for pair in zip(table.rule, table.rival, strict=True)}
+    assert pairs == {frozenset(pair) for pair in (("average", "better"), ("worse", "average"), ("worse", "better"))}
+    assert len(table) == 3 and set(table.rule) == {"average", "worse"}
 
 
 def test_known_baselines_need_no_state_and_others_do(one, tmp_path, capsys):
@@ -245,7 +304,7 @@ def test_known_baselines_need_no_state_and_others_do(one, tmp_path, capsys):
 def test_verdicts_in_latex_set_off_what_is_shown(one, capsys):
     text = said(capsys, one, "--baseline", "average", "--latex")
     table, _ = read(text[text.rindex("\\begin{table}") :])
-    assert [row[-1] for row in table[1:]] == ["ahead", "behind"]
+    assert [row[-1] for row in table[1:]] == ["better", "worse"]
     assert all(row[4].startswith(r"\textbf{") for row in table[1:])
 
 
@@ -258,6 +317,26 @@ def test_a_run_without_a_joint_score_is_named(one, finished_run, tmp_path, capsy
     assert "silent, seed 0 is left out: it has no joint score." in said(capsys, one, copy, "--baseline", "average")
     assert main(["compare", str(copy), "--baseline", "average"]) == 2
     assert "No run here can be weighed: silent, seed 0: it has no joint score" in capsys.readouterr().err
+
+
+def test_runs_of_one_experiment_and_seed_have_titles_of_their_own(runs, one, tmp_path, capsys):
+    smaller = next(each for each in runs if "03a" in each.name)
+    heads = [line for line in said(capsys, one, smaller, "--baseline", "none").splitlines() if line.startswith("## ")]
+    assert heads == [
+        "## made, seed 0, samples 24, sampler.steps 10, N = 24", "## made, seed 0, samples 20, sampler.steps 5, N = 20"
+    ]  # fmt: skip
+    twin = shutil.copytree(one, tmp_path / one.name)  # also of the same name
+    text = said(capsys, one, twin, "--baseline", "none")
+    assert f"## made, seed 0, {one.name}, N" in text and f"## made, seed 0, {one.name}-2, N" in text
+    table = pd.read_csv(io.StringIO(said(capsys, one, twin, "--baseline", "none", "--csv")))
+    assert table.groupby("run").size().nunique() == 1 and table.run.nunique() == 2
+    silent = []
+    for number in range(2):
+        silent.append(shutil.copytree(one, tmp_path / f"made-none-{number:010d}"))
+        metrics = pd.read_csv(one / "metrics.csv")
+        metrics[metrics.metric != "joint"].to_csv(silent[-1] / "metrics.csv", index=False)
+    text = said(capsys, one, *silent, "--baseline", "none")
+    assert text.count("is left out: it has no joint score") == 2
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------------

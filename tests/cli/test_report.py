@@ -23,6 +23,7 @@ from maxbench.report.page.site import Site
 from maxbench.report.runs import Results
 from report.made import PROMPTS, build_of, make_run, read_part
 
+FILES = ("metrics.csv", "differences.csv", "samples.parquet", "manifest.json", "config.yaml", "state.npz")
 KEPT = Path(__file__).parents[2] / "results"
 
 
@@ -154,7 +155,24 @@ def test_several_runs_have_sections_and_suites_have_leaderboards_of_their_own(tm
     assert [each["data-anchor"] for each in own.with_class("run")] == [made.name, f"{made.name}-2", other.name]
     assert len(own.with_class("board")) == 2
     assert "Rules over all runs on none" in own.text and "Rules over all runs on paint" in own.text
-    assert "correction for the 9 comparisons of this page" in own.text  # three rules are three pairs in each run
+    assert f"Not counted again, because it is the same run as {made.name}: {made.name}-2." in own.text
+    for suite, count in (("none", 6), ("paint", 3)):  # three rules are three pairs in each run
+        assert f"correction for the {count} comparisons of this page on {suite}" in own.text
+
+
+def test_runs_that_differ_in_their_seed_alone_count_once(tmp_path):
+    seeds = [make_run(tmp_path / f"made-none-{seed}", images=12, seed=seed, pictures=False) for seed in (0, 1)]
+    other = make_run(
+        tmp_path / "made-none-2", images=12, pictures=False, changes={"sampler": {"steps": 3, "guidance_scale": 1.0}}
+    )
+    assert write(*seeds, other, output=tmp_path / "report") == 0
+    text = " ".join(page(tmp_path / "report").text.split())
+    assert "Counted as one run, because they differ in their seed alone: made-none-0 and made-none-1." in text
+    assert "image by image; 6 comparisons in 2 runs" in text and "correction for the 12 comparisons" in text
+    (seeds[1] / "state.npz").unlink()
+    assert write(*seeds, output=tmp_path / "again") == 0
+    text = " ".join(page(tmp_path / "again").text.split())
+    assert "in all but the seed it is as made-none-0" in text and "image by image; 3 comparisons in 1 run." in text
 
 
 def test_a_pooled_result_counts_instead_of_its_runs_and_has_no_gallery(tmp_path):
@@ -215,7 +233,7 @@ def test_maps_that_cannot_be_made_again_are_named_and_the_page_is_written(tmp_pa
     assert "note: made: No maps were re-estimated" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", ["metrics.csv", "differences.csv", "samples.parquet", "manifest.json", "config.yaml"])
+@pytest.mark.parametrize("file", FILES)
 def test_a_damaged_file_is_named_and_hides_no_other_run(tmp_path, capsys, file):
     good, bad = (make_run(tmp_path / name, images=8, pictures=False) for name in ("good", "bad"))
     (bad / file).write_bytes(b"\xff\xfe\x00 damage")
@@ -231,11 +249,10 @@ def test_a_damaged_file_is_named_and_hides_no_other_run(tmp_path, capsys, file):
 @pytest.mark.parametrize("name", ["state.npz", "evaluation.json"])
 def test_without_what_was_measured_the_baselines_are_compared(tmp_path, name):
     run = make_run(tmp_path / "made", images=8, pictures=False)
-    if name == "state.npz":
-        (run / name).write_bytes(b"damage")
-    else:
-        (run / name).unlink()
+    (run / name).unlink()
     assert write(run, output=tmp_path / "report") == 0
+    text = page(tmp_path / "report").text
+    assert ("what was measured image by image was not kept" in text) is (name == "state.npz")
 
 
 @pytest.mark.parametrize(

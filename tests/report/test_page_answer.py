@@ -6,8 +6,7 @@ import pytest
 
 from maxbench.metrics.statistics import holm
 from maxbench.report.page.answer import (
-    AHEAD,
-    BEHIND,
+    Standing,
     answer,
     comparisons,
     judged,
@@ -15,8 +14,11 @@ from maxbench.report.page.answer import (
     of_rule,
     overall,
     rules_of,
+    same_of,
+    variants,
 )
 from maxbench.report.runs import Results
+from maxbench.report.verdicts import BETTER, WORSE
 from report.made import make_run
 
 LEVELS = {"one": 0.5, "two": 0.4, "three": 0.3}
@@ -40,8 +42,8 @@ def table(*rows):
     """method, baseline, value, p"""
     return pd.DataFrame(
         [
-            {"method": method, "baseline": baseline, "metric": "joint", "value": value, "low": value - 0.05,
-             "high": value + 0.05, "n": 9, "p": p, "win_rate": 0.75}
+            {"method": method, "baseline": baseline, "metric": "joint", "value": value,
+             "low": value - 0.05 * (value != 0), "high": value + 0.05 * (value != 0), "n": 9, "p": p, "win_rate": 0.75}
             for method, baseline, value, p in rows
         ]
     )  # fmt: skip
@@ -78,7 +80,7 @@ def test_holm_is_over_all_runs_of_the_page():
     )
     both = judged({"a": one, "b": two})
     assert np.allclose(np.concatenate([both["a"].p_holm, both["b"].p_holm]), holm([0.02, 0.5, 0.03, 0.5]))
-    assert judged({"a": one})["a"].verdict[0] == AHEAD and both["a"].verdict[0] == "not shown"
+    assert judged({"a": one})["a"].verdict[0] == BETTER and both["a"].verdict[0] == "not shown"
 
 
 def test_without_a_shown_difference_no_rule_is_called_better(results):
@@ -110,7 +112,7 @@ def test_the_highest_joint_score_alone_is_no_lead(results):
 
 def test_of_a_rule_that_is_behind_signs_turn():
     own = of_rule(compared(("one", "two", 0.1, 0.0)), "two").iloc[0]
-    assert own.verdict == BEHIND and np.isclose(own.value, -0.1) and np.isclose(own.low, -0.15)
+    assert own.verdict == WORSE and np.isclose(own.value, -0.1) and np.isclose(own.low, -0.15)
 
 
 def test_what_varies_is_no_rule_of_a_leaderboard(results):
@@ -127,9 +129,72 @@ def test_a_leaderboard_counts_every_comparison_for_both_sides(results):
     assert [(each.rule, each.compared, each.ahead, each.behind, each.open) for each in board] == [
         ("one", 4, 3, 0, 1), ("three", 2, 0, 1, 1), ("two", 2, 0, 2, 0)
     ]  # fmt: skip
-    assert "one is shown ahead most often: in 3 of its 4 comparisons in 2 runs on s" in overall(board, "s", 2)
+    assert overall(board, "s", 2) == (
+        "one is shown ahead most often: in 3 of its 4 comparisons in 2 runs on s; it is behind in none, and 1 shows no "
+        "difference."
+    )
     none = leaderboard(runs, {run: each.assign(verdict="not shown") for run, each in tables.items()})
     assert overall(none, "s", 2) == "No difference between any two rules is shown in 2 runs on s (4 comparisons)."
+
+
+def standing(rule, ahead, behind, open_=0):
+    return Standing(rule, ahead + behind + open_, ahead, behind, {})
+
+
+def test_first_is_who_is_ahead_most_often_and_all_that_are_so_are_named(results):
+    names = ["a", "b", "c", "d"]
+    wins = [("a", "b", 0.1), ("a", "c", 0.1), ("a", "d", -0.1), ("b", "d", 0.1), ("b", "c", 0.1)]
+    rows = [(one, other, value, 0.0) for one, other, value in wins] + [("c", "d", 0.1, 0.9)]
+    tables = judged({"run": comparisons(table(*rows), names, 0.95)})
+    metrics = pd.concat([results.metrics.iloc[:1].assign(method=name) for name in names])
+    metrics.to_csv(results.folder / "metrics.csv", index=False)
+    board = leaderboard({"run": Results(results.folder)}, tables)
+    assert [(each.rule, each.ahead, each.behind) for each in board] == [
+        ("a", 2, 1), ("b", 2, 1), ("d", 1, 1), ("c", 0, 2)
+    ]  # fmt: skip
+    assert overall(board, "s", 1) == (
+        "a and b are shown ahead most often: in 2 comparisons each in 1 run on s; a is behind in 1 and b in 1. "
+        "No rule stands alone at the top."
+    )
+
+
+def test_more_often_ahead_stands_before_less_often_behind():
+    often, seldom = standing("often", 5, 3), standing("seldom", 3, 0, 5)
+    said = overall([often, seldom], "s", 2)
+    assert said.startswith("often is shown ahead most often: in 5 of its 8 comparisons") and "it is behind in 3" in said
+    said = overall([standing("one", 3, 0, 5), standing("two", 3, 2)], "s", 2)
+    assert said.startswith("one and two are shown ahead most often") and said.endswith(
+        "; one is behind in none and two in 2."
+    )
+
+
+def test_rules_of_the_same_pictures_are_said_and_count_nowhere(results):
+    rows = ("one", "two", 0.0, 1.0), ("one", "three", 0.2, 0.02), ("two", "three", 0.2, 0.01)
+    tables = judged({"run": comparisons(table(*rows), list(LEVELS), 0.95)})
+    assert np.allclose(tables["run"].p_holm.dropna(), holm([0.02, 0.01])) and tables["run"].p_holm.isna().sum() == 1
+    assert [(each.rule, each.compared) for each in leaderboard({"run": results}, tables)] == [
+        ("one", 1), ("two", 1), ("three", 2)
+    ]  # fmt: skip
+    other = judged({"run": comparisons(table(("one", "two", 0.1, 0.5)), list(LEVELS), 0.95)})["run"]
+    assert same_of(tables) == ["two makes the same pictures as one; this counts as no comparison."]
+    assert same_of({**tables, "other": other}) == [
+        "two makes the same pictures as one in 1 of 2 runs; this counts as no comparison."
+    ]
+    sentence = said(results, ("one", "two", 0.0, 1.0), ("one", "three", 0.2, 0.0), ("two", "three", 0.2, 0.0))
+    assert "as has two with the same pictures, and is shown ahead of the other rule: of three" in sentence
+    assert "all rules that are compared make the same pictures" in said(results, ("one", "two", 0.0, 1.0))
+    alone = said(results, ("one", "two", 0.0, 1.0), ("two", "three", 0.2, 0.0))
+    assert "it is compared with no rule that makes other pictures" in alone
+
+
+def test_variants_are_of_one_class_or_of_one_name():
+    methods = {"sum": "Sum", "tuned_sum": "Sum", "gated_sum": "GatedSum", "maxfusion": "MaxFusion",
+               "outputs_only": "MaxFusion", "maxfusion_published": "Published"}  # fmt: skip
+    config = {"methods": {name: {"rule": {"_target_": f"maxbench.fusion.{rule}"}} for name, rule in methods.items()}}
+    board = [standing(name, 1, 0) for name in methods]
+    expected = [{"sum", "tuned_sum"}, {"maxfusion", "outputs_only", "maxfusion_published"}]
+    assert [set(group) for group in variants(board, [config])] == expected
+    assert [set(group) for group in variants(board, [{}])] == [{"maxfusion", "maxfusion_published"}]
 
 
 def test_the_answer_of_a_run_is_of_its_own_numbers(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from maxbench.report.tables import terminal_table
 from maxbench.report.winner import best, comparisons, ranking, ranks, winner
 from report.frames import differences_of, metrics_of
 
@@ -87,3 +88,14 @@ def test_ranks_are_by_number_and_ties_share_them():
     metrics = metrics_of({"joint": {"a": 0.9, "b": 0.9, "c": 0.7, "d": 0.1}, "clip_score": {"a": 1, "b": 2}})
     first, second = ranks(metrics, {("clip_score", ""): 50})
     assert first == {("a", JOINT), ("b", JOINT)} and second == {("c", JOINT)}
+
+
+def test_the_mark_of_the_terminal_says_that_fusion_rules_alone_may_have_it():
+    """A single control with a higher number is no rule, and takes the mark from none."""
+    table = differences_of([("rule", "sum", "joint", 0.2, "better"), ("rule", "tuned", "joint", 0.15, "better")])
+    shown, _ = terminal_table(metrics_of(SCORES), table, {})
+    assert [line.split()[0] for line in shown.splitlines() if line.endswith("*")] == ["rule"]
+    legend = "* the best fusion rule of its column, shown ahead of every rule that it is tested against"
+    assert shown.splitlines()[-1] == legend
+    shown, _ = terminal_table(metrics_of(SCORES), table.assign(verdict="not shown"), {})
+    assert "*" not in shown

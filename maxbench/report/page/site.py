@@ -16,7 +16,7 @@ import json
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -116,16 +116,6 @@ def rendered(context: Mapping[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template(INDEX).render(context)
-
-
-def anchors(names: Sequence[str]) -> list[str]:
-    """A name for every run by which links know it: its own, with a number where several have the same."""
-    taken: dict[str, int] = {}
-    found = []
-    for name in names:
-        taken[name] = taken.get(name, 0) + 1
-        found.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
-    return found
 
 
 @cache
