@@ -52,7 +52,7 @@ class Results:
     """
 
     folder: Path
-    given: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    given: Mapping[str, pd.DataFrame] = field(default_factory=dict, compare=False)
 
     @property
     def id(self) -> str:
@@ -139,7 +139,9 @@ class Results:
         if not (self.folder / EVALUATED).exists():
             return None
         said = self._settings(EVALUATED)
-        value = read_sealed(self.folder / EVALUATED) if "sha256" in said else said  # older runs have no digest in it
+        value = said.get("value", said)  # of older runs it has no digest
+        if "sha256" in said and read_sealed(self.folder / EVALUATED) is None:
+            raise self.damaged(EVALUATED)
         if not isinstance(value, dict):
             raise self.damaged(EVALUATED)
         return value

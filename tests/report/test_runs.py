@@ -7,6 +7,7 @@ import pytest
 
 from maxbench.errors import UserError
 from maxbench.report.runs import Results, find
+from runs import as_written
 
 KEPT = Path(__file__).parents[2] / "results" / "hed_depth"
 
@@ -87,5 +88,29 @@ def test_a_damaged_file_is_named(tmp_path, name, part, content):
 def test_a_table_without_a_column_is_named(tmp_path):
     shutil.copytree(KEPT, tmp_path / "run")
     pd.DataFrame({"sample": ["a"]}).to_parquet(tmp_path / "run" / "samples.parquet")
+    as_written(tmp_path / "run")
     with pytest.raises(UserError, match="has no column replicate"):
         _ = Results(tmp_path / "run").samples
+
+
+def test_a_number_that_was_changed_reads_well_and_is_damage(tmp_path):
+    folder = shutil.copytree(KEPT, tmp_path / "run")
+    text = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").write_text(text.replace("0.8", "0.9", 1))
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged; run the experiment again"):
+        _ = Results(folder).metrics
+    (folder / "metrics.csv").write_text(text[: len(text) // 2])
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged"):
+        _ = Results(folder).metrics
+    (folder / "differences.csv").unlink()
+    with pytest.raises(UserError, match=r"differences\.csv is missing"):
+        _ = Results(folder).differences
+    said = (folder / "evaluation.json").read_text()
+    (folder / "evaluation.json").write_text(said.replace("q of", "Q of", 1).replace("true", "false", 1) + " ")
+    with pytest.raises(UserError, match=r"evaluation\.json is damaged"):
+        _ = Results(folder).evaluation
+
+
+def test_tables_that_are_given_take_the_place_of_files():
+    table = pd.DataFrame({"method": ["a"]})
+    assert Results(KEPT, {"metrics.csv": table})._table("metrics.csv") is table

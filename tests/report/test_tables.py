@@ -11,6 +11,7 @@ from maxbench.errors import UserError
 from maxbench.report.base import DOTS, DOUBLE
 from maxbench.report.sheet import write_sheet
 from maxbench.report.tables import markdown_table, method_table, plain_table, read_tables, undecided, write_tables
+from runs import as_written
 
 
 def test_a_cell_is_the_number_of_the_csv(finished_run):
@@ -38,11 +39,13 @@ def test_differences_are_bold_after_holm_and_only_then(finished_run, tmp_path):
     differences.loc[:, ["low", "value", "high"]] = [0.5, 1.0, 1.5]
     differences["verdict"] = "not shown"
     differences.to_csv(copy / "differences.csv", index=False)
+    as_written(copy)
     write_tables(copy)
     assert "**" not in (copy / "table.md").read_text()
     place = differences.index[(differences.metric == "depth_rmse") & (differences.method == "maxfusion")]
     differences.loc[place, "verdict"] = "worse"
     differences.to_csv(copy / "differences.csv", index=False)
+    as_written(copy)
     write_tables(copy)
     text = (copy / "table.md").read_text()
     assert text.count("**") == 2 and "**+1.00 [+0.50, +1.50]**" in text
@@ -61,12 +64,14 @@ def test_what_numbers_are_about_is_said_by_the_data_set(finished_run, tmp_path):
     photographs = "These are numbers about the pictures of COCO 2017 Dataset, split val2017."
     notes[notes.index(MINIATURE)] = photographs
     (copy / "evaluation.json").write_text(json.dumps(said))
+    as_written(copy)
     tables = read_tables(copy)  # the suite is the miniature still
     for text in tables:
         assert text.count(photographs) == 1 and "miniature world" not in text
     assert f"intervals over samples. {photographs}" in tables.markdown
     notes.remove(photographs)
     (copy / "evaluation.json").write_text(json.dumps(said))
+    as_written(copy)
     (copy / "config.yaml").write_text((copy / "config.yaml").read_text().replace("miniature_images", "other"))
     assert "These are numbers" not in read_tables(copy).markdown
 
