@@ -168,9 +168,10 @@ def test_there_are_no_circles():
 def test_members_of_a_folder_know_only_its_base():
     own = {  # what an application falls back on, what a condition has, a part, and what all pages of a report share:
         "maxbench.fusion.plain", "maxbench.conditions.ruler", "maxbench.suites.hub",
-        # a run's files and pictures, names of layers, how columns are named, how a table is written, who wins
+        # a run's files and pictures, names of layers, how columns are named, how a table is written, who wins,
+        # what of many differences is shown
         "maxbench.report.runs", "maxbench.report.columns", "maxbench.report.formats", "maxbench.report.winner",
-        "maxbench.report.tables", "maxbench.report.pictures", "maxbench.report.layers",
+        "maxbench.report.tables", "maxbench.report.verdicts", "maxbench.report.pictures", "maxbench.report.layers",
     }  # fmt: skip
     for folder in ("conditions", "fusion", "report", "suites"):
         for path in (PACKAGE / folder).glob("[!_]*.py"):

@@ -94,7 +94,8 @@ def _check_parts(results: Sequence[Results]) -> None:
 def _members(results: Sequence[Results]) -> tuple[list[Member], dict[str, Differences], list[str]]:
     """The runs of the comparison, those that differ in their seed alone as one; how to get their differences; notes."""
     members, differences, notes = [], {}, []
-    runs = dict(zip(results, anchors([each.id for each in results]), strict=True))  # also of folders of the same name
+    names = anchors([each.id for each in results])  # folders of other places may have the same name
+    runs = {each.folder: name for each, name in zip(results, names, strict=True)}
     for group in by_seed(results):
         member = None
         if len(group) > 1:
@@ -103,9 +104,9 @@ def _members(results: Sequence[Results]) -> tuple[list[Member], dict[str, Differ
             except UserError as error:
                 notes.append(f"Not pooled, although they seem to differ in their seed alone: {error}")
         for each in [] if member is not None else group:
-            metrics = each.metrics.assign(run=runs[each])
-            members.append(Member(runs[each], each.origin, each.config, metrics, _references([each])))
-            differences[runs[each]] = _differences_of(each)
+            metrics = each.metrics.assign(run=runs[each.folder])
+            members.append(Member(runs[each.folder], each.origin, each.config, metrics, _references([each])))
+            differences[runs[each.folder]] = _differences_of(each)
         if member is not None:
             members.append(member)
             differences[member.run] = of

@@ -280,9 +280,9 @@ def _board(suite: str, sections: Sequence[Section]) -> Board:
             notes.append(f"Not counted again, because it is the same run as {first[section.results.id]}: {anchor}.")
             del shown[anchor]
     tables, counted = {section.anchor: section.comparisons for section in own}, []
-    of = {section.results: section for section in shown.values()}
-    for group in by_seed(list(of)):
-        members = [of[each] for each in group]
+    of = {section.results.folder: section for section in shown.values()}
+    for group in by_seed([section.results for section in of.values()]):
+        members = [of[each.folder] for each in group]
         names = [section.anchor for section in members]
         twin = next((name for name in counted if name in shown and _are_seeds(shown[name].results, group)), None)
         if twin is not None:
