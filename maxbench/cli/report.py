@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,11 @@ def report(names: Sequence[str], output_dir: str, output: str, maps: int) -> int
 
 def _sections(paths: Sequence[Path]) -> tuple[list[Section], int]:
     """The runs that can be read, and the exit code of those that cannot."""
-    found, failed = [], 0
+    found, failed, family = [], 0, _family(paths)
     for path in paths:
         results = Results(path)
         try:
-            found.append((results, *_compared(results)))
+            found.append((results, *_compared(results, family)))
         except UserError as error:
             if len(paths) == 1:
                 raise
@@ -83,8 +84,11 @@ def _sections(paths: Sequence[Path]) -> tuple[list[Section], int]:
     ], failed
 
 
-def _compared(results: Results) -> tuple[pd.DataFrame, float, list[str]]:
-    """Every two rules of a run, from what it has measured; else those pairs that its table of differences has."""
+def _compared(results: Results, family: int) -> tuple[pd.DataFrame, float, list[str]]:
+    """Every two rules of a run, from what it has measured; else those pairs that its table of differences has.
+
+    family: comparisons that the page may have, for which p is fine enough.
+    """
     _check(results)
     try:
         level = float(results.config["metrics"]["level"])
@@ -98,7 +102,17 @@ def _compared(results: Results) -> tuple[pd.DataFrame, float, list[str]]:
         about = "those with its baselines" if len(kept) else "none"
         said = f"Of the pairs of rules {about} are compared: what was measured image by image was not kept."
         return kept, level, [said]
-    return answers.comparisons(_differences(results.folder, rules), rules, level), level, []
+    return answers.comparisons(_differences(results.folder, rules, family), rules, level), level, []
+
+
+def _family(paths: Sequence[Path]) -> int:
+    """Pairs of rules of all runs, as far as they can be read: so many comparisons a page may have."""
+    count = 0
+    for path in paths:
+        with suppress(UserError):
+            rules = len(answers.rules_of(Results(path)))
+            count += rules * (rules - 1) // 2
+    return count
 
 
 def _check(results: Results) -> None:
@@ -111,19 +125,19 @@ def _check(results: Results) -> None:
     _ = results.conflict
 
 
-def _differences(folder: Path, rules: Sequence[str]) -> pd.DataFrame:
+def _differences(folder: Path, rules: Sequence[str], family: int) -> pd.DataFrame:
     """Differences of a run to every rule, as `differences.csv` has them to the baselines; without distances."""
     from maxbench.cli.pool import read_config, read_state, tables_of  # torch
 
-    return _between(tables_of, read_state(folder), read_config(folder), rules)
+    return _between(tables_of, read_state(folder), read_config(folder), rules, family)
 
 
 def _between(
-    tables_of: Callable[..., Any], state: Any, config: Mapping[str, Any], rules: Sequence[str]
+    tables_of: Callable[..., Any], state: Any, config: Mapping[str, Any], rules: Sequence[str], family: int
 ) -> pd.DataFrame:
     present = {row.name for row in state.rows}
     known = [rule for rule in rules if rule in present]
-    return tables_of(replace(state, reference={}), config, known).differences()
+    return tables_of(replace(state, reference={}), config, known, family).differences()
 
 
 # --- a run ----------------------------------------------------------------------------------------------------------
@@ -293,7 +307,7 @@ def _board(suite: str, sections: Sequence[Section]) -> Board:
             continue
         if len(members) > 1:
             try:
-                tables[joined(names)] = _pooled(members)
+                tables[joined(names)] = _pooled(members, sum(map(len, tables.values())))
                 counted.append(joined(names))
                 notes.append(f"Counted as one run, because they differ in their seed alone: {joined(names)}.")
                 continue
@@ -310,13 +324,14 @@ def _are_seeds(one: Results, group: Sequence[Results]) -> bool:
     return same and not kept and differing([one.config, group[0].config]) == ["seed"]
 
 
-def _pooled(members: Sequence[Section]) -> pd.DataFrame:
+def _pooled(members: Sequence[Section], family: int) -> pd.DataFrame:
     """Comparisons of the rules of runs that differ in their seed alone, with one cluster for each sample."""
     from maxbench.cli.pool import merged, tables_of  # torch
 
     found = merged([section.results.folder for section in members])
     rules = list(dict.fromkeys(rule for section in members for rule in answers.rules_of(section.results)))
-    return answers.comparisons(_between(tables_of, found.state, found.configs[0], rules), rules, members[0].level)
+    differences = _between(tables_of, found.state, found.configs[0], rules, family)
+    return answers.comparisons(differences, rules, members[0].level)
 
 
 def _headings(shown: Mapping[str, Results]) -> dict[str, str]:

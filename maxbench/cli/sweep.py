@@ -150,7 +150,8 @@ class Sweep:
 
     def entries(self) -> list[Entry]:
         """Every member as it says of itself; of a sweeper that decides as it goes, those that have begun."""
-        said = {path.stem: _read(path) for path in sorted((self.folder / JOBS).glob("*.json"))} | self.heard
+        files = sorted(path for path in (self.folder / JOBS).glob("[0-9]" * 4 + "*.json") if path.stem.isdigit())
+        said = {path.stem: _read(path) for path in files} | self.heard
         known = {f"{number:04d}": own for number, own in zip(self._numbers, self.members, strict=True)}
         found = []
         for stem in sorted({*known, *said}):

@@ -44,7 +44,10 @@ def conflict(results: Results, shown: Shown) -> dict[str, Figure]:
     """The figure of a run's `conflict.csv`; the named methods in colour, else the best and the baselines."""
     path = results.folder / FILE
     if not path.exists():
-        raise NotThere("its conditions come from one picture: there is no degree of conflict")
+        raise NotThere(
+            "there is no conflict.csv: its conditions come from one picture, or it has fewer than the 20 samples that "
+            "five shares need"
+        )
     try:
         table = pd.read_csv(path)
         numbers = [name for name in NUMBERS if name in table]

@@ -111,10 +111,11 @@ def _names(
     for folder, config in configs.items():
         kind = f"{config['name']}-{config['suite']['name']}"
         told = [f"{key}={value}" for key, value in differences[folder].items() if not set(",:") & set(value)]
+        told.sort(key=len)  # a list of methods says little
         tries = [
             config["name"],
             *(f"{config['name']}:{each}" for each in told[:4]),
-            f"{config['name']}:{','.join(told)}",
+            *(f"{config['name']}:{','.join(told[:count])}" for count in range(2, len(told) + 1)),
         ]
         tries += [kind, f"{kind}:{','.join(told)}"]
         short = (each for each in tries if len(each) < len(folder.name) + 12 and matching(each, folders) == [folder])

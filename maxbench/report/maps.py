@@ -206,7 +206,7 @@ def _end(rows: Sequence[Row]) -> float:
     return float(np.percentile(values, COMMON))
 
 
-RECORD = "run it with diagnostics.samples=8"
+RECORD = "run it with diagnostics.samples=8 diagnostics.maps=4"
 
 
 def _left_out(sections: Mapping[tuple[str, ...], Sequence[Row]]) -> str:

@@ -154,8 +154,14 @@ def _columns(table: pd.DataFrame, keys: Sequence[str], cut: bool) -> list[str]:
     return ["job", *keys, "method", *metrics]
 
 
+def _end(key: str) -> str:
+    """The last part of a setting's key; of a method's with the method, of which alone it is: `maxfusion delta`."""
+    parts = key.split(".")
+    return f"{parts[1]} {parts[-1]}" if parts[0] == "methods" and len(parts) > 2 else parts[-1]
+
+
 def _titles(headings: Sequence[str], keys: Sequence[str]) -> list[str]:
-    ends = [key.rpartition(".")[2] for key in keys]
+    ends = [_end(key) for key in keys]
     short = {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
     titles = []
     for name in headings:

@@ -12,6 +12,7 @@ from PIL import Image
 from drawings import require_embedded
 from maxbench.__main__ import main
 from maxbench.cli.figures import NAMES
+from runs import as_written
 
 RESULTS = Path(__file__).parents[2] / "results"
 FAST = ["--format", "png", "--samples", "1"]
@@ -48,7 +49,8 @@ def test_what_there_is_nothing_of_is_said_and_is_no_failure(run, tmp_path, capsy
     assert figures(run, *FAST, "--output", str(tmp_path / "out")) == 0
     said = capsys.readouterr().out
     assert all(f"{name}:" in said for name in NAMES)
-    assert "winner_maps:     not drawn: no decision of a rule was recorded; run it with diagnostics.samples=8." in said
+    more = "run it with diagnostics.samples=8 diagnostics.maps=4"
+    assert f"winner_maps:     not drawn: no decision of a rule was recorded; {more}." in said
     assert (tmp_path / "out" / "contact_sheet.png").exists() and not (run / "figures").exists()
     assert figures(run, *FAST, "--output", str(tmp_path / "out"), "--only", "conflict") == 2  # it was asked for
 
@@ -69,6 +71,7 @@ def test_curves_come_along(run, tmp_path, capsys):
     table.loc[table.method == "sum", "parameter"] = "scale"
     table.loc[table.method == "sum", "setting"] = 1.0
     table.to_csv(run / "metrics.csv", index=False)
+    as_written(run)
     assert figures(run, "--only", "curves", "--output", str(tmp_path / "out")) == 0
     assert (tmp_path / "out" / "curves.png").exists() and not (run / "curves.png").exists()
 

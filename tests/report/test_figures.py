@@ -195,5 +195,5 @@ def test_tables_without_a_score_have_no_figure(made, tmp_path):
     with pytest.raises(NotThere, match="no paired differences"):
         intervals.differences(Results(tmp_path / "copy"), Shown())
     (tmp_path / "copy" / "conflict.csv").unlink()
-    with pytest.raises(NotThere, match="no degree of conflict"):
+    with pytest.raises(NotThere, match=r"no conflict\.csv"):
         conflict.conflict(Results(tmp_path / "copy"), Shown())
