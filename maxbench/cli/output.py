@@ -7,10 +7,13 @@ from pathlib import Path
 
 from maxbench.errors import UserError
 from maxbench.store.files import write_atomically
+from maxbench.store.runfolder import MARK
 
 
 def output_file(path: Path) -> Path:
-    """The file of --output; UserError for what no file can be written over, such as a folder or a device."""
+    """The file of --output; UserError for what is not written over: a folder, a device, a run's own file."""
+    if run := next((each for each in path.absolute().parents if (each / MARK).is_file()), None):
+        raise UserError(f"--output is {path}, which lies in the run {run}; name a file elsewhere.")
     try:
         mode = path.stat().st_mode
     except OSError:

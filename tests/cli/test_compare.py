@@ -393,3 +393,11 @@ def test_runs_are_found_by_their_names(one, capsys):
     assert main(["compare", "made", "--output-dir", str(one.parent)]) == 2
     assert "'made' means 3 runs" in capsys.readouterr().err
     assert json.dumps(text)  # plain text
+
+
+def test_a_runs_own_files_are_not_written_over(finished_run, tmp_path, capsys):
+    copy = shutil.copytree(finished_run, tmp_path / "run")
+    before = (copy / "metrics.csv").read_bytes()
+    assert main(["compare", str(copy), "--output", str(copy / "metrics.csv")]) == 2
+    assert "which lies in the run" in capsys.readouterr().err
+    assert (copy / "metrics.csv").read_bytes() == before
