@@ -32,6 +32,7 @@ def test_a_first_look(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_controls_on_a_picture_of_one_s_own(tmp_path, monkeypatch):
     from PIL import Image
 

@@ -378,6 +378,7 @@ def start(pictures, export, output, **options):
     return subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_next_command_ends_as_an_unbroken_one(
     pictures, exported, entered, tmp_path
 ):

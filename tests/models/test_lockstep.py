@@ -290,6 +290,7 @@ def test_inputs_are_not_written_to(nets):
     torch.testing.assert_close([sample, timestep, text, *hints], before, **EXACT)
 
 
+@pytest.mark.slow
 def test_lockstep_is_one_graph(nets):
     """No synchronisation with the host and no branch on data: torch.compile can trace it whole."""
     given = inputs(2)
