@@ -36,7 +36,6 @@ def test_two_of_the_same_run_at_once_both_end_well(finished, small_run, tmp_path
     assert not list(tmp_path.rglob("*.partial"))
 
 
-@pytest.mark.slow
 def test_two_different_runs_at_once_share_a_store(finished, small_run, tmp_path):
     other = [*small_run[1:], "experiment=seg_depth"]
     both = [start(arguments, tmp_path) for arguments in (small_run, other)]

@@ -235,7 +235,6 @@ def test_jobs_of_submitit_share_a_store_and_one_that_fails_stops_no_other(submit
     assert pictures and all(path.stat().st_ino in stored for path in pictures)
 
 
-@pytest.mark.slow
 def test_a_job_of_submitit_that_does_not_come_back_is_said(submitit, small_run, tmp_path, capsys):
     at_once = "hydra.launcher.timeout_min=0"  # is when it is ended
     assert main(["run", "-m", submitit, at_once, *small_run, "seed=0", f"output_dir={tmp_path}"]) == 1

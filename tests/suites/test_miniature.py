@@ -71,9 +71,7 @@ def scenes(data_dir):
     return [picture.captions[0] for picture in pictures], read_images([picture.path for picture in pictures], 64)
 
 
-@pytest.mark.parametrize(
-    "name", [each if each == "hed" else pytest.param(each, marks=pytest.mark.slow) for each in CONDITIONS]
-)
+@pytest.mark.parametrize("name", CONDITIONS)
 def test_every_control_is_followed(name, config, suite, scenes):
     """A single control brings its condition nearer than text alone, on scenes never trained on."""
     prompts, pictures = scenes
