@@ -21,8 +21,8 @@ from transformers import (
 from maxbench.miniature.annotators import OUTPUTS
 from maxbench.miniature.dataset import folder_name, write_dataset
 from maxbench.miniature.diffusion import make_scheduler
+from maxbench.miniature.dilated import DilatedNet
 from maxbench.miniature.language import TOKENS, make_tokenizer
-from maxbench.miniature.readers import DilatedNet
 from maxbench.miniature.style import IPAdapter
 from runs import LEFT_OUT, only_run
 

@@ -25,10 +25,7 @@ from maxbench.experiments.method import Method
 from maxbench.generation.inputs import CONTROL, DRAWING, EVALUATION, READING, source_key
 from maxbench.generation.sampling import ENGINE
 from maxbench.progress import Outlook, say
-from maxbench.report.conflict import write_conflict
-from maxbench.report.curves import write_curves
-from maxbench.report.maps import write_maps
-from maxbench.report.sheet import SHEET, write_sheet
+from maxbench.report.runs import CONFLICT, SHEET
 from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
 from maxbench.store.identity import identity
@@ -100,24 +97,45 @@ def perform(cfg: DictConfig) -> Path:
         table = write_tables(folder.path)
         images, scores = folder.count("image"), folder.count("score")
         idle = not evaluated and not images.made and not scores.made
-        sheet = folder.path / SHEET
-        if not idle or changed or not sheet.is_file():  # by the same code of the same pictures it is the same
-            write_sheet(folder.path)
-        figures = {"curves": write_curves(folder.path), "conflict": write_conflict(folder.path)}
-        maps = write_maps(folder.path) if job.tracing.samples and job.tracing.maps else []
+        figures = _draw(job, folder.path, anew=not idle or bool(changed))
         tracker.results()
         if idle:
             say("nothing to do: every image and every metric is there already")
     print(f"\n{table}\n")
     print(f"images: {images.made} made, {images.found} found; scores: {scores.made} made, {scores.found} found")
     for label, file in (
-        ("table", "table.md"), ("contact sheet", sheet.name), ("metrics", "metrics.csv"),
+        ("table", "table.md"), ("contact sheet", SHEET), ("metrics", "metrics.csv"),
         ("differences", "differences.csv"), ("per sample", "samples.parquet"), ("images", "images"),
-        ("configuration", "config.yaml"), ("environment", "stamp.json"),
-        *((name, path.name) for name, path in figures.items() if path), *(("maps", path.name) for path in maps),
+        ("configuration", "config.yaml"), ("environment", "stamp.json"), *figures,
     ):  # fmt: skip
         print(f"{label + ':':15}{folder.path / file}")
     return folder.path
+
+
+def _draw(job: Run, folder: Path, anew: bool) -> list[tuple[str, str]]:
+    """Draw what a run has figures of; returns what each is and its file.
+
+    anew: draw the contact sheet also where there is one: by the same code of the same pictures it is the same. What
+    draws is imported where there is something to draw.
+    """
+    drawn: list[tuple[str, Path | None]] = []
+    if anew or not (folder / SHEET).is_file():
+        from maxbench.report.sheet import write_sheet
+
+        write_sheet(folder)
+    if any(method.setting is not None for method in job.experiment.methods):
+        from maxbench.report.curves import write_curves
+
+        drawn.append(("curves", write_curves(folder)))
+    if (folder / CONFLICT).exists():
+        from maxbench.report.conflict import write_conflict
+
+        drawn.append(("conflict", write_conflict(folder)))
+    if job.tracing.samples and job.tracing.maps:
+        from maxbench.report.maps import write_maps
+
+        drawn += [("maps", path) for path in write_maps(folder)]
+    return [(name, path.name) for name, path in drawn if path]
 
 
 def open_folder(job: Run, said: Any = None) -> RunFolder:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from maxbench.fusion import Feature, MaxFusion, Rule
+from maxbench.models.libraries import diffusers
 
 BINS = 20  # of the histogram of rho over [-1, 1]
 UNMERGE, OUTPUT, UNET = "unmerge", "output", "unet"
@@ -48,7 +48,7 @@ class Trace:
     places: dict[str, int] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def over(self, unet: UNet2DConditionModel) -> Iterator[None]:
+    def over(self, unet: diffusers.UNet2DConditionModel) -> Iterator[None]:
         """Count steps by the U-Net's calls, and keep the saliency of its blocks."""
 
         def finished(module, arguments, output):

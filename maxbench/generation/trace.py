@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel
 
 from maxbench.data.pairing import Sample
 from maxbench.experiments.method import Experiment, Method
@@ -18,6 +17,7 @@ from maxbench.generation.inputs import EVALUATION
 from maxbench.generation.networks import Networks
 from maxbench.generation.recording import Trace, Traced, drift
 from maxbench.generation.sampling import Batch, Sampling
+from maxbench.models.libraries import diffusers
 from maxbench.models.pipeline import Sampler
 from maxbench.progress import Progress
 from maxbench.store.artefacts import Artefact
@@ -134,7 +134,7 @@ class MeasureDrift(Task):
 
     def run(self, networks: Networks) -> dict[str, Any]:
         pipeline = networks.pipeline
-        nets = {name: net for name, net in pipeline.controls.items() if isinstance(net, ControlNetModel)}
+        nets = {name: net for name, net in pipeline.controls.items() if isinstance(net, diffusers.ControlNetModel)}
         return {name: drift(net, pipeline.unet) for name, net in nets.items()}
 
 

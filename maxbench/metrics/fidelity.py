@@ -13,10 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64, Num
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
 
 ROUNDING = 1e-5  # how far a map may leave [0, 1]: resizing in float32 overshoots by a few 1e-7
 SMALLEST_FOR_SSIM = 6  # pixels: the 11-pixel window reflects 5 of them at the border
@@ -283,6 +279,8 @@ def soft_edge_ssim(
     # The variances are small differences of convolutions. float32 carries them and is several times faster on a
     # CPU; on a GPU it may be TF32, which does not.
     exact = torch.float32 if given.device.type == "cpu" else torch.float64
+    from torchmetrics.functional.image import structural_similarity_index_measure  # seconds, for all that it imports
+
     _, similarity = structural_similarity_index_measure(
         measured.to(exact), given.to(exact), data_range=1.0, reduction="none", return_full_image=True
     )  # (B, 1, H, W)
@@ -324,6 +322,8 @@ def ms_ssim(
         weights = tuple(weight / sum(weights) for weight in weights)
     # As for SSIM: on a CPU float32 carries the variances and is six times faster.
     exact = torch.float32 if given.device.type == "cpu" else torch.float64
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     similarity = multiscale_structural_similarity_index_measure(
         measured.to(exact), given.to(exact), data_range=1.0, betas=weights, normalize="relu", reduction="none"
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from maxbench.miniature import world
 from maxbench.miniature.autoencoder import reconstructions_of
 from maxbench.miniature.context import TrainingContext
-from maxbench.miniature.readers import DilatedNet
+from maxbench.miniature.dilated import DilatedNet
 from maxbench.miniature.training import History, Recipe, pick
 
 HEADS = {"depth": slice(0, 1), "hed": slice(1, 2), "seg": slice(2, 2 + len(world.CLASSES))}

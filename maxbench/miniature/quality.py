@@ -22,8 +22,8 @@ from maxbench.metrics.statistics import Interval, bootstrap, bootstrap_mean, res
 from maxbench.miniature import world
 from maxbench.miniature.annotators import HEADS, Annotator, MapScorer
 from maxbench.miniature.corpus import Corpus
+from maxbench.miniature.dilated import DilatedNet
 from maxbench.miniature.language import tokenise
-from maxbench.miniature.readers import DilatedNet
 from maxbench.progress import track
 
 AMONG = 64  # captions among which a picture's own is to be found

@@ -28,11 +28,11 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from maxbench.errors import UserError
 from maxbench.models.control import Acting, Control, Given, Nets
+from maxbench.models.libraries import diffusers
 
 
 class NotCompiled(UserError):
@@ -60,7 +60,7 @@ class Graphs:
 
     def __call__(
         self,
-        unet: UNet2DConditionModel,
+        unet: diffusers.UNet2DConditionModel,
         control: Control,
         acting: Acting,
         sample: Tensor,
@@ -78,7 +78,7 @@ class Graphs:
         torch.compiler.cudagraph_mark_step_begin()
         return _run(graph, *moment, given).clone()
 
-    def _of(self, constants: Constants, unet: UNet2DConditionModel, nets: Nets) -> Callable[..., Tensor]:
+    def _of(self, constants: Constants, unet: diffusers.UNet2DConditionModel, nets: Nets) -> Callable[..., Tensor]:
         for known, graph in self.made:
             if known == constants:
                 return graph
@@ -88,7 +88,7 @@ class Graphs:
         return graph
 
 
-def _step(unet: UNet2DConditionModel, nets: Nets) -> Callable[[Tensor, Tensor, Tensor, Given], Tensor]:
+def _step(unet: diffusers.UNet2DConditionModel, nets: Nets) -> Callable[[Tensor, Tensor, Tensor, Given], Tensor]:
     """A step as a function of tensors, with code of its own: graphs are kept by code, a few of them for each."""
 
     def step(sample: Tensor, timestep: Tensor, text: Tensor, given: Given) -> Tensor:

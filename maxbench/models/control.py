@@ -13,15 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
 from maxbench.errors import UserError
 from maxbench.fusion import Fusion, Rule, require_finite
+from maxbench.models.libraries import diffusers
 from maxbench.models.lockstep import (
     Factor,
     each_of,
@@ -43,7 +43,7 @@ class ImagePrompt:
     encoder: pictures (B, 3, H, W) in [0, 1] => embeddings (B, D).
     """
 
-    unet: UNet2DConditionModel
+    unet: diffusers.UNet2DConditionModel
     encoder: Callable[[Images], Float[Tensor, "batch width"]]
 
     def arguments(self, seen: Float[Tensor, "batch width"] | None, sample: Tensor, scale: float) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class ImagePrompt:
         return [each for each in self.unet.attn_processors.values() if hasattr(each, "to_k_ip")]
 
 
-Branch = ControlNetModel | T2IAdapter | ImagePrompt
+Branch: TypeAlias = "diffusers.ControlNetModel | diffusers.T2IAdapter | ImagePrompt"
 
 
 class Acting(NamedTuple):
@@ -118,8 +118,8 @@ class Given(NamedTuple):
 class Nets:
     """The ControlNets of one step and how they meet: a function of tensors alone, so that it can be compiled."""
 
-    spatial: tuple[ControlNetModel, ...]
-    pooled: tuple[ControlNetModel, ...]
+    spatial: tuple[diffusers.ControlNetModel, ...]
+    pooled: tuple[diffusers.ControlNetModel, ...]
     rule: Rule
     sites: tuple[str, ...]
 
@@ -236,12 +236,12 @@ class Control:
 
 def is_spatial(branch: Branch) -> bool:
     """A ControlNet with a residual at every location."""
-    return isinstance(branch, ControlNetModel) and not branch.config.global_pool_conditions
+    return isinstance(branch, diffusers.ControlNetModel) and not branch.config.global_pool_conditions
 
 
 def is_pooled(branch: Branch) -> bool:
     """A ControlNet whose residuals are averaged over space."""
-    return isinstance(branch, ControlNetModel) and branch.config.global_pool_conditions
+    return isinstance(branch, diffusers.ControlNetModel) and branch.config.global_pool_conditions
 
 
 SPATIAL, POOLED, ADAPTER, PROMPT = "spatial", "pooled", "adapter", "prompt"
@@ -250,9 +250,9 @@ SPATIAL, POOLED, ADAPTER, PROMPT = "spatial", "pooled", "adapter", "prompt"
 
 def kind_of(branch: Branch) -> str:
     """SPATIAL, POOLED, ADAPTER or PROMPT."""
-    if isinstance(branch, ControlNetModel):
+    if isinstance(branch, diffusers.ControlNetModel):
         return POOLED if is_pooled(branch) else SPATIAL
-    return ADAPTER if isinstance(branch, T2IAdapter) else PROMPT
+    return ADAPTER if isinstance(branch, diffusers.T2IAdapter) else PROMPT
 
 
 def evaluations(kinds: Mapping[str, str], fusion: Fusion, steps: int, halves: int) -> int:
@@ -272,7 +272,13 @@ def evaluations(kinds: Mapping[str, str], fusion: Fusion, steps: int, halves: in
 
 
 def _pooled(
-    net: ControlNetModel, hint: Images, weight: Factor, strengths: Any, sample: Tensor, timestep: Tensor, text: Tensor
+    net: diffusers.ControlNetModel,
+    hint: Images,
+    weight: Factor,
+    strengths: Any,
+    sample: Tensor,
+    timestep: Tensor,
+    text: Tensor,
 ) -> tuple[list[Tensor], Tensor]:
     """diffusers' own forward, which pools; on the prompted half alone, as in diffusers' pipeline."""
     batch = len(hint)
@@ -292,7 +298,7 @@ def _total(residuals: Sequence[Tensor]) -> Tensor:
     return reduce(torch.add, residuals)
 
 
-def _in_channels_of(net: T2IAdapter, name: str, hint: Images) -> Float[Tensor, "batch channel height width"]:
+def _in_channels_of(net: diffusers.T2IAdapter, name: str, hint: Images) -> Float[Tensor, "batch channel height width"]:
     """A map as an adapter reads it: those of canny edges and sketches have one channel, to which a grey map is brought.
 
     Raises UserError for colours where there is one channel.

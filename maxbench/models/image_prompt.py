@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, UNet2DConditionModel
 from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
-from transformers import CLIPVisionModelWithProjection
 
 from maxbench.conditions.base import Images
+from maxbench.models.libraries import diffusers, transformers
 from maxbench.models.loading import load_network, readable, refuse_misfits
 
 
@@ -22,13 +21,13 @@ from maxbench.models.loading import load_network, readable, refuse_misfits
 class ImageEncoder:
     """The picture encoder of an IP-Adapter. mean, std: of the pixel normalisation it was trained with."""
 
-    model: CLIPVisionModelWithProjection
+    model: transformers.CLIPVisionModelWithProjection
     mean: Sequence[float]
     std: Sequence[float]
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> ImageEncoder:
-        return cls(load_network(CLIPVisionModelWithProjection, folder, device), mean, std)
+        return cls(load_network(transformers.CLIPVisionModelWithProjection, folder, device), mean, std)
 
     @property
     def width(self) -> int:
@@ -50,21 +49,21 @@ TOKENS = 4
 """Tokens that a plain IP-Adapter makes of a picture; diffusers takes the number for granted."""
 
 
-def install_image_prompt(unet: UNet2DConditionModel, file: Path) -> None:
+def install_image_prompt(unet: diffusers.UNet2DConditionModel, file: Path) -> None:
     """Give a U-Net the attention of an IP-Adapter's file, through diffusers' own loader.
 
     A file of another kind of adapter, or for another U-Net, is a UserError that names the tensors: diffusers reads
     those that it looks for and passes over the rest.
     """
     _check_tensors(unet, file)
-    from diffusers import StableDiffusionPipeline  # heavy, and it hints at packages that are not missing
 
-    carrier = StableDiffusionPipeline(
+    carrier = diffusers.StableDiffusionPipeline(
         vae=None,
         text_encoder=None,
         tokenizer=None,
         unet=unet,
-        scheduler=DDPMScheduler(clip_sample=False, steps_offset=1),  # never run; else the pipeline warns of it
+        # never run; else the pipeline warns of it
+        scheduler=diffusers.DDPMScheduler(clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -80,12 +79,12 @@ def install_image_prompt(unet: UNet2DConditionModel, file: Path) -> None:
     unet.requires_grad_(False).eval()
 
 
-def embedding_width(unet: UNet2DConditionModel) -> int:
+def embedding_width(unet: diffusers.UNet2DConditionModel) -> int:
     """Of the embeddings that the IP-Adapter in a U-Net reads."""
     return unet.encoder_hid_proj.image_projection_layers[0].image_embeds.in_features
 
 
-def _check_tensors(unet: UNet2DConditionModel, file: Path) -> None:
+def _check_tensors(unet: diffusers.UNet2DConditionModel, file: Path) -> None:
     """Compare the file's tensors with those of a plain IP-Adapter (Ye et al., arXiv 2308.06721) for this U-Net."""
     with readable(file), safe_open(file, framework="pt") as tensors:
         found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118

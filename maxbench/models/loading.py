@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
-from diffusers.utils import logging as diffusers_logging
 from torch import nn
-from transformers import CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from maxbench.errors import UserError
 from maxbench.models.files import tokenizer_files, variant_of, weights_of
+from maxbench.models.libraries import diffusers, transformers
 
 HARMLESS = ("position_ids", "relative_position_index")
 """Last parts of tensors' names that may be left over or missing: buffers that old checkpoints of CLIP and Swin hold and
@@ -60,7 +57,7 @@ def _how(kind: type, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
         "use_safetensors": not files or files[0].suffix == ".safetensors",
         "variant": (variant_of(files[0]).removeprefix(".") or None) if files else None,
     }
-    if not issubclass(kind, ModelMixin):
+    if not issubclass(kind, diffusers.ModelMixin):
         return {"dtype": dtype, "weights_only": True, **choice}
     return {"torch_dtype": dtype, "low_cpu_mem_usage": False, **choice}
 
@@ -92,13 +89,13 @@ def _first(names: Sequence[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
 
 
-def load_tokenizer(folder: Path, vocabulary: int) -> CLIPTokenizer:
+def load_tokenizer(folder: Path, vocabulary: int) -> transformers.CLIPTokenizer:
     """CLIP's tokenizer. vocabulary: how many tokens the network knows that is to read them."""
     if lacking := [name for name in tokenizer_files(folder) if not (folder / name).is_file()]:
         raise UserError(f"The tokenizer in {folder} lacks {', '.join(lacking)}; restore that folder.")
     quieten()
     with readable(folder):
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= vocabulary:
         raise UserError(
@@ -126,7 +123,6 @@ def readable(folder: Path) -> Iterator[None]:
 
 def quieten() -> None:
     """The libraries' progress bars and hints are not ours to show."""
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

@@ -13,15 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from maxbench.errors import UserError
 from maxbench.fusion import NotFinite, RuleError
 from maxbench.models.compiled import Graphs, NotCompiled
 from maxbench.models.control import Branch, Control, Fusion, ImagePrompt, evaluations, kind_of
+from maxbench.models.libraries import diffusers, transformers
 from maxbench.models.precision import Precision, tf32
 from maxbench.models.prefix import Prefixes, plan_of
 
@@ -73,10 +72,10 @@ class Pipeline:
     graphs: compiled steps; None where steps are not compiled.
     """
 
-    vae: AutoencoderKL
-    unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    vae: diffusers.AutoencoderKL
+    unet: diffusers.UNet2DConditionModel
+    text_encoder: transformers.CLIPTextModel
+    tokenizer: transformers.CLIPTokenizer
     scheduler_config: dict
     controls: dict[str, Branch]
     allow_tf32: bool = False

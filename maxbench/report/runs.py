@@ -22,6 +22,7 @@ CONFIG, MANIFEST, EVALUATED, TUNING, STAMP, STATUS = (
     "config.yaml", "manifest.json", "evaluation.json", "tuning.csv", "stamp.json", "run.json"
 )  # fmt: skip
 CONFLICT = "conflict.csv"
+SHEET = "contact_sheet.png"
 STATE = "state.npz"
 DIAGNOSTICS = "diagnostics"  # a folder
 AGAIN = "run the experiment again, which makes it anew."

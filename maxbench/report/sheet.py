@@ -35,11 +35,8 @@ from maxbench.report.base import (
     wrapped,
 )
 from maxbench.report.pictures import JOINT, MOST, Album, Column, Made, Shown, masks_of, outlined, small_png
-from maxbench.report.runs import Results
+from maxbench.report.runs import SHEET, Results
 from maxbench.store.files import write_atomically
-
-SHEET = "contact_sheet.png"
-"""Its file in a run's folder."""
 
 GAP, MARGIN, BORDER = 3.0, 1.0, 4.0  # points: between pictures, on the left, on the right
 LARGEST = 76.0  # points, of a cell

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, T2IAdapter, UNet2DConditionModel
-from transformers import CLIPTextModel
 
 from maxbench.conditions.base import Annotator
 from maxbench.errors import UserError
 from maxbench.models.control import ADAPTER, POOLED, PROMPT, SPATIAL, Branch, ImagePrompt
 from maxbench.models.files import CONFIG, SCHEDULER_CONFIG, digest_of, faults, tokenizer_files, weights_of
 from maxbench.models.image_prompt import ImageEncoder, embedding_width, install_image_prompt
+from maxbench.models.libraries import diffusers, transformers
 from maxbench.models.loading import load_network, load_tokenizer, readable
 from maxbench.models.pipeline import Pipeline
 from maxbench.names import leaves_folder
@@ -29,6 +28,8 @@ CLIP = "clip"
 """The text scorer, among the networks of features."""
 IMAGE_PROMPT = "image prompt"
 """The kind of a control that has no features to be fused."""
+CONTROLS = CONTROLNET, T2I_ADAPTER = "ControlNetModel", "T2IAdapter"
+"""The other kinds, by their classes in diffusers."""
 BASE = ("vae", "unet", "text_encoder")
 TOKENIZER, SCHEDULER = "tokenizer", "scheduler"  # folders of the base model without weights
 
@@ -351,15 +352,16 @@ class FolderSuite:
         def load(kind: type, part: str, dtype: torch.dtype = dtype) -> Any:
             return load_network(kind, self.place(part), device, dtype)
 
-        unet, text_encoder = load(UNet2DConditionModel, "unet"), load(CLIPTextModel, "text_encoder")
+        unet = load(diffusers.UNet2DConditionModel, "unet")
+        text_encoder = load(transformers.CLIPTextModel, "text_encoder")
 
         def control(part: str) -> Branch:
             if self.is_image_prompt(part):
                 return self._image_prompt(unet, part, device)
-            return load(self._kind(part), part)
+            return load(getattr(diffusers, self._kind(part)), part)
 
         return Pipeline(
-            vae=load(AutoencoderKL, "vae", torch.float32),
+            vae=load(diffusers.AutoencoderKL, "vae", torch.float32),
             unet=unet,
             text_encoder=text_encoder,
             tokenizer=load_tokenizer(self.place(TOKENIZER), text_encoder.config.vocab_size),
@@ -367,7 +369,7 @@ class FolderSuite:
             controls={name: control(self.controls[name]) for name in conditions},
         )
 
-    def _image_prompt(self, unet: UNet2DConditionModel, part: str, device: torch.device) -> ImagePrompt:
+    def _image_prompt(self, unet: diffusers.UNet2DConditionModel, part: str, device: torch.device) -> ImagePrompt:
         with readable(self.place(part)):
             install_image_prompt(unet, self.place(part))
         encoder = self._load(self.image_encoder, device)
@@ -381,14 +383,14 @@ class FolderSuite:
     def control_kind(self, condition: str) -> str:
         """What a condition's control is: the name of its class, or IMAGE_PROMPT."""
         part = self.controls[condition]
-        return IMAGE_PROMPT if self.is_image_prompt(part) else self._kind(part).__name__
+        return IMAGE_PROMPT if self.is_image_prompt(part) else self._kind(part)
 
     def branch_kind(self, condition: str) -> str:
         """When a condition's control runs, see :func:`maxbench.models.control.kind_of`; its weights are not loaded."""
         part = self.controls[condition]
         if self.is_image_prompt(part):
             return PROMPT
-        if self._kind(part) is T2IAdapter:
+        if self._kind(part) == T2I_ADAPTER:
             return ADAPTER
         folder = self.place(part)
         with readable(folder):
@@ -403,19 +405,18 @@ class FolderSuite:
         """Of one picture's latents: (channels, height, width); the autoencoder's weights are not loaded."""
         folder = self.place("vae")
         with readable(folder):
-            said = AutoencoderKL.load_config(folder)
+            said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         side = self.resolution // 2 ** (len(said.get("block_out_channels", (64,))) - 1)
         return said.get("latent_channels", 4), side, side
 
-    def _kind(self, part: str) -> type[ControlNetModel] | type[T2IAdapter]:
-        """A control's class, as its own configuration names it."""
+    def _kind(self, part: str) -> str:
+        """The name of a control's class in diffusers, as its own configuration says it."""
         folder = self.place(part)
         with readable(folder):
             said = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("_class_name")
-        kinds = {kind.__name__: kind for kind in (ControlNetModel, T2IAdapter)}
-        if said not in kinds:
-            raise UserError(f"{folder} holds a {said}; a control is one of {', '.join(kinds)}.")
-        return kinds[said]
+        if said not in CONTROLS:
+            raise UserError(f"{folder} holds a {said}; a control is one of {', '.join(CONTROLS)}.")
+        return said
 
     def annotator(self, condition: str, device: torch.device) -> Annotator | None:
         """The network that draws a condition's maps; None where arithmetic does."""
@@ -463,4 +464,4 @@ def _of(conditions: Sequence[str], networks: dict[str, Weights]) -> dict[str, We
 def _scheduler_config(folder: Path) -> dict:
     with readable(folder):
         # any scheduler's config: every sampler starts from it
-        return dict(DDPMScheduler.load_config(folder, local_files_only=True))
+        return dict(json.loads((folder / SCHEDULER_CONFIG).read_text(encoding="utf-8")))

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
 
 from maxbench.conditions.base import Images
+from maxbench.models.libraries import transformers
 from maxbench.models.loading import load_network, load_tokenizer
 
 
@@ -28,8 +28,8 @@ class ClipScorer:
     mean, std: of the pixel normalisation the model was trained with.
     """
 
-    model: CLIPModel
-    tokenizer: CLIPTokenizer
+    model: transformers.CLIPModel
+    tokenizer: transformers.CLIPTokenizer
     mean: Sequence[float]
     std: Sequence[float]
 
@@ -38,7 +38,7 @@ class ClipScorer:
     @classmethod
     def load(cls, folder: Path, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> ClipScorer:
         """From a folder that holds the model and its tokenizer."""
-        model = load_network(CLIPModel, folder, device)
+        model = load_network(transformers.CLIPModel, folder, device)
         return cls(model, load_tokenizer(folder, model.config.text_config.vocab_size), mean, std)
 
     @torch.inference_mode()

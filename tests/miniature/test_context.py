@@ -15,7 +15,7 @@ from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.miniature.context import keys_of, read_history, train
 from maxbench.miniature.corpus import render_corpus
-from maxbench.miniature.readers import DilatedNet
+from maxbench.miniature.dilated import DilatedNet
 from maxbench.models.control import ImagePrompt
 
 DATA = {"scenes": 12, "size": 64, "seed": 3}

@@ -1,6 +1,7 @@
 """Files appear whole or not at all, know when they are damaged, and leave nothing behind."""
 
 import errno
+import json
 import os
 import shutil
 import stat
@@ -164,10 +165,20 @@ def test_a_sealed_value_comes_back(value):
     assert unseal(seal(value).encode()) == value
 
 
+def old_seal(value):
+    """As earlier versions sealed it."""
+    return json.dumps(json.loads(seal(value)), indent=1)
+
+
+@given(PLAIN)
+def test_what_was_sealed_before_comes_back(value):
+    assert unseal(old_seal(value).encode()) == value
+
+
 @settings(max_examples=300)
-@given(PLAIN, st.data())
-def test_any_changed_byte_is_noticed(value, data):
-    content = bytearray(seal(value).encode())
+@given(PLAIN, st.data(), st.sampled_from((seal, old_seal)))
+def test_any_changed_byte_is_noticed(value, data, form):
+    content = bytearray(form(value).encode())
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= data.draw(st.integers(1, 255))
     with pytest.raises(Damaged):

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from maxbench.errors import UserError
-from maxbench.miniature.readers import DilatedNet, MapReader
+from maxbench.miniature.dilated import DilatedNet
+from maxbench.miniature.readers import MapReader
 from maxbench.models.image_prompt import ImageEncoder, install_image_prompt
 from maxbench.models.loading import load_network, load_tokenizer
 from maxbench.suites.scorers import ClipScorer
