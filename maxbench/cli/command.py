@@ -144,7 +144,7 @@ def jobs(overrides: Sequence[Override]) -> list[list[str]]:
             raise UserError(f"{each.input_line} has no values to try one by one; write a,b or range(0,3).")
         if not values:
             raise UserError(f"{each.input_line} stands for nothing; give it at least one value.")
-        choices[each.get_key_element()] = values
+        choices[each.get_key_element()] = list(dict.fromkeys(values))  # the same twice would be one run, made twice
     return [list(job) for job in itertools.product(*choices.values())]
 
 

@@ -71,7 +71,7 @@ def paper(arguments: Sequence[str], debug: bool = False) -> int:
     parser = parser_of("paper")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--run", action="store_true")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only")
     parser.add_argument("--no-adapters", action="store_true")
     parser.add_argument("--published", type=Path)
     parser.add_argument("--orientation", action="store_true")
@@ -100,8 +100,8 @@ def paper(arguments: Sequence[str], debug: bool = False) -> int:
     return code
 
 
-def _items(only: str) -> list[Item]:
-    if not only:
+def _items(only: str | None) -> list[Item]:
+    if only is None:
         return list(ITEMS)
     known = {item.key: item for item in ITEMS}
     wanted = [each.strip() for each in only.split(",")]

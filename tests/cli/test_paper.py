@@ -172,6 +172,7 @@ def test_what_a_suite_cannot_make_is_said(capsys, tmp_path):
         (["sampels=3"], "did you mean 'samples'?"),
         (["samples=3,4"], "is several values"),
         (["suite=sd16"], "There is no suite 'sd16'"),
+        (["--only", ""], "--only is ''; name some of table_1"),
         (["--only", "table_5"], "--only is 'table_5'; name some of table_1"),
         (["--published", "nothing.csv"], "nothing.csv cannot be read"),
         (["--config-dir", "nothing"], "--config-dir is nothing, which is no folder"),

@@ -45,6 +45,7 @@ def test_a_sweep_is_the_product_of_its_values():
         ["seed=1", "samples=2"],
         ["seed=1", "samples=3"],
     ]
+    assert members("seed=0,1,0") == [["seed=0"], ["seed=1"]]
     assert members("seed=choice(3,4)") == [["seed=3"], ["seed=4"]]
     assert members("experiment=glob(hed_*)") == [["experiment=hed_depth"], ["experiment=hed_seg"]]
     assert members("seed=0,1", "~methods.sum") == [["seed=0", "~methods.sum"], ["seed=1", "~methods.sum"]]
