@@ -197,3 +197,23 @@ def test_the_scorer_loads_no_diffusion_pipeline():
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_a_command_is_read_before_torch_is_loaded(module):
     assert "torch" not in loaded_with(PACKAGE.joinpath(*module.split(".")).with_suffix(".py"))
+
+
+SLOW_TO_IMPORT = {"diffusers", "transformers", "torchvision", "torchmetrics", "matplotlib"}
+
+
+@pytest.mark.parametrize("module", ["cli.perform", "miniature.readers", "suites.scorers", "models.image_prompt"])
+def test_a_run_that_makes_nothing_waits_for_no_library(module):
+    """They take seconds: a finished run is shown in less. (A sampler of diffusers' still loads diffusers' base.)"""
+    assert not SLOW_TO_IMPORT & loaded_with(PACKAGE.joinpath(*module.split(".")).with_suffix(".py"))
+
+
+def test_what_loads_late_is_there_when_it_is_asked_for():
+    check = (
+        "import sys\n"
+        "from maxbench.models.libraries import diffusers, transformers\n"
+        "print('diffusers' in sys.modules, 'transformers' in sys.modules)\n"
+        "print(diffusers.UNet2DConditionModel.__name__, transformers.CLIPTextModel.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "UNet2DConditionModel", "CLIPTextModel"]
