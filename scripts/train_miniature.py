@@ -28,8 +28,9 @@ def main(cfg: DictConfig) -> None:
     data = {"scenes": cfg.scenes, "size": cfg.size, "seed": cfg.seed}
     try:
         names = parts if cfg.only is None else cfg.only
-        train(parts, names, weights=weights, folder=folder, device=cfg.device, shorten=cfg.shorten, **data)
-        if cfg.card and all(read_history(folder, name) for name in parts):
+        how = {"device": cfg.device, "shorten": cfg.shorten, "compile": cfg.compile}
+        train(parts, names, weights=weights, folder=folder, **how, **data)
+        if cfg.card and all(read_history(weights, name) for name in parts):
             write_card(weights, folder, list(parts), note=cfg.note, **data)
     except UserError as error:
         print(f"train_miniature: {error}", file=sys.stderr)

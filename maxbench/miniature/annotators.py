@@ -1,7 +1,7 @@
 """The parts that look: annotators, which draw condition maps, and scorers, which measure pictures.
 
-Both learn the same exact maps of the world, each with draws of its own and in a network of another make, so that a
-picture that fools the one need not fool the other.
+Both learn the same exact maps of the world, each with draws of its own, in a network of another make, from pictures
+that are disturbed in another way and with another loss, so that a picture that fools the one need not fool the other.
 """
 
 from __future__ import annotations
@@ -26,19 +26,53 @@ HEADS = {"depth": slice(0, 1), "hed": slice(1, 2), "seg": slice(2, 2 + len(world
 OUTPUTS = HEADS["seg"].stop
 
 
-def observing_loss(output: Tensor, depth: Tensor, edges: Tensor, segmentation: Tensor) -> Tensor:
-    """How far maps (B, OUTPUTS, S, S) are from the exact ones, (B, S, S) uint8 each."""
-    near = (output[:, HEADS["depth"]][:, 0] - depth.float() / 255).abs().mean()
+def observing_loss(
+    output: Tensor, depth: Tensor, edges: Tensor, segmentation: Tensor, solids: float = 1.0, squared: bool = False
+) -> Tensor:
+    """How far maps (B, OUTPUTS, S, S) are from the exact ones, (B, S, S) uint8 each.
+
+    solids: how much more a pixel of a solid counts for the classes than one of the scene. squared: take the squared
+    error of depth and not the absolute one.
+    """
+    away = output[:, HEADS["depth"]][:, 0] - depth.float() / 255
+    near = 80 * away.square().mean() if squared else 8 * away.abs().mean()
     edge = F.binary_cross_entropy_with_logits(output[:, HEADS["hed"]][:, 0], edges.float() / 255)
-    kind = F.cross_entropy(output[:, HEADS["seg"]], segmentation.long())
-    return 8 * near + edge + kind
+    weight = torch.ones(len(world.CLASSES), device=output.device)
+    weight[-len(world.SHAPES) :] = solids
+    kind = F.cross_entropy(output[:, HEADS["seg"]], segmentation.long(), weight)
+    return near + edge + kind
+
+
+def disturbed(images: Tensor, generator: torch.Generator, noise: float, blur: float, colour: float) -> Tensor:
+    """Pictures (B, 3, S, S) in [-1, 1] as a worse camera would take them; each is disturbed by another amount.
+
+    noise: largest standard deviation of noise that is added. blur: largest standard deviation of a Gaussian blur, in
+    pixels. colour: largest change of a channel's gain (1 is none) and of its offset (0 is none).
+    """
+    device, draws = images.device, torch.rand(8, len(images), generator=generator)
+    if blur:
+        sigma = (0.1 + blur * draws[0])[:, None]
+        line = torch.exp(-0.5 * (torch.arange(-2, 3) / sigma) ** 2)  # (B, 5)
+        line = (line / line.sum(1, keepdim=True)).repeat_interleave(3, 0).to(device)
+        flat = F.pad(images.flatten(0, 1)[None], (2, 2, 2, 2), mode="replicate")
+        flat = F.conv2d(flat, line[:, None, None, :], groups=len(line))
+        images = F.conv2d(flat, line[:, None, :, None], groups=len(line))[0].unflatten(0, images.shape[:2])
+    if colour:
+        gain, offset = (colour * (2 * each - 1).T[:, :, None, None].to(device) for each in (draws[1:4], draws[4:7]))
+        images = images * (1 + gain) + offset
+    if noise:
+        images = images + (noise * draws[7])[:, None, None, None].to(device) * torch.randn(
+            images.shape, generator=generator
+        ).to(device)
+    return images
 
 
 @dataclass(frozen=True)
 class Observer:
     """Learns on renderings and on their VAE reconstructions alike, since both are what it will look at.
 
-    reconstructions: scenes whose VAE reconstruction it sees.
+    reconstructions: scenes whose VAE reconstruction it sees. noise, blur, colour: how far its pictures are disturbed,
+    see :func:`disturbed`. solids, squared: of its loss, see :func:`observing_loss`.
     """
 
     recipe: Recipe
@@ -46,11 +80,16 @@ class Observer:
     subfolder: str
     channels: Sequence[int]
     reconstructions: int
+    noise: float = 0.0
+    blur: float = 0.0
+    colour: float = 0.0
+    solids: float = 1.0
+    squared: bool = False
 
-    needs = ("vae",)
+    needs = ("decoder",)
 
     def train(self, shop: TrainingContext) -> tuple[nn.Module, History]:
-        net = self.build(shop.corpus.size).to(shop.device)
+        net = shop.quick(self.build(shop.corpus.size).to(shop.device))
         corpus = shop.corpus
         decoded = torch.from_numpy(reconstructions_of(shop, min(self.reconstructions, len(corpus))))
 
@@ -62,7 +101,8 @@ class Observer:
             images[half:] = decoded[seen].to(shop.device).float() / 127.5 - 1
             planes = (corpus.depth, corpus.edges, corpus.segmentation)
             truth = (torch.from_numpy(plane[index.numpy()]).to(shop.device) for plane in planes)
-            return observing_loss(self.look(net, images).float(), *truth)
+            output = self.look(net, disturbed(images, generator, self.noise, self.blur, self.colour)).float()
+            return observing_loss(output, *truth, self.solids, self.squared)
 
         return net, shop.fit(self, [{"params": net.parameters()}], loss_of)
 

@@ -46,6 +46,8 @@ class Autoencoder:
             sample_size=shop.corpus.size,
             mid_block_add_attention=False,
         ).to(shop.device)
+        shop.quick(vae.encoder)
+        shop.quick(vae.decoder)
 
         def loss_of(generator: torch.Generator, batch: int) -> Tensor:
             images = shop.images(pick(generator, batch, len(shop.corpus)))
@@ -120,4 +122,4 @@ def reconstructions_of(shop: TrainingContext, count: int) -> np.ndarray:
             ]
         return ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
 
-    return shop.once(f"reconstructions-{count}", "vae", decode)
+    return shop.once(f"reconstructions-{count}", "decoder", decode)

@@ -77,14 +77,14 @@ def write_card(
 ) -> None:
     """Measure the family in `weights` on held-out scenes; write its README.md and losses.png beside the weights.
 
-    folder: where the histories of `parts` are, and where the held-out scenes are kept.
+    folder: where the held-out scenes are kept.
     note: what else a reader must know, such as a departure from the recipes; may be empty.
     scenes, size, seed: of the training data.
     """
-    histories = {part: read_history(folder, part) for part in parts}
+    histories = {part: read_history(weights, part) for part in parts}
     unfinished = [part for part, history in histories.items() if not history]
     if unfinished:
-        raise UserError(f"{folder} has no history of {', '.join(unfinished)}; train these parts before the card.")
+        raise UserError(f"{weights} has no history of {', '.join(unfinished)}; train these parts before the card.")
     measures = measure_parts(weights, render_corpus(held_out, VALIDATION_SEED, size, folder))
     draw_losses(histories, weights / "losses.png")
     text = CARD.format(
@@ -111,8 +111,12 @@ def write_card(
 
 def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
     """What a reader must know of how the generator and its controls learn, in lines of a list."""
-    again = {part: history["part"]["noise"] for part, history in histories.items() if "noise" in history["part"]}
     networks = {part: history["part"] for part, history in histories.items() if "reconstructions" in history["part"]}
+    again = {
+        part: history["part"]["noise"]
+        for part, history in histories.items()
+        if "noise" in history["part"] and part not in networks
+    }
     controls = {part: history["part"] for part, history in histories.items() if "condition" in history["part"]}
     lines = [
         f"- **Generator**: noise prediction with Min-SNR weighting (gamma {MIN_SNR:g}) on latent means; "
@@ -121,7 +125,8 @@ def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
     for part, noise in again.items():
         lines.append(
             f"- **Decoder** ({part}): the autoencoder's decoder once more, on frozen latents with noise of standard "
-            f"deviation {noise:g}. Every other part was trained with the decoder as it was before."
+            f"deviation {noise:g}. The U-Net and what steers it know the latents alone; annotators and scorers see the "
+            "pictures of the finished decoder."
         )
     if networks:
         seen = ", ".join(f"{count}" for count in sorted({fields["reconstructions"] for fields in networks.values()}))
@@ -129,6 +134,7 @@ def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
             f"- **Annotators and scorers** ({', '.join(networks)}): learn the same exact maps in networks of another "
             f"make; half of their pictures are renderings, half VAE reconstructions of {seen} scenes."
         )
+        lines += [f"- **Disturbed** ({part}): {how}." for part, fields in networks.items() if (how := _disturbed(fields))]
     prompts = {part: history["part"] for part, history in histories.items() if "image_drop" in history["part"]}
     for part, fields in prompts.items():
         lines.append(
@@ -160,6 +166,18 @@ def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _disturbed(fields: dict[str, Any]) -> str:
+    """How pictures of an annotator or scorer are disturbed in training, and what is special about its loss."""
+    said = [
+        f"noise of standard deviation up to {fields['noise']:g}" if fields.get("noise") else "",
+        f"a Gaussian blur of up to {fields['blur']:g} pixels" if fields.get("blur") else "",
+        f"gain and offset of every channel changed by up to {fields['colour']:g}" if fields.get("colour") else "",
+        f"pixels of solids count {fields['solids']:g} times" if fields.get("solids", 1) != 1 else "",
+        "depth by its squared error" if fields.get("squared") else "",
+    ]
+    return ", ".join(filter(None, said))
+
+
 def training_table(histories: dict[str, dict[str, Any]], weights: Path) -> str:
     """Markdown: how every part was trained, from its history, and what it weighs."""
     lines = [
@@ -186,9 +204,8 @@ def draw_losses(histories: dict[str, dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(2.5 * ACROSS, 1.7 * down), layout="constrained")
     panels = figure.subplots(down, ACROSS, squeeze=False).flatten()
     for panel, (part, history) in zip(panels, histories.items(), strict=False):
-        loss, steps = history["loss"], history["part"]["recipe"]["steps"]
-        ends = [min(STRIDE * (number + 1), steps) for number in range(len(loss))]
-        panel.plot(ends, loss, color="tab:blue", linewidth=1, marker="." if len(loss) < 3 else "")
+        loss = history["loss"]
+        panel.plot(history["ends"], loss, color="tab:blue", linewidth=1, marker="." if len(loss) < 3 else "")
         if min(loss) > 0 and max(loss) > WIDE * min(loss):
             panel.set_yscale("log")
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

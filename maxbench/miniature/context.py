@@ -18,6 +18,10 @@ from maxbench.errors import UserError
 from maxbench.miniature.corpus import WORLD_VERSION, Corpus, render_corpus
 from maxbench.miniature.training import History, Recipe, fit
 
+HISTORIES = "histories"
+"""Where a family keeps how each part of it was trained: with the weights, so that whoever has them can train one more
+part on top of the others."""
+
 
 class Part(Protocol):
     """One network of the family. Its fields are all that its weights depend on, besides the parts it `needs`."""
@@ -40,8 +44,9 @@ class Part(Protocol):
 class TrainingContext:
     """What every part finds when it is trained.
 
-    folder: checkpoints, histories and whatever is computed once for all scenes. weights: finished parts.
-    part, key: the part in work; the key changes with everything that its weights depend on.
+    folder: checkpoints and whatever is computed once for all scenes. weights: finished parts.
+    part, key: the part in work; the key changes with everything that its weights depend on. compile: whether networks
+    are compiled, which takes minutes at first and pays in long trainings.
     """
 
     corpus: Corpus
@@ -50,6 +55,13 @@ class TrainingContext:
     device: torch.device
     part: str = ""
     key: str = ""
+    compile: bool = False
+
+    def quick(self, net: nn.Module) -> nn.Module:
+        """The network itself, compiled if this training compiles; neither its weights nor what is saved change."""
+        if self.compile:
+            net.compile()
+        return net
 
     def images(self, index: Tensor) -> Tensor:
         """Rendered pictures (B, 3, S, S), float32 in [-1, 1]."""
@@ -67,7 +79,7 @@ class TrainingContext:
 
     def once(self, name: str, of: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """An array that is computed once for all scenes and for the finished part `of` ("" for none)."""
-        version = read_history(self.folder, of)["key"] if of else self.corpus.name
+        version = read_history(self.weights, of)["key"] if of else self.corpus.name
         path = self.folder / "arrays" / f"{name}-{version}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,10 +93,17 @@ def describe(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
-def read_history(folder: Path, part: str) -> dict[str, Any]:
-    """What is recorded of a finished part; empty if it is not finished."""
-    path = folder / f"{part}.history.json"
+def read_history(weights: Path, part: str) -> dict[str, Any]:
+    """What is recorded of a finished part of a family; empty if it is not finished."""
+    path = weights / HISTORIES / f"{part}.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_history(weights: Path, part: str, record: dict[str, Any]) -> None:
+    """Record that a part is finished, and how it got there."""
+    path = weights / HISTORIES / f"{part}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def keys_of(parts: dict[str, Part], data: Sequence[int]) -> dict[str, str]:
@@ -118,11 +137,13 @@ def train(
     seed: int,
     device: str,
     shorten: float = 1.0,
+    compile: bool = False,
 ) -> None:
     """Train the named parts, those that others need first; a finished part is not trained again.
 
     A part is finished when its history has the key of its present settings. What it needs and is not named must
     be finished. scenes, size, seed: of the corpus. shorten multiplies every recipe's steps.
+    compile: see :class:`TrainingContext`.
     """
     keys, wanted, order = keys_of(parts, [scenes, size, seed]), list(names), []
 
@@ -141,7 +162,7 @@ def train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     where = torch.device(device)
     for name in order:
-        if read_history(folder, name).get("key") == keys[name]:
+        if read_history(weights, name).get("key") == keys[name]:
             print(f"{name}: already trained", flush=True)
             continue
         if name not in wanted:
@@ -151,13 +172,10 @@ def train(
         steps = max(2, round(part.recipe.steps * shorten))
         part = replace(part, recipe=replace(part.recipe, steps=steps, warmup=min(part.recipe.warmup, steps)))
         torch.manual_seed(part.seed + sum(name.encode()))  # of the initial weights; every part has its own
-        where = torch.device(
-            "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-        )
-        shop = TrainingContext(corpus, folder, weights, where, name, keys[name])
+        shop = TrainingContext(corpus, folder, weights, where, name, keys[name], compile)
         net, history = part.train(shop)
         if hasattr(net, "register_to_config"):
             net.register_to_config(_name_or_path="")  # where a part was loaded from is nobody's business
         net.half().save_pretrained(weights / part.subfolder)
         record = {"key": keys[name], "part": asdict(part), "device": describe(where), **history}
-        (folder / f"{name}.history.json").write_text(json.dumps(record))  # last: it says that the part is finished
+        write_history(weights, name, record)  # last: it says that the part is finished

@@ -82,6 +82,7 @@ class Control:
     ) -> History:
         """Train `groups` so that the U-Net under `steer(noisy, timestep, text, hints)` predicts the noise."""
         task, hints = Denoising.of(shop), self.hints(shop)
+        shop.quick(unet)
 
         def loss_of(generator: torch.Generator, batch: int) -> Tensor:
             index, noisy, timestep, text, noise = task.draw(generator, batch, early=True)
@@ -116,6 +117,8 @@ class ControlNet(Control):
             {"params": [parameter for module in new for parameter in module.parameters()]},
             {"params": copied, "lr": self.recipe.lr * self.copied_lr},
         ]
+
+        shop.quick(net)
 
         def steer(noisy: Tensor, timestep: Tensor, text: Tensor, hints: Tensor) -> dict:
             down, mid = net(noisy, timestep, text, hints, return_dict=False)

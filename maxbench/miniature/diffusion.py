@@ -128,6 +128,7 @@ class UNet:
         task = Denoising.of(shop)
         channels, size = task.latents.shape[1:3]
         unet = plain_attention(self.build(size, task.text_encoder.config.hidden_size, channels).to(shop.device))
+        shop.quick(unet)
 
         def loss_of(generator: torch.Generator, batch: int) -> Tensor:
             _, noisy, timestep, text, noise = task.draw(generator, batch)

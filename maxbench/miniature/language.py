@@ -86,6 +86,7 @@ class Contrastive:
             )
         ).to(shop.device)
         tokens = tokens_of(shop)
+        shop.quick(model)
 
         def loss_of(generator: torch.Generator, batch: int) -> Tensor:
             index = pick(generator, batch, len(shop.corpus))

@@ -28,7 +28,7 @@ class Recipe:
 
 CHECKPOINT_SECONDS = 60
 History = dict[str, list[float]]
-"""`loss`: the mean of every hundred steps; `seconds`: one number, of wall clock."""
+"""`loss`: the mean of every hundred steps; `ends`: the last step of each hundred; `seconds`: one number, of wall clock."""
 
 
 class Averaged:
@@ -75,7 +75,7 @@ def fit(
     optimiser = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99), fused=True)
     peaks = [group["lr"] for group in optimiser.param_groups]
     average = Averaged(parameters, recipe.ema) if recipe.ema else None
-    history: History = {"loss": [], "seconds": [0.0]}
+    history: History = {"loss": [], "ends": [], "seconds": [0.0]}
     begun = 0
     checkpoint = folder / f"{part}.checkpoint.pt"
     if checkpoint.exists():  # our own file, tensors and plain values only
@@ -117,6 +117,7 @@ def fit(
         window.append(loss.detach())
         if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
             history["loss"].append(float(torch.stack(window).mean()))
+            history["ends"].append(step + 1)
             window = []
             elapsed = time.monotonic() - start
             history["seconds"][0] = before + elapsed

@@ -1,16 +1,16 @@
-import json
-
 import pytest
 from PIL import Image
 
 from maxbench.errors import UserError
 from maxbench.miniature.card import draw_losses, tasks, write_card
+from maxbench.miniature.context import write_history
 
+LOSSES = {"loss": [4.0, 0.5, 0.125], "ends": [100, 200, 250]}
 RECIPE = {"steps": 250, "batch": 16, "lr": 0.002}
 PARTS = {
     "vae": {"subfolder": "vae", "channels": [8, 8, 8]},
     "decoder": {"subfolder": "vae", "noise": 0.25},
-    "scorer": {"subfolder": "scorers/maps", "reconstructions": 77},
+    "scorer": {"subfolder": "scorers/maps", "reconstructions": 77, "noise": 0.5, "blur": 0.0, "squared": True},
     "unet": {"subfolder": "unet"},
     "controlnet_hed": {"subfolder": "controlnet_hed", "condition": "hed", "copied_lr": 0.125},
     "controlnet_canny": {"subfolder": "controlnet_canny", "condition": "canny", "copied_lr": 0.125},
@@ -20,14 +20,14 @@ PARTS = {
 
 def history_of(part):
     fields = {"recipe": RECIPE, "seed": 31, **PARTS[part]}
-    return {"key": "k", "part": fields, "device": "CPU, 3 threads", "loss": [4.0, 0.5, 0.125], "seconds": [90.0]}
+    return {"key": "k", "part": fields, "device": "CPU, 3 threads", **LOSSES, "seconds": [90.0]}
 
 
 @pytest.fixture(scope="module")
 def card(small_suite, tmp_path_factory):
     work, weights = (tmp_path_factory.mktemp(name) for name in ("work", "weights"))
     for part in PARTS:
-        (work / f"{part}.history.json").write_text(json.dumps(history_of(part)))
+        write_history(weights, part, history_of(part))
     for entry in small_suite.iterdir():
         (weights / entry.name).symlink_to(entry)
     write_card(weights, work, list(PARTS), note="Baked twice.", scenes=5, size=64, seed=12, held_out=4)
@@ -59,6 +59,7 @@ def test_the_card_says_what_was_kept_apart():
     assert "**ControlNets** (controlnet_hed, controlnet_canny)" in text and "at 0.125 of the rate" in text
     assert "**Adapters** (adapter_seg)" in text and "random weights" in text
     assert "**Decoder** (decoder)" in text and "deviation 0.25" in text
+    assert "**Disturbed** (scorer): noise of standard deviation up to 0.5, depth by its squared error." in text
     assert "VAE reconstructions of 77 scenes" in text and "Canny" in text
     alone = "\n".join(tasks({"unet": history_of("unet")}))
     assert "ControlNet" not in alone and "Adapter" not in alone and "Min-SNR" in alone
@@ -66,7 +67,7 @@ def test_the_card_says_what_was_kept_apart():
 
 def test_the_losses_are_a_small_picture(card, tmp_path):
     assert (card / "losses.png").stat().st_size < 150_000
-    long = {**history_of("unet"), "loss": [5 / (1 + number) for number in range(40)]}
+    long = {**history_of("unet"), "loss": [5 / (1 + number) for number in range(40)], "ends": list(range(100, 4100, 100))}
     draw_losses({f"part {number}": long for number in range(14)}, tmp_path / "many.png")
     assert (tmp_path / "many.png").stat().st_size < 150_000
     with Image.open(card / "losses.png") as few, Image.open(tmp_path / "many.png") as many:

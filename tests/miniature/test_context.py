@@ -80,7 +80,7 @@ def test_the_style_s_parts_end_where_the_suite_looks_for_them(trained):
     prompt = pipeline.controls["style"]
     assert isinstance(prompt, ImagePrompt) and prompt.unet is pipeline.unet
     assert prompt.encoder(torch.rand(2, 3, 64, 64)).shape == (2, 8)
-    assert {"image_encoder", "style"} <= {path.name.split(".")[0] for path in (trained / "work").glob("*.history.json")}
+    assert {"image_encoder", "style"} <= {path.stem for path in (weights / "histories").iterdir()}
 
 
 def test_a_control_does_something_and_its_branch_starts_from_the_unet(trained):
@@ -102,7 +102,7 @@ def test_what_is_finished_is_not_trained_again_and_a_seed_is_one_override(traine
     assert "unet: already trained" in said and "controlnet_hed: already" not in said
     changed = {path.parent.name for path, time in times.items() if path.stat().st_mtime_ns != time}
     assert changed == {"controlnet_hed"}
-    assert read_history(trained / "work", "controlnet_hed")["part"]["seed"] == 99
+    assert read_history(trained / "weights", "controlnet_hed")["part"]["seed"] == 99
     train(parts, ["controlnet_hed"], weights=trained / "weights", folder=trained / "work", device="cpu", **DATA)
     assert "controlnet_hed: already trained" in capsys.readouterr().out
 
