@@ -25,14 +25,18 @@ from maxbench.errors import UserError
 from maxbench.miniature.corpus import VALIDATION_SEED, render_corpus
 from maxbench.miniature.generated import (
     DRAWS,
+    ControlFidelity,
     FinishedRun,
     agreement_on,
+    bars_of,
+    bars_table,
     control_fidelity_of,
     control_fidelity_table,
     pictures_table,
     quality_of_pictures,
     read_run,
     require_same_weights,
+    text_fidelity,
     write_untrained,
 )
 from maxbench.miniature.quality import Measure, load_map_networks, measure_parts, parts_tables, require, tidy
@@ -44,6 +48,12 @@ PARTS = """\
 
 Written by `scripts/measure_miniature.py` on {date} with torch {torch}; intervals are 95% and in brackets. These are
 numbers about a rendered world, not about photographs.
+
+## Bars
+
+What the family is asked to reach; a bar counts as met by its value, whatever its interval.
+
+{bars}
 
 ## Parts by themselves
 
@@ -67,6 +77,11 @@ two sets of real pictures differ by as much. {anchor}*FD-CLIP of the run* is tha
 samples against {protocol}: another N, and so another floor.
 
 {table}
+
+Text fidelity: of the samples whose prompt names one solid, the share of pictures in which the scorer calls the most
+pixels of a solid by that kind. Real pictures and VAE reconstructions of the samples' sources say how well it reads.
+
+{kinds}
 """
 
 ANCHOR = """*Untrained* is the same sampler on a U-Net with random weights; the share of the way is from it to the
@@ -101,22 +116,32 @@ def measure(chosen: argparse.Namespace) -> None:
     corpus = render_corpus(chosen.scenes, VALIDATION_SEED, resolution(chosen.weights), chosen.folder)
     measures = measure_parts(chosen.weights, corpus)
     date = datetime.now(UTC).date().isoformat()
-    text = PARTS.format(
-        date=date, torch=torch.__version__, scenes=len(corpus), seed=VALIDATION_SEED, tables=parts_tables(measures)
-    )
+    tables, sections, controls = parts_tables(measures), "", []
     if runs:
-        more, said = of_run(chosen.weights, *runs)
-        measures, text = measures + more, text + said
+        more, sections, controls = of_run(chosen.weights, *runs)
+        measures += more
+    text = PARTS.format(
+        date=date,
+        torch=torch.__version__,
+        scenes=len(corpus),
+        seed=VALIDATION_SEED,
+        bars=bars_table(bars_of(measures, controls)),
+        tables=tables,
+    )
+    text += sections
     chosen.output.mkdir(parents=True, exist_ok=True)
     tidy(measures).to_csv(chosen.output / "quality.csv", index=False)
     (chosen.output / "quality.md").write_text(wrapped(text))
     print(chosen.output / "quality.md", chosen.output / "quality.csv", sep="\n")
 
 
-def of_run(weights: Path, run: FinishedRun, untrained: FinishedRun | None = None) -> tuple[list[Measure], str]:
-    """What a run says, as numbers and as the text of its sections."""
+def of_run(
+    weights: Path, run: FinishedRun, untrained: FinishedRun | None = None
+) -> tuple[list[Measure], str, list[ControlFidelity]]:
+    """What a run says, as numbers and as the text of its sections, and how far each control is followed."""
     pictures, fidelity = quality_of_pictures(run, untrained), control_fidelity_of(run)
-    agreement = agreement_on(run, load_map_networks(weights))
+    networks = load_map_networks(weights)
+    agreement, told = agreement_on(run, networks), text_fidelity(run, networks["scorer"])
     distance, sampler = run.line("fd_clip", "none"), run.settings["sampler"]
     text = PICTURES.format(
         name=run.path.resolve().name,
@@ -130,8 +155,13 @@ def of_run(weights: Path, run: FinishedRun, untrained: FinishedRun | None = None
         anchor=ANCHOR if untrained else "",
         protocol=distance.protocol,
         table=pictures_table(pictures),
+        kinds=pictures_table(told),
     ) + CONTROLS.format(table=control_fidelity_table(fidelity), agreement=parts_tables(agreement))
-    return [*pictures, *(each for control in fidelity for each in control.measures()), *agreement], text
+    return (
+        [*pictures, *told, *(each for control in fidelity for each in control.measures()), *agreement],
+        text,
+        fidelity,
+    )
 
 
 def wrapped(text: str) -> str:

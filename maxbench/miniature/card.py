@@ -134,7 +134,9 @@ def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
             f"- **Annotators and scorers** ({', '.join(networks)}): learn the same exact maps in networks of another "
             f"make; half of their pictures are renderings, half VAE reconstructions of {seen} scenes."
         )
-        lines += [f"- **Disturbed** ({part}): {how}." for part, fields in networks.items() if (how := _disturbed(fields))]
+        lines += [
+            f"- **Disturbed** ({part}): {how}." for part, fields in networks.items() if (how := _disturbed(fields))
+        ]
     prompts = {part: history["part"] for part, history in histories.items() if "image_drop" in history["part"]}
     for part, fields in prompts.items():
         lines.append(

@@ -6,10 +6,12 @@ control at all for control fidelity.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,7 +24,21 @@ from maxbench.errors import UserError
 from maxbench.images import read_images, to_bytes
 from maxbench.metrics.distribution import frechet_distance
 from maxbench.metrics.statistics import Interval, bootstrap, bootstrap_mean
-from maxbench.miniature.quality import ARROWS, BOTH, SEED, Look, Measure, compare_maps, format_interval, grid, read_maps
+from maxbench.miniature import world
+from maxbench.miniature.quality import (
+    AMONG,
+    ARROWS,
+    BOTH,
+    SEED,
+    Look,
+    Measure,
+    compare_maps,
+    format_interval,
+    grid,
+    read_maps,
+)
+from maxbench.miniature.words import lone_kind
+from maxbench.miniature.world import VISIBLE
 from maxbench.store.files import read_sealed
 from maxbench.store.runfolder import MARK
 
@@ -33,6 +49,8 @@ BETTER = {"hed_ssim": "higher", "depth_rmse": "lower", "seg_image_iou": "higher"
 """Which way the score of one sample is better."""
 BY_ANNOTATOR = "_by_annotator"
 """How the name ends of a score that the annotator itself gave; the others are by an independent scorer."""
+MANIFEST = "manifest.json"
+RECOGNISED = "the solid's kind recognised, %"
 DRAWS = 100  # random halves behind every FD-CLIP
 
 
@@ -85,7 +103,7 @@ class FinishedRun:
 
 def read_run(folder: Path) -> FinishedRun:
     """Read a finished run; what it lacks is a UserError."""
-    needed = (MARK, "metrics.csv", "samples.parquet", STATE)
+    needed = (MARK, MANIFEST, "metrics.csv", "samples.parquet", STATE)
     missing = [name for name in needed if not (folder / name).exists()]
     if missing:
         what = f"lacks {', '.join(missing)}" if folder.is_dir() else "does not exist"
@@ -300,6 +318,91 @@ def agreement_on(run: FinishedRun, networks: Mapping[str, Look]) -> list[Measure
         seen = {name: read_maps(look, pictures, f"{name} on {method}") for name, look in networks.items()}
         measures += compare_maps(BOTH, method, seen["annotator"], seen["scorer"])
     return measures
+
+
+# --- text fidelity ------------------------------------------------------------------------------------------
+
+
+def text_fidelity(run: FinishedRun, look: Look) -> list[Measure]:
+    """How often the solid in a picture is of the kind that its prompt names, of prompts that name one solid.
+
+    look: the scorer, which calls the solid what it calls the most of its pixels. Real pictures and VAE reconstructions
+    of the samples' sources say how well it reads; nothing is recognised where no solid is in sight.
+    """
+    samples = json.loads((run.path / MANIFEST).read_bytes())["samples"]
+    named = {str(each["id"]): kind for each in samples if (kind := lone_kind(each["prompt"]))}
+    places = {FLOOR: FLOOR, CEILING: CEILING} | {method: f"images/{method}" for method in run.methods}
+    measures = []
+    for row, place in places.items():
+        paths = {path.stem.split("-")[0]: path for path in sorted((run.path / place).glob("*.png"))}
+        own = [name for name in named if name in paths]
+        if not own:
+            continue
+        read = read_images([paths[name] for name in own], run.settings["suite"]["resolution"])
+        pictures = torch.from_numpy(to_bytes(read)).permute(0, 3, 1, 2)  # (N, 3, S, S)
+        classes = read_maps(look, pictures, f"kinds in {row}").classes.flatten(1)  # (N, pixels)
+        pixels = torch.stack([(classes == world.CLASSES.index(kind)).sum(1) for kind in world.SHAPES], dim=1)
+        most, kind = pixels.max(1)
+        right = kind == torch.tensor([world.SHAPES.index(named[name]) for name in own])
+        hits = 100 * (right & (most >= VISIBLE)).double().numpy()
+        measures.append(Measure(row, RECOGNISED, "", bootstrap_mean(hits, seed=SEED), "higher"))
+    return measures
+
+
+# --- bars ---------------------------------------------------------------------------------------------------
+
+
+class Bar(NamedTuple):
+    """What the family is asked to reach: at least `aim`, or at most where a lower number is better."""
+
+    what: str
+    aim: float
+    interval: Interval
+    better: str
+
+    @property
+    def met(self) -> bool:
+        return self.interval.value >= self.aim if self.better == "higher" else self.interval.value <= self.aim
+
+
+AIMS = {
+    ("annotator", "mIoU x100 of solids", "renderings"): 60.0,
+    ("scorer", "mIoU x100 of solids", "renderings"): 75.0,
+    ("clip", f"own caption found among {AMONG}, %", "renderings"): 95.0,
+    (NONE, RECOGNISED, ""): 70.0,
+}
+CLOSED = 0.85
+"""What every control alone closes, by the independent scorer."""
+OVER_FLOOR = 1.3
+"""How far the distance of pictures without control may be above the upper end of the floor."""
+
+
+def bars_of(measures: Sequence[Measure], controls: Sequence[ControlFidelity] = ()) -> list[Bar]:
+    """The bars that these measurements decide."""
+    bars = [
+        Bar(", ".join(filter(None, (each.part, each.measure, each.on))), aim, each.interval, each.better)
+        for each in measures
+        if (aim := AIMS.get((each.part, each.measure, each.on))) is not None
+    ]
+    distance = {each.part: each for each in measures if each.measure.startswith("FD-CLIP at N")}
+    if {FLOOR, NONE} <= distance.keys():
+        own, aim = distance[NONE], OVER_FLOOR * distance[FLOOR].interval.high
+        bars.append(Bar(f"{NONE}, {own.measure}", aim, own.interval, "lower"))
+    first = {each.condition: each for each in reversed(controls)}  # the independent scorer's comes first
+    bars += [
+        Bar(f"{each.method}, share of {each.metric} closed", CLOSED, each.closed, "higher") for each in first.values()
+    ]
+    return bars
+
+
+def bars_table(bars: Sequence[Bar]) -> str:
+    """Bars as Markdown."""
+    lines = [["bar", "aim", "measured", "N", "met"], ["---"] * 5]
+    for bar in bars:
+        sign = "≥" if bar.better == "higher" else "≤"
+        cells = [bar.what, f"{sign} {bar.aim:.3g}", format_interval(bar.interval), str(bar.interval.n)]
+        lines.append([*cells, "yes" if bar.met else "**no**"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 # --- the bad anchor -----------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ BATCH = 64
 SEED = 0  # of every bootstrap
 NEEDED = ("vae", "annotators", "scorers/maps", "scorers/clip")
 BOTH = "annotator and scorer"
+ERRORS = "errors of both"
 SOLIDS = slice(len(world.CLASSES) - len(world.SHAPES), None)  # the classes that are solids: few pixels, hard to tell
 
 Look = Callable[[Tensor], Tensor]
@@ -68,12 +69,14 @@ def measure_parts(weights: Path, corpus: Corpus) -> list[Measure]:
     networks, exact = load_map_networks(weights), exact_maps(corpus)
     measures = [*autoencoder_quality(images, decoded), *retrieval(weights, images, corpus)]
     together: list[Measure] = []
+    apart: list[Measure] = []
     for where, pictures in (("renderings", images), ("VAE reconstructions", decoded)):
         seen = {name: read_maps(look, pictures, f"{name} on {where}") for name, look in networks.items()}
         for name, maps in seen.items():
             measures += compare_maps(name, where, exact, maps)
         together += compare_maps(BOTH, where, seen["annotator"], seen["scorer"])
-    return measures + together
+        apart += compare_errors(where, exact, seen["annotator"], seen["scorer"])
+    return measures + together + apart
 
 
 def require(weights: Path) -> None:
@@ -199,6 +202,53 @@ def compare_maps(part: str, on: str, given: Maps, measured: Maps) -> list[Measur
         Measure(part, "mIoU x100 of solids", on, over_pictures(overlap_of_solids), "higher"),
         Measure(part, "edge SSIM", on, bootstrap_mean(similarity, seed=SEED), "higher"),
     ]
+
+
+def compare_errors(on: str, exact: Maps, one: Maps, two: Maps) -> list[Measure]:
+    """How far two map networks err together: 0 where the error of the one says nothing of the other's, 1 where they are
+    the same.
+
+    Of depth and edges the correlation of the errors of all pixels about 0, of classes the phi coefficient of being
+    wrong; and of the pixels where both are wrong, how many both call the same. Bootstrapped over pictures.
+    """
+    pairs = ((one.depth - exact.depth, two.depth - exact.depth), (one.edges - exact.edges, two.edges - exact.edges))
+    wrong = [maps.classes != exact.classes for maps in (one, two)]
+    alike = wrong[0] & wrong[1] & (one.classes == two.classes)
+    count = len(alike)
+    products = [
+        torch.stack([(a * b).double().sum((1, 2, 3)) for a, b in ((left, right), (left, left), (right, right))])
+        for left, right in pairs
+    ]  # of each (3, N)
+    flags = torch.stack([*wrong, wrong[0] & wrong[1], alike, torch.ones_like(alike)]).double().sum((2, 3))  # (5, N)
+    sums = torch.cat([*products, flags]).T.numpy()  # (N, 11)
+
+    def about_zero(first: int) -> Callable[[np.ndarray], np.ndarray]:
+        def correlation(index: np.ndarray) -> np.ndarray:
+            both, left, right = np.moveaxis(resampled_sums(sums, index)[..., first : first + 3], -1, 0)
+            return both / np.sqrt(left * right)
+
+        return correlation
+
+    def phi(index: np.ndarray) -> np.ndarray:
+        left, right, both, _, pixels = np.moveaxis(resampled_sums(sums, index)[..., 6:], -1, 0)
+        spread = np.sqrt(left * (pixels - left) * right * (pixels - right))
+        return (both * pixels - left * right) / spread
+
+    def named_alike(index: np.ndarray) -> np.ndarray:
+        _, _, both, same, _ = np.moveaxis(resampled_sums(sums, index)[..., 6:], -1, 0)
+        return 100 * same / both
+
+    measured = {
+        "correlation, depth": about_zero(0),
+        "correlation, edges": about_zero(3),
+        "phi, classes": phi,
+        "the same wrong class, %": named_alike,
+    }
+    with np.errstate(invalid="ignore", divide="ignore"):  # who never errs has no correlation: NaN
+        return [
+            Measure(ERRORS, name, on, bootstrap(statistic, n=count, seed=SEED, vectorized=True), "lower")
+            for name, statistic in measured.items()
+        ]
 
 
 def signed(images: Tensor) -> Tensor:

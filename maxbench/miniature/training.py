@@ -28,7 +28,7 @@ class Recipe:
 
 CHECKPOINT_SECONDS = 60
 History = dict[str, list[float]]
-"""`loss`: the mean of every hundred steps; `ends`: the last step of each hundred; `seconds`: one number, of wall clock."""
+"""`loss`: the mean of every hundred steps; `ends`: the last step of each; `seconds`: one number, of wall clock."""
 
 
 class Averaged:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from maxbench.miniature.world import FOCAL, Scene, Solid
@@ -18,6 +20,15 @@ SKIES = {
     "sunset": ("at sunset", "under an orange sky"),
 }  # fmt: skip
 RELIEFS = {"flat": (), "hilly": ("with hills", "before hills"), "mounds": ("with mounds", "on uneven ground")}
+
+
+NOUN = re.compile(rf"\b(?:({'|'.join(PLURALS)})|({'|'.join(PLURALS.values())}))\b")
+
+
+def lone_kind(text: str) -> str | None:
+    """The kind of the one solid that a text names; None where it names none, several, or more than one of a kind."""
+    found = NOUN.findall(text)
+    return found[0][0] or None if len(found) == 1 else None
 
 
 def place(solid: Solid) -> str:

@@ -134,7 +134,10 @@ def _apart(solid: Solid, other: Solid) -> bool:
     return distance > 1.5 * (solid.size + other.size) and shift > 1.1 * smaller
 
 
-def visible(scene: Scene, instances: np.ndarray, pixels: int = 12) -> Scene:
+VISIBLE = 12  # pixels of a solid from which on it is seen and named
+
+
+def visible(scene: Scene, instances: np.ndarray, pixels: int = VISIBLE) -> Scene:
     """The scene with only the solids that have `pixels` pixels in the rendered `instances`, left to right."""
     area = np.bincount(instances.ravel(), minlength=len(scene.solids) + 1)[1:]
     seen = [solid for solid, count in zip(scene.solids, area, strict=True) if count >= pixels]

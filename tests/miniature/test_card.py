@@ -67,7 +67,11 @@ def test_the_card_says_what_was_kept_apart():
 
 def test_the_losses_are_a_small_picture(card, tmp_path):
     assert (card / "losses.png").stat().st_size < 150_000
-    long = {**history_of("unet"), "loss": [5 / (1 + number) for number in range(40)], "ends": list(range(100, 4100, 100))}
+    long = {
+        **history_of("unet"),
+        "loss": [5 / (1 + number) for number in range(40)],
+        "ends": list(range(100, 4100, 100)),
+    }
     draw_losses({f"part {number}": long for number in range(14)}, tmp_path / "many.png")
     assert (tmp_path / "many.png").stat().st_size < 150_000
     with Image.open(card / "losses.png") as few, Image.open(tmp_path / "many.png") as many:

@@ -1,6 +1,7 @@
 """Written runs whose numbers are known beforehand, read by what reads finished runs."""
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,13 @@ from PIL import Image
 
 from maxbench.errors import UserError
 from maxbench.evaluation.state import State
+from maxbench.metrics.statistics import Interval
+from maxbench.miniature.annotators import HEADS, OUTPUTS
 from maxbench.miniature.generated import (
+    RECOGNISED,
     agreement_on,
+    bars_of,
+    bars_table,
     control_fidelity_of,
     equal_size,
     frechet_draws,
@@ -22,8 +28,11 @@ from maxbench.miniature.generated import (
     read_run,
     require_same_weights,
     share_closed,
+    text_fidelity,
     write_untrained,
 )
+from maxbench.miniature.quality import Measure
+from maxbench.miniature.world import CLASSES, VISIBLE
 from maxbench.models.files import digest_of
 from maxbench.store.files import read_sealed, seal
 
@@ -75,6 +84,9 @@ def write_run(folder, weights, shift=0.0, scorer="clip@1", seed=0):
         for number in range(3):
             pixels = generator.integers(0, 256, (64, 64, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "images" / method / f"{number}.png")
+    prompts = ("a red box on grass", "two red boxes on grass", "a red box and a cone on grass")
+    said = [{"id": f"{number}", "prompt": prompts[number % 3]} for number in range(SAMPLES)]
+    (folder / "manifest.json").write_text(json.dumps({"samples": said}))
     config = {
         "samples": SAMPLES, "replicates": 1, "seed": 4, "suite": {"resolution": 64},
         "sampler": {"steps": 20, "guidance_scale": 3.0},
@@ -161,6 +173,47 @@ def test_an_observer_agrees_with_itself(trained):
         assert each.interval.value == pytest.approx(perfect[each.measure.split()[0]], abs=1e-3) and each.interval.n == 3
 
 
+def seeing(kind, pixels):
+    """A scorer that sees a solid of a kind in the upper left corner, and sky everywhere else."""
+
+    def look(images):
+        output = torch.zeros(len(images), OUTPUTS, 64, 64)
+        logits = output[:, HEADS["seg"]]
+        logits[:, CLASSES.index("sky")] = 1
+        logits[:, CLASSES.index(kind), 0, :pixels] = 2
+        return output
+
+    return look
+
+
+@pytest.mark.parametrize(("kind", "pixels", "value"), [("box", VISIBLE, 100), ("cone", 40, 0), ("box", VISIBLE - 1, 0)])
+def test_a_kind_is_recognised_where_the_prompt_names_one_solid(trained, kind, pixels, value):
+    measures = text_fidelity(read_run(trained), seeing(kind, pixels))
+    assert [each.part for each in measures] == list(METHODS)  # this run has no real pictures
+    assert {(each.interval.value, each.interval.n) for each in measures} == {(value, 1)}
+
+
+def test_bars_are_decided_by_what_was_measured(trained):
+    run = read_run(trained)
+    measures = [
+        Measure("annotator", "mIoU x100 of solids", "renderings", Interval(61.0, 55.0, 66.0, 9), "higher"),
+        Measure("annotator", "mIoU x100 of solids", "VAE reconstructions", Interval(1.0, 1.0, 1.0, 9), "higher"),
+        Measure("none", RECOGNISED, "", Interval(69.9, 60.0, 80.0, 9), "higher"),
+        *quality_of_pictures(run, draws=2),
+    ]
+    bars = bars_of(measures, control_fidelity_of(run))
+    assert [(bar.what.split(",")[0], bar.met) for bar in bars] == [
+        ("annotator", True), ("none", False), ("none", False), ("single/depth", False), ("single/hed", False),
+    ]  # fmt: skip
+    floor = next(each.interval for each in measures if each.part == "real" and each.measure.startswith("FD-CLIP at"))
+    assert bars[2].aim == pytest.approx(1.3 * floor.high) and bars[2].better == "lower"
+    hed = bars[-1]
+    assert hed.aim == 0.85 and hed.interval.value == pytest.approx(0.5)  # by the scorer, not by the annotator
+    table = bars_table(bars)
+    assert "| annotator, mIoU x100 of solids, renderings | ≥ 60 | 61.0 [55.0, 66.0] | 9 | yes |" in table
+    assert table.count("**no**") == 4
+
+
 def test_an_untrained_family_differs_in_its_unet_alone(small_suite, tmp_path):
     write_untrained(small_suite, tmp_path / "one", seed=5)
     write_untrained(small_suite, tmp_path / "two", seed=5)
@@ -180,7 +233,9 @@ def test_an_untrained_family_differs_in_its_unet_alone(small_suite, tmp_path):
 def test_a_run_is_finished_and_of_the_same_family_or_refused(trained, small_suite, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"lacks maxbench-run\.json, metrics\.csv, samples\.parquet, state\.npz;"):
+    with pytest.raises(
+        UserError, match=r"lacks maxbench-run\.json, manifest\.json, metrics\.csv, samples\.parquet, state\.npz;"
+    ):
         read_run(tmp_path)
     require_same_weights(read_run(trained), small_suite, digest_of)
     with pytest.raises(UserError, match=r"another vae than"):

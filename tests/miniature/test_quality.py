@@ -9,9 +9,11 @@ from maxbench.miniature.annotators import HEADS, OUTPUTS
 from maxbench.miniature.corpus import VALIDATION_SEED, render_corpus
 from maxbench.miniature.quality import (
     BOTH,
+    ERRORS,
     Maps,
     Measure,
     autoencoder_quality,
+    compare_errors,
     compare_maps,
     exact_maps,
     format_interval,
@@ -22,6 +24,7 @@ from maxbench.miniature.quality import (
     require,
     tidy,
 )
+from maxbench.miniature.world import CLASSES
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,33 @@ def test_only_the_depth_error_as_it_is_knows_of_scale_and_shift(corpus):
     assert 0 == solids < whole < overlap.value == 100
 
 
+def test_errors_that_are_the_same_correlate_and_those_of_other_draws_do_not(corpus):
+    generator = torch.Generator().manual_seed(3)
+    exact = exact_maps(corpus)
+
+    def erring(generator):
+        """Noise on both levels, and a fifth of the classes drawn anew."""
+        noise = [0.1 * torch.randn(exact.depth.shape, generator=generator) for _ in range(2)]
+        drawn = torch.randint(len(CLASSES), exact.classes.shape, generator=generator).byte()
+        anew = torch.rand(exact.classes.shape, generator=generator) < 0.2
+        return Maps(exact.depth + noise[0], exact.edges + noise[1], torch.where(anew, drawn, exact.classes))
+
+    one, two = erring(generator), erring(generator)
+    same = {each.measure: each.interval for each in compare_errors("renderings", exact, one, one)}
+    other = {each.measure: each.interval for each in compare_errors("renderings", exact, one, two)}
+    names = ["correlation, depth", "correlation, edges", "phi, classes", "the same wrong class, %"]
+    assert list(same) == list(other) == names
+    assert [same[name].value for name in names] == pytest.approx([1, 1, 1, 100])
+    assert [other[name].value for name in names[:3]] == pytest.approx([0, 0, 0], abs=0.03)
+    assert other[names[3]].value == pytest.approx(100 / (len(CLASSES) - 1), abs=2)  # by chance, of those not right
+    left, right = (one.depth - exact.depth).flatten().numpy(), (exact.depth - one.depth).flatten().numpy()
+    mirrored = Maps(exact.depth - (one.depth - exact.depth), one.edges, one.classes)
+    against = compare_errors("renderings", exact, one, mirrored)[0].interval.value
+    assert against == pytest.approx(-1) and np.corrcoef(left, right)[0, 1] == pytest.approx(-1)
+    perfect = compare_errors("renderings", exact, exact, one)
+    assert np.isnan([each.interval.value for each in perfect]).all()  # who never errs
+
+
 def test_the_autoencoders_numbers_are_those_of_torchmetrics(corpus):
     images = torch.from_numpy(np.array(corpus.images))
     decoded = images.roll(1, -1)
@@ -78,7 +108,7 @@ def test_a_caption_is_found_where_none_is_nearer():
 def test_every_part_of_a_family_is_measured_on_every_kind_of_picture(small_suite, corpus):
     measures = measure_parts(small_suite, corpus)
     assert [each.part for each in measures].count("vae") == 2
-    for part in ("annotator", "scorer", BOTH):
+    for part in ("annotator", "scorer", BOTH, ERRORS):
         assert {each.on for each in measures if each.part == part} == {"renderings", "VAE reconstructions"}
     for each in measures:
         assert each.interval.n == len(corpus) and each.better in ("higher", "lower")
@@ -89,7 +119,7 @@ def test_every_part_of_a_family_is_measured_on_every_kind_of_picture(small_suite
     text = parts_tables(measures)
     for word in ("PSNR, dB ↑", "own caption", "mIoU", "as is ↓", "| scorer | VAE reconstructions |"):
         assert word in text
-    assert text.count("| part | on |") == 3  # autoencoder, captions, and all map networks in one
+    assert text.count("| part | on |") == 4  # autoencoder, captions, all map networks in one, and their errors
 
 
 def test_an_incomplete_family_is_a_sentence(tmp_path):

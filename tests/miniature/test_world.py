@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from maxbench.miniature import words, world
 from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, scene_generator
@@ -115,3 +116,15 @@ def test_captions_count_what_looks_alike_and_vary():
 def test_training_and_validation_scenes_are_different():
     assert TRAIN_SEED != VALIDATION_SEED
     assert set(scenes(200, TRAIN_SEED)).isdisjoint(scenes(200, VALIDATION_SEED))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("a picture of a striped red sphere on grass", "sphere"), ("on sand, a blue box before hills", "box"),
+        ("two red cones on water", None), ("a cone and a box on tiles", None), ("an empty scene at sunset", None),
+        ("a white cone on the left and a blue cone in the middle", None), ("a cylinder", "cylinder"),
+    ],
+)  # fmt: skip
+def test_the_kind_of_a_lone_solid_is_read_from_its_prompt(text, kind):
+    assert words.lone_kind(text) == kind
