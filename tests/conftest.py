@@ -22,20 +22,21 @@ from maxbench.miniature.annotators import OUTPUTS
 from maxbench.miniature.dataset import folder_name, write_dataset
 from maxbench.miniature.diffusion import make_scheduler
 from maxbench.miniature.dilated import DilatedNet
-from maxbench.miniature.language import TOKENS, make_tokenizer
+from maxbench.miniature.language import make_tokenizer
 from maxbench.miniature.style import IPAdapter
 from runs import LEFT_OUT, only_run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start: two workers share two cores
 torch.set_num_threads(1)
+TOKENS = 32
 WORDS = ["a red sphere on grass under a clear sky", "a striped blue box on sand at sunset with hills"]
 
 
 def write_small_suite(root: Path, seed: int = 0) -> Path:
     """The miniature's parts, each as small as its class allows and with random weights."""
     torch.manual_seed(seed)
-    make_tokenizer(WORDS, root / "tokenizer")
+    make_tokenizer(WORDS, root / "tokenizer", TOKENS)
     tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer")
     tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {

@@ -45,8 +45,8 @@ class Denoising:
     """The task of predicting noise, from scenes that are already latents and prompts that are already tokens."""
 
     latents: Tensor  # (N, C, h, w) float16
-    tokens: Tensor  # (N, captions, TOKENS)
-    nothing: Tensor  # (1, TOKENS): the empty prompt
+    tokens: Tensor  # (N, captions, L)
+    nothing: Tensor  # (1, L): the empty prompt
     text_encoder: CLIPTextModel
     scheduler: DDPMScheduler
     device: torch.device

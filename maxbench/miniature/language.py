@@ -17,11 +17,12 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 from maxbench.miniature.context import TrainingContext
 from maxbench.miniature.training import History, Recipe, pick
 
-TOKENS = 32  # the longest prompt; CLIP's own is 77
 
+def make_tokenizer(texts: list[str], folder: Path, tokens: int) -> None:
+    """A CLIP tokenizer whose merges are learned from `texts`; vocabulary in CLIP's own order.
 
-def make_tokenizer(texts: list[str], folder: Path) -> None:
-    """A CLIP tokenizer whose merges are learned from `texts`; vocabulary in CLIP's own order."""
+    tokens: the longest prompt; CLIP's own is 77.
+    """
     raw = RawTokenizer(models.BPE(end_of_word_suffix="</w>"))
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -34,25 +35,25 @@ def make_tokenizer(texts: list[str], folder: Path) -> None:
     pieces = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(merge) for merge in merges)]
     pieces = list(dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"]))
     tokenizer = CLIPTokenizer(
-        vocab={piece: number for number, piece in enumerate(pieces)}, merges=merges, model_max_length=TOKENS
+        vocab={piece: number for number, piece in enumerate(pieces)}, merges=merges, model_max_length=tokens
     )
     tokenizer.save_pretrained(folder)
 
 
 def tokenise(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """Token numbers (B, TOKENS) int64, cut at TOKENS knowingly, as CLIP cuts at 77."""
-    return tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
+    """Token numbers (B, L) int64, cut at the tokenizer's longest prompt knowingly, as CLIP cuts at 77."""
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def tokens_of(shop: TrainingContext) -> Tensor:
-    """Every wording of every training scene, (N, captions, TOKENS)."""
+    """Every wording of every training scene, (N, captions, L)."""
+    tokenizer = CLIPTokenizer.from_pretrained(shop.weights / "tokenizer")
 
     def read() -> Any:
-        tokenizer = CLIPTokenizer.from_pretrained(shop.weights / "tokenizer")
         texts = [text for captions in shop.corpus.captions for text in captions]
-        return tokenise(tokenizer, texts).view(len(shop.corpus), -1, TOKENS).short().numpy()
+        return tokenise(tokenizer, texts).unflatten(0, (len(shop.corpus), -1)).short().numpy()
 
-    return torch.from_numpy(shop.once("tokens", "", read)).long()
+    return torch.from_numpy(shop.once(f"tokens-{tokenizer.model_max_length}", "", read)).long()
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Contrastive:
         tokenizer = CLIPTokenizer.from_pretrained(shop.weights / "tokenizer")
         words = {
             "vocab_size": len(tokenizer),
-            "max_position_embeddings": TOKENS,
+            "max_position_embeddings": tokenizer.model_max_length,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
@@ -96,13 +97,21 @@ class Contrastive:
         return model, shop.fit(self, [{"params": model.parameters()}], loss_of)
 
 
+@dataclass(frozen=True)
 class TextEncoder(Contrastive):
-    """The generator's text encoder: the text half of a contrastive model whose picture half is thrown away."""
+    """The generator's text encoder: the text half of a contrastive model whose picture half is thrown away.
+
+    tokens: the longest prompt that it reads.
+    """
+
+    tokens: int
 
     needs = ()
 
     def train(self, shop: TrainingContext) -> tuple[CLIPTextModel, History]:
-        make_tokenizer([text for captions in shop.corpus.captions for text in captions], shop.weights / "tokenizer")
+        make_tokenizer(
+            [text for captions in shop.corpus.captions for text in captions], shop.weights / "tokenizer", self.tokens
+        )
         model, history = self.fit(shop)
         text_encoder = CLIPTextModel(model.config.text_config)
         text_encoder.load_state_dict(model.text_model.state_dict())
