@@ -1,88 +1,101 @@
 #!/usr/bin/env bash
-# Make every result about the miniature in results/ anew: bash scripts/reproduce_miniature.sh [RESULTS]
+# Make the results about the miniature in results/ anew: bash scripts/reproduce_miniature.sh [RESULTS [OVERRIDE ...]]
 #
-# First it says what there is to do and how long it takes. What was made before is found again, so that a stopped script
-# is resumed by the same command. Runs lie in runs/, what is worth keeping of them in RESULTS (results/).
+# First it says what there is to make and, where a run of this machine is there to tell, how long that takes. What was made
+# before is found again, so that a stopped script is resumed by the same command. Runs lie in runs/, what is worth keeping
+# of them in RESULTS (results/), where it is written when all of them are made. Overrides are for every run.
 #
-#   SAMPLES=512   of every pair; the lists of samples begin alike, so fewer are a part of more
-#   SEEDS=0,1     of the noise; the runs of all seeds are pooled
-#   ONLY=REGEX    of the experiments, to do a part of the work
-#   HOURS=1       say what there is to do, and end
+#   SAMPLES=512   of every pair
+#   SEEDS=0,1     of the noise, two or more; runs of pairs are pooled over them, the others have the first
+#   ONLY=REGEX    of the experiments, to do a part of the work; pages about all of them are then left as they are
+#   HOURS=1       say what there is to make, and end
 #   ANY_CODE=1    also where the checkout has changes that are not committed: such results are not to be published
 set -euo pipefail
 cd "$(dirname "$0")/.."
 results=${1:-results}
+more=("${@:2}")
 samples=${SAMPLES:-512}
 seeds=${SEEDS:-0,1}
 only=${ONLY:-.}
 
-PAIRS=(hed_depth seg_depth hed_seg)
-CELLS=() # experiments whose samples are pairs, every pair and kind of pair
-for pair in "${PAIRS[@]}"; do
-  CELLS+=("$pair" "contradictory_$pair" "half_split_$pair" "cross_$pair")
+cells=() # every pair, and every kind of pair of it
+for pair in hed_depth seg_depth hed_seg; do
+  cells+=("$pair" "contradictory_$pair" "half_split_$pair" "cross_$pair")
 done
-OTHERS=(three_conditions style variance_maps threshold threshold_contradictory conditioning_ablation scale adapter_singles)
+others=(three_conditions style variance_maps threshold threshold_contradictory conditioning_ablation scale adapter_singles)
 
-if [[ -z ${ANY_CODE:-} && -n $(git status --porcelain --untracked-files=no) ]]; then
+if [[ $seeds != *,* ]]; then
+  echo "reproduce_miniature: SEEDS is '$seeds'; give two or more, with commas between them." >&2
+  exit 2
+fi
+if [[ -z ${ANY_CODE:-} && -n $(git status --porcelain --untracked-files=no -- . ':!results') ]]; then
   echo "reproduce_miniature: the checkout has changes that are not committed; commit them, or set ANY_CODE=1." >&2
   exit 2
 fi
 
-wanted() { [[ $1 =~ $only ]]; }
-experiment() { # its command, without the verb's name
+words=() # of an experiment's command
+describe() {
+  words=("experiment=$1" suite=miniature "${more[@]}")
   case $1 in
-    singles) echo "experiment=singles samples=$(( samples < 1000 ? samples : 1000 ))" ;;
-    style | variance_maps) echo "experiment=$1" ;;
-    *) echo "experiment=$1 samples=$samples" ;;
+    style | variance_maps) return ;;
+    singles | adapter_singles) words+=("samples=$((samples < 1000 ? samples : 1000))") ;;
+    *) words+=("samples=$samples") ;;
+  esac
+  # one object in six pictures is large enough for a contradictory pair; elsewhere samples are pictures, and 512 are held
+  # out as the reference
+  case $1 in
+    *contradictory*) ((samples <= 250)) || words+=("scenes=$((9 * samples))") ;;
+    *) ((samples <= 250)) || words+=("scenes=$((2 * samples + 1024))") ;;
   esac
 }
-folder() { # of a run, which a dry run names
-  # shellcheck disable=SC2046
-  python -m maxbench run $(experiment "$1") suite=miniature "${@:2}" --dry-run | sed -n 's/^run folder: \([^,]*\).*/\1/p'
-}
-keep() { # FOLDER NAME
-  python scripts/keep_results.py "$1" "$results/$2"
+folder() { # of the run of `words` and what else is given
+  python -m maxbench run "${words[@]}" "$@" --dry-run | sed -n 's/^run folder: \([^,]*\).*/\1/p'
 }
 
-echo "What there is to do, at the rate of this machine where it is known:"
-for name in singles "${CELLS[@]}" "${OTHERS[@]}"; do
-  wanted "$name" || continue
-  # shellcheck disable=SC2046
-  said=$(python -m maxbench run $(experiment "$name") suite=miniature --dry-run | grep -E "^(about|nothing|all|[0-9])" | head -n 1 || true)
-  echo "  $name, each seed: ${said:-see \`maxbench run $(experiment "$name") --dry-run\`}"
+wanted=()
+for name in singles "${cells[@]}" "${others[@]}"; do
+  [[ ! $name =~ $only ]] || wanted+=("$name")
+done
+echo "What there is to make, each experiment by itself and with one seed:"
+for name in "${wanted[@]}"; do
+  describe "$name"
+  said=$(python -m maxbench run "${words[@]}" --dry-run) # a mistake in it ends the script here
+  printf '  %s: ' "$name"
+  grep -oE '^(to make: [0-9,]+ images|about .* of generation|how long that takes is not known yet)' <<<"$said" | paste -sd ' '
 done
 [[ -z ${HOURS:-} ]] || exit 0
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-if wanted singles; then
-  # shellcheck disable=SC2046
-  python -m maxbench run $(experiment singles) suite=miniature
+declare -A made first
+for name in "${wanted[@]}"; do
+  describe "$name"
+  if [[ " ${cells[*]} " == *" $name "* ]]; then
+    python -m maxbench run "${words[@]}" --seeds "$seeds" | tee "$scratch/said"
+    made[$name]=$(sed -n 's/^table: *\(.*\)\/table.md$/\1/p' "$scratch/said" | tail -n 1)
+  else
+    python -m maxbench run "${words[@]}" "seed=${seeds%%,*}"
+    made[$name]=$(folder "seed=${seeds%%,*}")
+  fi
+  first[$name]=$(folder "seed=${seeds%%,*}")
+done
+if [[ -n ${made[singles]:-} ]]; then
+  describe singles
   python scripts/measure_miniature.py --write-untrained "$scratch/family"
-  # shellcheck disable=SC2046
-  python -m maxbench run $(experiment singles) suite=miniature "suite.root=$scratch/family" 'methods.single.branches=[depth]'
-  python scripts/measure_miniature.py --run "$(folder singles)" \
-    --untrained "$(folder singles "suite.root=$scratch/family" 'methods.single.branches=[depth]')" --output "$results/miniature"
+  untrained=("suite.root=$scratch/family" "seed=${seeds%%,*}" 'methods.single.branches=[depth]')
+  python -m maxbench run "${words[@]}" "${untrained[@]}"
+  python scripts/measure_miniature.py --run "${made[singles]}" --untrained "$(folder "${untrained[@]}")" \
+    --output "$results/miniature"
 fi
 
-runs=()
-for name in "${CELLS[@]}"; do
-  wanted "$name" || continue
-  # shellcheck disable=SC2046
-  python -m maxbench run $(experiment "$name") suite=miniature --seeds "$seeds" | tee "$scratch/said"
-  pooled=$(sed -n 's/^table: *\(.*\)\/table.md$/\1/p' "$scratch/said" | tail -n 1)
-  keep "$pooled" "$name"
-  runs+=("$pooled")
+for name in "${wanted[@]}"; do
+  [[ $name == singles ]] || python scripts/keep_results.py "${made[$name]}" "$results/$name" --first "${first[$name]}"
 done
-for name in "${OTHERS[@]}"; do
-  wanted "$name" || continue
-  # shellcheck disable=SC2046
-  python -m maxbench run $(experiment "$name") suite=miniature
-  keep "$(folder "$name")" "$name"
-done
-
-if ((${#runs[@]})); then
-  python -m maxbench compare "${runs[@]}" --baseline all --output "$results/miniature/claim.md"
-  python -m maxbench paper --output "$results/paper.md"
+if [[ $only == . ]]; then
+  pooled=()
+  for name in "${cells[@]}"; do pooled+=("${made[$name]}"); done
+  python -m maxbench compare "${pooled[@]}" --baseline all --output "$results/miniature/claim.md"
+  python scripts/validate_metrics.py "${first[contradictory_hed_depth]}" "${first[seg_depth]}" \
+    --output "$results/metrics_validity.md"
 fi

@@ -1,6 +1,7 @@
 """The scripts, on a finished small run."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -95,6 +96,21 @@ def test_kept_results_do_not_say_where_they_were_made(finished_run):
     kept = script("keep_results").without_places(config)
     assert str(finished_run.parent) in str(config) and str(finished_run.parent) not in str(kept)
     assert kept["methods"] == config["methods"] and kept["data"]["count"] == config["data"]["count"]
+
+
+def test_of_pooled_runs_the_tables_are_kept_with_the_pictures_of_one(finished_run, tmp_path):
+    command, pooled, results = script("keep_results"), tmp_path / "pooled", tmp_path / "results"
+    pooled.mkdir()
+    for name in command.KEPT:
+        shutil.copy(finished_run / name, pooled)
+    (pooled / "table.md").write_text("of both")
+    results.mkdir()
+    (results / "conflict.png").write_bytes(b"of a run that had one")
+    command.keep(pooled, results, finished_run, samples=2)
+    assert (results / "table.md").read_text() == "of both"
+    assert not (results / "conflict.png").exists() and (results / "contact_sheet.png").stat().st_size > 1000
+    command.keep(pooled, results, pooled, samples=2)
+    assert not (results / "contact_sheet.png").exists()  # nothing says of what pictures
 
 
 def test_no_committed_result_names_a_place_of_a_machine():
