@@ -38,16 +38,17 @@ def observing_loss(
     near = 80 * away.square().mean() if squared else 8 * away.abs().mean()
     edge = F.binary_cross_entropy_with_logits(output[:, HEADS["hed"]][:, 0], edges.float() / 255)
     weight = torch.ones(len(world.CLASSES), device=output.device)
-    weight[-len(world.SHAPES) :] = solids
+    weight[world.SOLIDS] = solids
     kind = F.cross_entropy(output[:, HEADS["seg"]], segmentation.long(), weight)
     return near + edge + kind
 
 
 def disturbed(images: Tensor, generator: torch.Generator, noise: float, blur: float, colour: float) -> Tensor:
-    """Pictures (B, 3, S, S) in [-1, 1] as a worse camera would take them; each is disturbed by another amount.
+    """Pictures (B, 3, S, S) in [-1, 1], blurred, changed in colour and with noise; each by another amount.
 
-    noise: largest standard deviation of noise that is added. blur: largest standard deviation of a Gaussian blur, in
-    pixels. colour: largest change of a channel's gain (1 is none) and of its offset (0 is none).
+    noise: largest standard deviation of noise that is added. blur: the standard deviation of a Gaussian blur of five
+    pixels a side is up to this and 0.1 pixels more; 0 for none. colour: largest change of a channel's gain (1 is none)
+    and of its offset (0 is none).
     """
     device, draws = images.device, torch.rand(8, len(images), generator=generator)
     if blur:

@@ -83,6 +83,7 @@ class Decoder:
         learning = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
         for parameter in learning:
             parameter.requires_grad_(True)
+        shop.quick(vae.decoder)
 
         def loss_of(generator: torch.Generator, batch: int) -> Tensor:
             index = pick(generator, batch, len(latents))

@@ -172,7 +172,7 @@ def _disturbed(fields: dict[str, Any]) -> str:
     """How pictures of an annotator or scorer are disturbed in training, and what is special about its loss."""
     said = [
         f"noise of standard deviation up to {fields['noise']:g}" if fields.get("noise") else "",
-        f"a Gaussian blur of up to {fields['blur']:g} pixels" if fields.get("blur") else "",
+        f"a Gaussian blur of up to about {fields['blur']:g} pixels" if fields.get("blur") else "",
         f"gain and offset of every channel changed by up to {fields['colour']:g}" if fields.get("colour") else "",
         f"pixels of solids count {fields['solids']:g} times" if fields.get("solids", 1) != 1 else "",
         "depth by its squared error" if fields.get("squared") else "",

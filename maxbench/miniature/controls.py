@@ -147,6 +147,7 @@ class Adapter(Control):
             downscale_factor=2 * shop.corpus.size // unet.config.sample_size,
             adapter_type="full_adapter_xl",
         ).to(shop.device)
+        shop.quick(net)
 
         def steer(noisy: Tensor, timestep: Tensor, text: Tensor, hints: Tensor) -> dict:
             return {"down_intrablock_additional_residuals": list(net(hints))}

@@ -334,11 +334,12 @@ def text_fidelity(run: FinishedRun, look: Look) -> list[Measure]:
     places = {FLOOR: FLOOR, CEILING: CEILING} | {method: f"images/{method}" for method in run.methods}
     measures = []
     for row, place in places.items():
-        paths = {path.stem.split("-")[0]: path for path in sorted((run.path / place).glob("*.png"))}
-        own = [name for name in named if name in paths]
+        paths = {path.stem: path for path in (run.path / place).glob("*.png")}
+        first = {name: paths.get(name, paths.get(f"{name}-0")) for name in named}  # a method's have their replicate
+        own = [name for name, path in first.items() if path is not None]
         if not own:
             continue
-        read = read_images([paths[name] for name in own], run.settings["suite"]["resolution"])
+        read = read_images([first[name] for name in own], run.settings["suite"]["resolution"])
         pictures = torch.from_numpy(to_bytes(read)).permute(0, 3, 1, 2)  # (N, 3, S, S)
         classes = read_maps(look, pictures, f"kinds in {row}").classes.flatten(1)  # (N, pixels)
         pixels = torch.stack([(classes == world.CLASSES.index(kind)).sum(1) for kind in world.SHAPES], dim=1)

@@ -32,7 +32,6 @@ SEED = 0  # of every bootstrap
 NEEDED = ("vae", "annotators", "scorers/maps", "scorers/clip")
 BOTH = "annotator and scorer"
 ERRORS = "errors of both"
-SOLIDS = slice(len(world.CLASSES) - len(world.SHAPES), None)  # the classes that are solids: few pixels, hard to tell
 
 Look = Callable[[Tensor], Tensor]
 """A map network: pictures (B, 3, S, S) in [-1, 1] to its output (B, OUTPUTS, S, S)."""
@@ -189,8 +188,8 @@ def compare_maps(part: str, on: str, given: Maps, measured: Maps) -> list[Measur
 
     def overlap_of_solids(index: np.ndarray) -> np.ndarray:
         sums = resampled_sums(counts, index)  # (draws, classes, classes)
-        hits = np.diagonal(sums, axis1=1, axis2=2)[:, SOLIDS]
-        union = (sums.sum(1) + sums.sum(2))[:, SOLIDS] - hits
+        hits = np.diagonal(sums, axis1=1, axis2=2)[:, world.SOLIDS]
+        union = (sums.sum(1) + sums.sum(2))[:, world.SOLIDS] - hits
         with np.errstate(invalid="ignore"):  # 0 / 0, where no solid is in sight, is NaN
             return 100 * (hits / np.maximum(union, 1)).sum(1) / (union > 0).sum(1)
 
@@ -205,11 +204,11 @@ def compare_maps(part: str, on: str, given: Maps, measured: Maps) -> list[Measur
 
 
 def compare_errors(on: str, exact: Maps, one: Maps, two: Maps) -> list[Measure]:
-    """How far two map networks err together: 0 where the error of the one says nothing of the other's, 1 where they are
-    the same.
+    """How far two map networks err together, bootstrapped over pictures.
 
-    Of depth and edges the correlation of the errors of all pixels about 0, of classes the phi coefficient of being
-    wrong; and of the pixels where both are wrong, how many both call the same. Bootstrapped over pictures.
+    Of depth and edges the correlation about 0 of the errors of all pixels: 0 for independent errors of mean 0, 1 for
+    the same ones; an offset that both have is a common error. Of classes the phi coefficient of being wrong, 0 by
+    chance; and of the pixels where both are wrong, how many both call the same, by chance about 1 in 9.
     """
     pairs = ((one.depth - exact.depth, two.depth - exact.depth), (one.edges - exact.edges, two.edges - exact.edges))
     wrong = [maps.classes != exact.classes for maps in (one, two)]

@@ -59,6 +59,7 @@ class ImagePrompt:
         task, unet = Denoising.of(shop), plain_attention(shop.load(UNet2DConditionModel, "unet"))
         views = torch.from_numpy(views_of(shop, self.smallest_crop))  # (N, views, D)
         prompt = IPAdapter.from_unet(unet, views.shape[-1]).to(shop.device)
+        shop.quick(unet)
         with torch.no_grad():
             silence = task.text_encoder(task.nothing.to(shop.device)).last_hidden_state
 

@@ -33,6 +33,9 @@ RELIEFS = ("flat", "hilly", "mounds")
 CLASSES = ("nothing", "sky", "hill", *GROUNDS, *SHAPES)
 """Segmentation classes; 0 is "nothing said" and no rendered pixel has it."""
 
+SOLIDS = slice(len(CLASSES) - len(SHAPES), None)
+"""The classes that are solids: few pixels, hard to tell."""
+
 PALETTE = np.array(
     [
         (0, 0, 0), (0, 120, 255), (132, 84, 36),
