@@ -144,7 +144,9 @@ def jobs(overrides: Sequence[Override]) -> list[list[str]]:
             raise UserError(f"{each.input_line} has no values to try one by one; write a,b or range(0,3).")
         if not values:
             raise UserError(f"{each.input_line} stands for nothing; give it at least one value.")
-        choices[each.get_key_element()] = list(dict.fromkeys(values))  # the same twice would be one run, made twice
+        if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+            raise UserError(f"{each.input_line} has {twice[0]} twice, which is one run; leave one out.")
+        choices[each.get_key_element()] = values
     return [list(job) for job in itertools.product(*choices.values())]
 
 

@@ -28,7 +28,7 @@ class Speed(NamedTuple):
 
 
 def say_hours(configs: Sequence[DictConfig]) -> None:
-    """Print how many images several runs will make and how long that takes; what they share is counted once.
+    """Print how long runs will take, and of several how many images they will make; what they share is counted once.
 
     A run that cannot be planned says why when its turn comes.
     """
@@ -42,7 +42,8 @@ def say_hours(configs: Sequence[DictConfig]) -> None:
         except UserError:
             continue
         jobs.append(job)
-    print(f"to make: {total.images:,} images in {len(jobs)} runs, those that are shared counted once", flush=True)
+    if len(jobs) > 1:  # of one its plan says it
+        print(f"to make: {total.images:,} images in {len(jobs)} runs, those that are shared counted once", flush=True)
     if not total.images:
         return
     job = jobs[0]

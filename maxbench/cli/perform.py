@@ -25,7 +25,7 @@ from maxbench.experiments.method import Method
 from maxbench.generation.inputs import CONTROL, DRAWING, EVALUATION, READING, source_key
 from maxbench.generation.sampling import ENGINE
 from maxbench.progress import Outlook, say
-from maxbench.report.runs import CONFLICT, SHEET
+from maxbench.report.runs import CONFLICT, CONFLICTS, CURVES, MAPS, SHEET
 from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
 from maxbench.store.identity import identity
@@ -50,7 +50,6 @@ def foresee(cfg: DictConfig) -> None:
     print(f"run folder: {plan.folder.path}{'' if plan.folder.path.exists() else ', which is not there yet'}")
     print(f"\n{plan.table()}\n")
     print("\n".join(plan.sentences))
-    print("nothing was made; leave out --dry-run to begin")
 
 
 def planned(job: Run, said: Any, seen: set[tuple[str, str]] | None = None) -> Plan:
@@ -115,27 +114,31 @@ def perform(cfg: DictConfig) -> Path:
 def _draw(job: Run, folder: Path, anew: bool) -> list[tuple[str, str]]:
     """Draw what a run has figures of; returns what each is and its file.
 
-    anew: draw the contact sheet also where there is one: by the same code of the same pictures it is the same. What
-    draws is imported where there is something to draw.
+    anew: draw also what there is a file of: by the same code of the same pictures it is the same. What draws is
+    imported where there is something to draw, for it takes seconds.
     """
-    drawn: list[tuple[str, Path | None]] = []
-    if anew or not (folder / SHEET).is_file():
+
+    def lacking(*names: str) -> bool:
+        return anew or not any((folder / name).is_file() for name in names)
+
+    if lacking(SHEET):
         from maxbench.report.sheet import write_sheet
 
         write_sheet(folder)
-    if any(method.setting is not None for method in job.experiment.methods):
+    if any(method.setting is not None for method in job.experiment.methods) and lacking(CURVES):
         from maxbench.report.curves import write_curves
 
-        drawn.append(("curves", write_curves(folder)))
-    if (folder / CONFLICT).exists():
+        write_curves(folder)
+    if (folder / CONFLICT).exists() and lacking(CONFLICTS):
         from maxbench.report.conflict import write_conflict
 
-        drawn.append(("conflict", write_conflict(folder)))
-    if job.tracing.samples and job.tracing.maps:
+        write_conflict(folder)
+    if job.tracing.samples and job.tracing.maps and lacking(*MAPS):
         from maxbench.report.maps import write_maps
 
-        drawn += [("maps", path) for path in write_maps(folder)]
-    return [(name, path.name) for name, path in drawn if path]
+        write_maps(folder)
+    figures = (("curves", CURVES), ("conflict", CONFLICTS), *(("maps", name) for name in MAPS))
+    return [(title, name) for title, name in figures if (folder / name).is_file()]
 
 
 def open_folder(job: Run, said: Any = None) -> RunFolder:

@@ -68,13 +68,24 @@ def _perform(cfg: DictConfig) -> Path:
 
 
 def _foreseen(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
-    """What every run would make and find; what several of them share is counted in each."""
+    """What every run would make and find, what several of them share counted in each; and how long all of it takes."""
+    from maxbench.cli.forecast import say_hours
     from maxbench.cli.perform import foresee
 
+    planned: list[DictConfig] = []
+
+    def look(cfg: DictConfig) -> None:
+        foresee(cfg)
+        planned.append(cfg)
+
     if len(members) == 1:
-        foresee(compose(hydra, members[0]))
-        return 0
-    return _sweep(hydra, members, debug, foresee)[0]
+        look(compose(hydra, members[0]))
+        code = 0
+    else:
+        code = _sweep(hydra, members, debug, look)[0]
+    say_hours(planned)
+    print("nothing was made; leave out --dry-run to begin")
+    return code
 
 
 def _pooled(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:

@@ -19,7 +19,12 @@ class _Late:
     def __init__(self, name: str):
         self._name = name
 
+    def __reduce__(self) -> tuple[type[_Late], tuple[str]]:
+        return _Late, (self._name,)
+
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # of Python's own protocols, such as copying: this object has none of them
+            raise AttributeError(name)
         return getattr(importlib.import_module(self._name), name)
 
 

@@ -22,7 +22,8 @@ CONFIG, MANIFEST, EVALUATED, TUNING, STAMP, STATUS = (
     "config.yaml", "manifest.json", "evaluation.json", "tuning.csv", "stamp.json", "run.json"
 )  # fmt: skip
 CONFLICT = "conflict.csv"
-SHEET = "contact_sheet.png"
+SHEET, CURVES, CONFLICTS = "contact_sheet.png", "curves.png", "conflict.png"
+MAPS = ("variance_maps.png", "winner_maps.png", "fusion_curves.png")
 STATE = "state.npz"
 DIAGNOSTICS = "diagnostics"  # a folder
 AGAIN = "run the experiment again, which makes it anew."

@@ -1,5 +1,6 @@
 """What a run will cost, said before it begins; and that nothing is touched where it is only asked for."""
 
+import re
 import shutil
 
 import pandas as pd
@@ -51,6 +52,7 @@ def test_of_nothing_everything_is_to_be_made_and_nothing_is_written(small_run, t
     # two steps of two halves; of controls for 6 images of two singles, and twice that for five methods with both
     assert "192 evaluations of the U-Net and 288 of controls" in said
     assert "control inputs are still to be made" in said and "nothing was made" in said
+    assert "how long that takes is not known yet" in said  # no run was finished here
     assert list(tmp_path.iterdir()) == []
     assert counts(plan_of(small_run, tmp_path / "runs")) == (EMPTY, dict.fromkeys(EMPTY, 0))
 
@@ -62,6 +64,8 @@ def test_a_finished_run_has_nothing_to_make_and_is_left_alone(finished_run, smal
     assert f"run folder: {finished_run}\n" in said and "to make: 0 images (48 found)" in said
     assert "about 0 B to write" in said and "control inputs are still" not in said and "assumed" not in said
     assert everything(finished_run.parent) == before
+    assert main(["run", *small_run, f"output_dir={finished_run.parent}", "seed=1", "--dry-run"]) == 0
+    assert re.search(rf"about .* of generation, at the speed of {finished_run.name}", capsys.readouterr().out)
     missing, found = counts(plan_of(small_run, finished_run.parent))
     assert set(missing.values()) == {0} and found["image"] == 48 and found["map"] == 12
 

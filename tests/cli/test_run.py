@@ -125,6 +125,19 @@ def test_a_finished_run_is_left_as_it_is(finished_run, small_run, capsys):
     assert all_runs(finished_run.parent) == [finished_run] and made(finished_run) == {}
 
 
+def test_a_finished_run_is_shown_without_what_makes_pictures(finished_run, small_run):
+    """Libraries that take seconds to import are not waited for; a sampler of diffusers' loads diffusers' base alone."""
+    words = ["run", *small_run, f"output_dir={finished_run.parent}"]
+    slow = ("transformers", "torchvision", "torchmetrics", "matplotlib", "diffusers.models.unets")
+    check = (
+        "import sys\nfrom maxbench.__main__ import main\n"
+        f"code = main({words!r})\nprint([name for name in {slow!r} if name in sys.modules])\nraise SystemExit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.returncode == 0 and "nothing to do" in done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_damaged_and_lost_files_are_made_again(finished_run, small_run, tmp_path):
     output = tmp_path / "runs"
     copy = shutil.copytree(finished_run, output / finished_run.name)  # without the store, which the folder fills again

@@ -45,7 +45,6 @@ def test_a_sweep_is_the_product_of_its_values():
         ["seed=1", "samples=2"],
         ["seed=1", "samples=3"],
     ]
-    assert members("seed=0,1,0") == [["seed=0"], ["seed=1"]]
     assert members("seed=choice(3,4)") == [["seed=3"], ["seed=4"]]
     assert members("experiment=glob(hed_*)") == [["experiment=hed_depth"], ["experiment=hed_seg"]]
     assert members("seed=0,1", "~methods.sum") == [["seed=0", "~methods.sum"], ["seed=1", "~methods.sum"]]
@@ -53,6 +52,13 @@ def test_a_sweep_is_the_product_of_its_values():
         ["++methods.a.scale=1", "seed=5"],
         ["++methods.a.scale=2", "seed=5"],
     ]
+
+
+@pytest.mark.parametrize("more", [[], ["hydra/launcher=joblib"]])
+def test_a_value_that_is_given_twice_is_a_mistake(more, capsys, tmp_path):
+    assert main(["run", "-m", "experiment=hed_depth", "seed=0,1,0", f"output_dir={tmp_path}", *more]) == 2
+    assert capsys.readouterr().err.strip() == "maxbench: seed=0,1,0 has seed=0 twice, which is one run; leave one out."
+    assert not list(tmp_path.iterdir())
 
 
 def test_groups_and_removals_are_swept(performed, capsys):
@@ -196,6 +202,7 @@ def test_a_file_in_the_ledger_s_place_ends_nothing(performed, capsys):
 
 def test_looking_ahead_keeps_no_ledger(monkeypatch, tmp_path):
     monkeypatch.setattr("maxbench.cli.perform.foresee", lambda cfg: None)
+    monkeypatch.setattr("maxbench.cli.forecast.say_hours", lambda configs: None)
     monkeypatch.chdir(tmp_path)
     assert main(["run", "-m", "experiment=hed_depth", "seed=0,1", "--dry-run"]) == 0
     assert not list(tmp_path.iterdir())
