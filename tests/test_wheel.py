@@ -45,6 +45,7 @@ def test_every_package_and_data_file_is_named_in_pyproject():
     needed = {
         path for folder in ("maxbench", "conf") for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc")
+        and ROOT / "maxbench/suites/weights/miniature-3" not in path.parents  # parts of the next version, no suite yet
     }  # fmt: skip
     assert needed == packed, "name these in [tool.setuptools.package-data]"
     assert ROOT / "maxbench" / "py.typed" in packed and ROOT / "conf" / "main.yaml" in packed

@@ -187,10 +187,8 @@ def _fill(net: nn.Module, seed: int) -> None:
 def tokenizer() -> CLIPTokenizer:
     """A tokenizer of few words, of CLIP's context: what words mean is nothing to random weights."""
     with tempfile.TemporaryDirectory() as folder:
-        make_tokenizer(["a red sphere on grass under a clear sky"], Path(folder))
-        made = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    made.model_max_length = TOKENS
-    return made
+        make_tokenizer(["a red sphere on grass under a clear sky"], Path(folder), TOKENS)
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def pipeline(

@@ -27,10 +27,10 @@ class Speed(NamedTuple):
     run: str
 
 
-def say_hours(configs: Sequence[DictConfig]) -> None:
-    """Print how long runs will take, and of several how many images they will make; what they share is counted once.
+def say_hours(configs: Sequence[DictConfig], count: bool = True) -> None:
+    """Print how many images runs will make, unless that is said already, and how long that takes.
 
-    A run that cannot be planned says why when its turn comes.
+    What several of them share is counted once. A run that cannot be planned says why when its turn comes.
     """
     seen: set[tuple[str, str]] = set()
     total, jobs = NO_WORK, []
@@ -42,8 +42,9 @@ def say_hours(configs: Sequence[DictConfig]) -> None:
         except UserError:
             continue
         jobs.append(job)
-    if len(jobs) > 1:  # of one its plan says it
-        print(f"to make: {total.images:,} images in {len(jobs)} runs, those that are shared counted once", flush=True)
+    if count:
+        runs = "1 run" if len(jobs) == 1 else f"{len(jobs)} runs, those that are shared counted once"
+        print(f"to make: {total.images:,} images in {runs}", flush=True)
     if not total.images:
         return
     job = jobs[0]

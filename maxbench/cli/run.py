@@ -83,7 +83,7 @@ def _foreseen(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> in
         code = 0
     else:
         code = _sweep(hydra, members, debug, look)[0]
-    say_hours(planned)
+    say_hours(planned, count=len(planned) > 1)  # of one its plan says it
     print("nothing was made; leave out --dry-run to begin")
     return code
 

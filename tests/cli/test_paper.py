@@ -82,7 +82,7 @@ def test_the_command_that_was_shown_made_the_run_that_is_looked_for_and_its_tabl
 
 def test_running_again_makes_nothing_and_says_so_first(made, small, capsys):
     assert main(["paper", *small, f"output_dir={made}", "--only", "fig_10", "--run"]) == 0
-    assert "to make: 0 images in 1 runs" in capsys.readouterr().out
+    assert "to make: 0 images in 1 run\n" in capsys.readouterr().out
     assert counted(only_run(made))["images"] == {"made": 0, "found": 16}
 
 

@@ -1,6 +1,6 @@
 """The style branch's own parts: views of pictures, and an IP-Adapter in the Hub's format."""
 
-import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from maxbench.miniature.context import TrainingContext
+from maxbench.miniature.context import TrainingContext, write_history
 from maxbench.miniature.corpus import render_corpus
 from maxbench.miniature.style import FILE, TOKENS, ImagePrompt, IPAdapter, _view, text_attention, views_of
 from maxbench.miniature.training import Recipe
@@ -21,10 +21,11 @@ SCENES, WIDTH = 5, 8  # of the small suite's image encoder
 def shop(small_suite, tmp_path_factory):
     """A workshop in which the small suite's parts are finished."""
     folder = tmp_path_factory.mktemp("shop")
+    weights = shutil.copytree(small_suite, folder / "weights")
     for part in ("vae", "image_encoder"):
-        (folder / f"{part}.history.json").write_text(json.dumps({"key": "known"}))
+        write_history(weights, part, {"key": "known"})
     corpus = render_corpus(SCENES, 3, 64, folder)
-    return TrainingContext(corpus, folder, small_suite, torch.device("cpu"), "style", "key")
+    return TrainingContext(corpus, folder, weights, torch.device("cpu"), "style", "key")
 
 
 def small_unet(small_suite):
@@ -49,13 +50,12 @@ def test_a_view_is_a_crop_at_full_size(shop):
         assert 0.6 * size - 2 <= np.ptp(view.astype(int)) / 4 <= size
 
 
-def test_views_are_drawn_once_and_always_the_same(shop, small_suite, tmp_path):
+def test_views_are_drawn_once_and_always_the_same(shop, tmp_path):
     views = views_of(shop, 0.6)
     assert views.shape == (SCENES, 2, WIDTH) and views.dtype == np.float16 and np.isfinite(views).all()
     assert not np.array_equal(views[:, 0], views[:, 1])  # two crops of a picture
     assert np.array_equal(views_of(shop, 0.6), views)
-    (tmp_path / "image_encoder.history.json").write_text(json.dumps({"key": "known"}))
-    elsewhere = TrainingContext(shop.corpus, tmp_path, small_suite, torch.device("cpu"), "style", "key")
+    elsewhere = TrainingContext(shop.corpus, tmp_path, shop.weights, torch.device("cpu"), "style", "key")
     assert np.array_equal(views_of(elsewhere, 0.6), views)
     assert not np.array_equal(views_of(elsewhere, 0.9), views)
     assert len(list((tmp_path / "arrays").iterdir())) == 2
