@@ -30,6 +30,8 @@ made = pipe(prompt, maps, MaxFusion(delta=0.7), seed=0, decisions=True)
 print(maxbench.score(made.images[0], maps, prompt, suite=pipe).to_string())
 print(maxbench.__file__)
 """
+UNFINISHED = ROOT / "maxbench" / "suites" / "weights" / "miniature-3"
+"""Parts of the embedded suite's next version, as they are trained: for a checkout alone."""
 
 
 def test_every_package_and_data_file_is_named_in_pyproject():
@@ -45,7 +47,7 @@ def test_every_package_and_data_file_is_named_in_pyproject():
     needed = {
         path for folder in ("maxbench", "conf") for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc")
-        and ROOT / "maxbench/suites/weights/miniature-3" not in path.parents  # parts of the next version, no suite yet
+        and UNFINISHED not in path.parents
     }  # fmt: skip
     assert needed == packed, "name these in [tool.setuptools.package-data]"
     assert ROOT / "maxbench" / "py.typed" in packed and ROOT / "conf" / "main.yaml" in packed
@@ -97,7 +99,10 @@ def called(python: Path, folder: Path, *words: str) -> str:
 def test_the_wheel_has_what_the_checkout_has(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if not name.split("/")[0].endswith(".dist-info")}
-    own = {path for path in (ROOT / "maxbench").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    own = {
+        path for path in (ROOT / "maxbench").rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and UNFINISHED not in path.parents
+    }  # fmt: skip
     conf = {f"maxbench/conf/{path.relative_to(ROOT / 'conf').as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert packed == {path.relative_to(ROOT).as_posix() for path in own} | conf
 
