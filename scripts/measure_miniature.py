@@ -22,14 +22,13 @@ from transformers import CLIPConfig
 from transformers.utils import logging as transformers_logging
 
 from maxbench.errors import UserError
+from maxbench.miniature.bars import bars_of, bars_table
 from maxbench.miniature.corpus import VALIDATION_SEED, render_corpus
 from maxbench.miniature.generated import (
     DRAWS,
     ControlFidelity,
     FinishedRun,
     agreement_on,
-    bars_of,
-    bars_table,
     control_fidelity_of,
     control_fidelity_table,
     pictures_table,
@@ -57,9 +56,9 @@ What the family is asked to reach; a bar counts as met by its value, whatever it
 
 ## Parts by themselves
 
-On {scenes} scenes (seed {seed}) that no part was trained on. *Round trips* are renderings after the autoencoder. 
-Annotator and scorer are compared with the renderer's exact maps, and with each other; depth *fitted* is after a fit of
-scale and shift in every picture, as the benchmark measures it. Intervals are bootstrapped over scenes.
+On {scenes} scenes (seed {seed}) that no part was trained on. *VAE reconstructions* are renderings after the
+autoencoder. Annotator and scorer are compared with the renderer's exact maps, and with each other; depth *fitted* is
+after a fit of scale and shift in every picture, as the benchmark measures it. Intervals are bootstrapped over scenes.
 
 {tables}
 """

@@ -38,12 +38,13 @@ describe() {
   words=("experiment=$1" suite=miniature "${more[@]}")
   case $1 in
     style | variance_maps) return ;;
-    singles | adapter_singles) words+=("samples=$((samples < 1000 ? samples : 1000))") ;;
+    singles) words+=("samples=$((samples < 512 ? samples : 1000))") ;; # of which the bars are
     *) words+=("samples=$samples") ;;
   esac
   # one object in six pictures is large enough for a contradictory pair; elsewhere samples are pictures, and 512 are held
   # out as the reference
   case $1 in
+    singles) ;; # has scenes for 1,000
     *contradictory*) ((samples <= 250)) || words+=("scenes=$((9 * samples))") ;;
     *) ((samples <= 250)) || words+=("scenes=$((2 * samples + 1024))") ;;
   esac

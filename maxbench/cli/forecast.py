@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,36 +27,45 @@ class Speed(NamedTuple):
     run: str
 
 
-def say_hours(configs: Sequence[DictConfig], count: bool = True) -> None:
-    """Print how many images runs will make, unless that is said already, and how long that takes.
+def say_hours(configs: Sequence[DictConfig]) -> None:
+    """Print how many images several runs will make and how long that takes; what they share is counted once.
 
-    What several of them share is counted once. A run that cannot be planned says why when its turn comes.
+    A run that cannot be planned says why when its turn comes.
     """
     seen: set[tuple[str, str]] = set()
-    total, jobs = NO_WORK, []
+    works, jobs = [], []
     for cfg in configs:
         try:
             job = build(settled(cfg, measure=False))
-            for work in planned(job, run_identity(job), seen).work.values():
-                total = total.plus(*work)
+            works += planned(job, run_identity(job), seen).work.values()
         except UserError:
             continue
         jobs.append(job)
-    if count:
-        runs = "1 run" if len(jobs) == 1 else f"{len(jobs)} runs, those that are shared counted once"
-        print(f"to make: {total.images:,} images in {runs}", flush=True)
+    runs = "1 run" if len(jobs) == 1 else f"{len(jobs)} runs, those that are shared counted once"
+    print(f"to make: {summed(works).images:,} images in {runs}", flush=True)
+    if jobs and (sentence := hours(works, jobs[0])):
+        print(sentence, flush=True)
+
+
+def summed(works: Iterable[Work]) -> Work:
+    total = NO_WORK
+    for work in works:
+        total = total.plus(*work)
+    return total
+
+
+def hours(works: Iterable[Work], job: Run) -> str:
+    """How long work takes, in a sentence; empty where there is no image to make. job: a run of which it is."""
+    total = summed(works)
     if not total.images:
-        return
-    job = jobs[0]
+        return ""
     speed = measured_speed(job)
     if speed is None:
-        print(
+        return (
             "how long that takes is not known yet, for no finished run of this suite on this machine is in "
-            f"{job.output_dir}/; the first run says how long it takes after its first batches",
-            flush=True,
+            f"{job.output_dir}/; the first run says how long it takes after its first batches"
         )
-        return
-    print(f"{forecast(total, speed)}; stop it when you like, the same command goes on", flush=True)
+    return f"{forecast(total, speed)}; stop it when you like, the same command goes on"
 
 
 def forecast(work: Work, speed: Speed) -> str:

@@ -43,13 +43,14 @@ INDIFFERENT = {
 what they are, by digests; of how networks compute it has what is unusual."""
 
 
-def foresee(cfg: DictConfig) -> None:
-    """What one run would make and find, in a table; nothing is computed, and no run folder is made."""
+def foresee(cfg: DictConfig) -> tuple[Run, Plan]:
+    """Print what one run would make and find; nothing is computed, and no run folder is made."""
     job = _built(cfg, measure=False)
     plan = planned(job, run_identity(job))
     print(f"run folder: {plan.folder.path}{'' if plan.folder.path.exists() else ', which is not there yet'}")
     print(f"\n{plan.table()}\n")
     print("\n".join(plan.sentences))
+    return job, plan
 
 
 def planned(job: Run, said: Any, seen: set[tuple[str, str]] | None = None) -> Plan:

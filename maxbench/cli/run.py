@@ -69,21 +69,21 @@ def _perform(cfg: DictConfig) -> Path:
 
 def _foreseen(hydra: Hydra, members: Sequence[Sequence[str]], debug: bool) -> int:
     """What every run would make and find, what several of them share counted in each; and how long all of it takes."""
-    from maxbench.cli.forecast import say_hours
+    from maxbench.cli.forecast import hours, say_hours
     from maxbench.cli.perform import foresee
 
-    planned: list[DictConfig] = []
-
-    def look(cfg: DictConfig) -> None:
-        foresee(cfg)
-        planned.append(cfg)
-
     if len(members) == 1:
-        look(compose(hydra, members[0]))
-        code = 0
-    else:
-        code = _sweep(hydra, members, debug, look)[0]
-    say_hours(planned, count=len(planned) > 1)  # of one its plan says it
+        code, (job, plan) = 0, foresee(compose(hydra, members[0]))
+        if sentence := hours(plan.work.values(), job):
+            print(sentence)
+    else:  # what they share is counted in each of the plans, and once in the sum
+
+        def look(cfg: DictConfig) -> DictConfig:
+            foresee(cfg)
+            return cfg
+
+        code, planned = _sweep(hydra, members, debug, look)
+        say_hours(planned)
     print("nothing was made; leave out --dry-run to begin")
     return code
 

@@ -202,7 +202,7 @@ def test_a_file_in_the_ledger_s_place_ends_nothing(performed, capsys):
 
 def test_looking_ahead_keeps_no_ledger(monkeypatch, tmp_path):
     monkeypatch.setattr("maxbench.cli.perform.foresee", lambda cfg: None)
-    monkeypatch.setattr("maxbench.cli.forecast.say_hours", lambda configs, count: None)
+    monkeypatch.setattr("maxbench.cli.forecast.say_hours", lambda configs: None)
     monkeypatch.chdir(tmp_path)
     assert main(["run", "-m", "experiment=hed_depth", "seed=0,1", "--dry-run"]) == 0
     assert not list(tmp_path.iterdir())

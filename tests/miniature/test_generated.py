@@ -16,11 +16,10 @@ from maxbench.errors import UserError
 from maxbench.evaluation.state import State
 from maxbench.metrics.statistics import Interval
 from maxbench.miniature.annotators import HEADS, OUTPUTS
+from maxbench.miniature.bars import bars_of, bars_table
 from maxbench.miniature.generated import (
     RECOGNISED,
     agreement_on,
-    bars_of,
-    bars_table,
     control_fidelity_of,
     equal_size,
     frechet_draws,
