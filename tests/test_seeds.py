@@ -14,7 +14,7 @@ def test_a_seed_depends_on_every_part_and_on_nothing_else():
     assert len(others) == 4
 
 
-def test_a_seed_never_changes_between_editions():
+def test_a_seed_never_changes_between_versions():
     # published numbers rest on it
     assert derive("noise", 0, "000000000001", 0) == 7074176160472108350
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
@@ -16,6 +17,7 @@ from maxbench.errors import UserError
 from maxbench.evaluation.aggregate import Tables
 from maxbench.evaluation.runner import METRICS, STATE, SUMMARY, write_results
 from maxbench.evaluation.state import State, merge
+from maxbench.report.runs import TUNING, Results
 from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
 from maxbench.store.files import file_digest, fingerprint, read_sealed
@@ -42,6 +44,8 @@ def pool(runs: Sequence[Path], output: Path | None = None) -> int:
         "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**configs[0], "seed": state.seeds, "pooled": names}))
     )
     write_stamp(folder, torch.device("cpu"))
+    if tried := what_was_tried(runs, state.seeds):
+        folder.write(TUNING, tried)
     write_results(folder, tables(), fingerprint({"pooled": sorted(names)}), run)
     table = write_tables(folder.path)
     with tracking(
@@ -89,6 +93,20 @@ def tables_of(
         return Tables(state, conditions, config["metrics"]["resamples"], config["metrics"]["level"], baselines, family)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"config.yaml is no configuration of a run; {AGAIN}") from error
+
+
+def what_was_tried(runs: Sequence[Path], seeds: Sequence[int]) -> bytes:
+    """What the runs' tuned methods were chosen from, as one table of their own kind; empty where nothing was tuned.
+
+    As a rule all have chosen on the same training scenes and have one table; where they have not, it says the seeds.
+    """
+    files = [(run / TUNING).read_bytes() if (run / TUNING).exists() else b"" for run in runs]
+    if len(set(files)) == 1:
+        return files[0]
+    tables = [
+        (seed, table) for run, seed in zip(runs, seeds, strict=True) if (table := Results(run).tuning) is not None
+    ]
+    return pd.concat([table.assign(seed=seed) for seed, table in tables]).to_csv(index=False).encode()
 
 
 def read_state(run: Path) -> State:

@@ -28,7 +28,7 @@ from maxbench.store.settings import PLACES
 from maxbench.tracking import SWEEP, Subject, tracking
 
 TABLE, PAGE, JOBS = "sweep.csv", "sweep.md", "jobs"
-EVERY = 5.0  # seconds between two editions of a table whose members run elsewhere
+EVERY = 5.0  # seconds between two versions of a table whose members run elsewhere
 ELSEWHERE = (*(each for each in PLACES if each not in ("data.root", "suite.weights_dir")), "hydra")
 """Settings that say where members run and what they leave there: the sweep is the same with others."""
 

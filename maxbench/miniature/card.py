@@ -37,7 +37,7 @@ pipeline_tag: text-to-image
 A narrow Stable Diffusion and its controls that live in a rendered world of a few solids. It exists so that the
 whole benchmark can be run anywhere; it knows nothing of photographs.
 
-- **Data**: {scenes} rendered scenes of {size} x {size} pixels, edition {edition} of the world, training seed {seed},
+- **Data**: {scenes} rendered scenes of {size} x {size} pixels, version {version} of the world, training seed {seed},
   {captions} captions each. Measured on {held_out} scenes of seed {held_out_seed}, which no part was trained on.
 - **Training**: `python scripts/train_miniature.py`; every part by itself, bfloat16 autocast, AdamW with warm-up and
   cosine decay. The weights are stored in half precision.
@@ -56,7 +56,7 @@ losses of different parts are different quantities. Minutes are wall clock on a 
 
 ## Quality
 
-Measured on {held_out} held-out scenes, with 95% bootstrap intervals over them. *Round trips* are renderings after the
+Measured on {held_out} held-out scenes, with 95% bootstrap intervals over them. *VAE reconstructions* are renderings after the
 autoencoder. Annotator and scorer are compared with the renderer's exact maps, and with each other; depth *fitted* is
 after a fit of scale and shift in every picture, as the benchmark measures it.
 
@@ -90,7 +90,7 @@ def write_card(
     text = CARD.format(
         scenes=scenes,
         size=size,
-        edition=WORLD_VERSION,
+        version=WORLD_VERSION,
         seed=seed,
         captions=len(DROPS),
         held_out=held_out,

@@ -58,7 +58,8 @@ class TrainingContext:
     compile: bool = False
 
     def quick(self, net: nn.Module) -> nn.Module:
-        """The network itself, compiled if this training compiles; neither its weights nor what is saved change."""
+        """The network itself, laid out for speed and compiled if this training compiles; its weights are the same."""
+        net.to(memory_format=torch.channels_last)
         if self.compile:
             net.compile()
         return net
@@ -176,6 +177,6 @@ def train(
         net, history = part.train(shop)
         if hasattr(net, "register_to_config"):
             net.register_to_config(_name_or_path="")  # where a part was loaded from is nobody's business
-        net.half().save_pretrained(weights / part.subfolder)
+        net.half().to(memory_format=torch.contiguous_format).save_pretrained(weights / part.subfolder)
         record = {"key": keys[name], "part": asdict(part), "device": describe(where), **history}
         write_history(weights, name, record)  # last: it says that the part is finished

@@ -80,14 +80,14 @@ class Control:
     def fit_to(
         self, shop: TrainingContext, unet: UNet2DConditionModel, groups: list[dict], steer: Callable[..., dict]
     ) -> History:
-        """Train `groups` so that the U-Net under `steer(noisy, timestep, text, hints)` predicts the noise."""
+        """Train `groups` so that the U-Net under `steer(noisy, timestep, text, hints)` predicts what it should."""
         task, hints = Denoising.of(shop), self.hints(shop)
         shop.quick(unet)
 
         def loss_of(generator: torch.Generator, batch: int) -> Tensor:
-            index, noisy, timestep, text, noise = task.draw(generator, batch, early=True)
+            index, noisy, timestep, text, target = task.draw(generator, batch, early=True)
             residuals = steer(noisy, timestep, text, hints(index, generator).to(shop.device))
-            return task.loss(unet(noisy, timestep, text, **residuals).sample, noise, timestep)
+            return task.loss(unet(noisy, timestep, text, **residuals).sample, target, timestep)
 
         return shop.fit(self, groups, loss_of)
 
@@ -108,7 +108,7 @@ class ControlNet(Control):
         net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=tuple(self.embedding))
         net = plain_attention(net.to(shop.device).requires_grad_(True).train())
         # The residuals start at zero through their own convolutions. Behind a second zero the map would be invisible
-        # until those have moved: so trained, the first edition's depth control had learned nothing in 36,000 pictures.
+        # until those have moved: so trained, the first version's depth control had learned nothing in 36,000 pictures.
         net.controlnet_cond_embedding.conv_out.reset_parameters()
         new = [net.controlnet_cond_embedding, net.controlnet_down_blocks, net.controlnet_mid_block]
         fresh = {id(parameter) for module in new for parameter in module.parameters()}

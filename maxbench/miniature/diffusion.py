@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from maxbench.errors import UserError
 from maxbench.miniature.autoencoder import latents_of
 from maxbench.miniature.context import TrainingContext
 from maxbench.miniature.language import tokenise, tokens_of
@@ -21,9 +22,13 @@ UNPROMPTED = 0.1  # share of empty prompts, for classifier-free guidance (Ho & S
 MIN_SNR = 5.0
 
 
-def make_scheduler() -> DDPMScheduler:
-    """Stable Diffusion 1.5's noise schedule."""
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+def make_scheduler(prediction: str = "epsilon") -> DDPMScheduler:
+    """Stable Diffusion 1.5's noise schedule. prediction: one of PREDICTIONS, what the U-Net is asked for."""
     return DDPMScheduler(
+        prediction_type=prediction,
         num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
@@ -42,7 +47,10 @@ def plain_attention(net):
 
 @dataclass(frozen=True)
 class Denoising:
-    """The task of predicting noise, from scenes that are already latents and prompts that are already tokens."""
+    """The task of removing noise, from scenes that are already latents and prompts that are already tokens.
+
+    What is predicted is the scheduler's `prediction_type`.
+    """
 
     latents: Tensor  # (N, C, h, w) float16
     tokens: Tensor  # (N, captions, L)
@@ -52,21 +60,22 @@ class Denoising:
     device: torch.device
 
     @classmethod
-    def of(cls, shop: TrainingContext) -> Denoising:
+    def of(cls, shop: TrainingContext, scheduler: DDPMScheduler | None = None) -> Denoising:
+        """scheduler: that of the family; None for the one that its U-Net was trained with."""
         tokenizer = CLIPTokenizer.from_pretrained(shop.weights / "tokenizer")
         return cls(
             latents=torch.from_numpy(latents_of(shop)),
             tokens=tokens_of(shop),
             nothing=tokenise(tokenizer, [""]),
             text_encoder=shop.load(CLIPTextModel, "text_encoder"),
-            scheduler=make_scheduler(),
+            scheduler=scheduler or DDPMScheduler.from_pretrained(shop.weights / "scheduler"),
             device=shop.device,
         )
 
     def draw(
         self, generator: torch.Generator, batch: int, early: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Scene numbers, noisy latents, timesteps, text states and the noise.
+        """Scene numbers, noisy latents, timesteps, text states and what the U-Net is to predict.
 
         early: draw more of the noisy timesteps, where a picture is laid out: t = (1 - u^3) T for uniform u
             (Mou et al., AAAI 2024, Sec. 3.4).
@@ -83,13 +92,20 @@ class Denoising:
         noisy = self.scheduler.add_noise(clean, noise, timestep)
         with torch.no_grad():
             text = self.text_encoder(tokens.to(self.device)).last_hidden_state
-        return index, noisy.to(self.device), timestep.to(self.device), text, noise.to(self.device)
+        velocity = self.scheduler.config.prediction_type == "v_prediction"
+        target = self.scheduler.get_velocity(clean, noise, timestep) if velocity else noise
+        return index, noisy.to(self.device), timestep.to(self.device), text, target.to(self.device)
 
-    def loss(self, predicted: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """Noise prediction error with Min-SNR weighting (Hang et al., ICCV 2023, Eq. 6)."""
+    def loss(self, predicted: Tensor, target: Tensor, timestep: Tensor) -> Tensor:
+        """Prediction error with Min-SNR weighting (Hang et al., ICCV 2023, Eq. 6 and Sec. 3.4).
+
+        For either prediction it is the same weight min(SNR, 5) on the error of the clean latents.
+        """
         alpha = self.scheduler.alphas_cumprod.to(timestep.device)[timestep]
         weight = (MIN_SNR * (1 - alpha) / alpha).clamp(max=1)
-        return (weight * (predicted.float() - noise).square().mean((1, 2, 3))).mean()
+        if self.scheduler.config.prediction_type == "v_prediction":
+            weight = weight * alpha  # an error of v is that of the noise over sqrt(alpha)
+        return (weight * (predicted.float() - target).square().mean((1, 2, 3))).mean()
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,7 @@ class UNet:
     seed: int
     subfolder: str
     channels: Sequence[int]
+    prediction: str = "epsilon"  # one of PREDICTIONS
     heads: int = 4
 
     needs = ("vae", "text_encoder")
@@ -125,14 +142,16 @@ class UNet:
         )
 
     def train(self, shop: TrainingContext) -> tuple[UNet2DConditionModel, History]:
-        task = Denoising.of(shop)
+        if self.prediction not in PREDICTIONS:
+            raise UserError(f"prediction is {self.prediction!r}; it is one of {', '.join(PREDICTIONS)}.")
+        task = Denoising.of(shop, make_scheduler(self.prediction))
         channels, size = task.latents.shape[1:3]
         unet = plain_attention(self.build(size, task.text_encoder.config.hidden_size, channels).to(shop.device))
         shop.quick(unet)
 
         def loss_of(generator: torch.Generator, batch: int) -> Tensor:
-            _, noisy, timestep, text, noise = task.draw(generator, batch)
-            return task.loss(unet(noisy, timestep, text).sample, noise, timestep)
+            _, noisy, timestep, text, target = task.draw(generator, batch)
+            return task.loss(unet(noisy, timestep, text).sample, target, timestep)
 
         history = shop.fit(self, [{"params": unet.parameters()}], loss_of)
         task.scheduler.save_pretrained(shop.weights / "scheduler")

@@ -339,13 +339,21 @@ def text_fidelity(run: FinishedRun, look: Look) -> list[Measure]:
             continue
         read = read_images([first[name] for name in own], run.settings["suite"]["resolution"])
         pictures = torch.from_numpy(to_bytes(read)).permute(0, 3, 1, 2)  # (N, 3, S, S)
-        classes = read_maps(look, pictures, f"kinds in {row}").classes.flatten(1)  # (N, pixels)
-        pixels = torch.stack([(classes == world.CLASSES.index(kind)).sum(1) for kind in world.SHAPES], dim=1)
-        most, kind = pixels.max(1)
-        right = kind == torch.tensor([world.SHAPES.index(named[name]) for name in own])
-        hits = 100 * (right & (most >= VISIBLE)).double().numpy()
+        hits = 100 * recognised(look, pictures, [named[name] for name in own], f"kinds in {row}").astype(float)
         measures.append(Measure(row, RECOGNISED, "", bootstrap_mean(hits, seed=SEED), "higher"))
     return measures
+
+
+def recognised(look: Look, pictures: torch.Tensor, kinds: Sequence[str], what: str) -> np.ndarray:
+    """Whether a map network calls the most pixels of a solid by the kind asked for, (N,) bool.
+
+    pictures: (N, 3, S, S) uint8. kinds: one of `world.SHAPES` for each. Nothing is recognised where no solid is seen.
+    """
+    classes = read_maps(look, pictures, what).classes.flatten(1)  # (N, pixels)
+    pixels = torch.stack([(classes == world.CLASSES.index(kind)).sum(1) for kind in world.SHAPES], dim=1)
+    most, kind = pixels.max(1)
+    right = kind == torch.tensor([world.SHAPES.index(name) for name in kinds])
+    return (right & (most >= VISIBLE)).numpy()
 
 
 # --- the bad anchor -----------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class ImagePrompt:
             silence = task.text_encoder(task.nothing.to(shop.device)).last_hidden_state
 
         def loss_of(generator: torch.Generator, batch: int) -> Tensor:
-            index, noisy, timestep, text, noise = task.draw(generator, batch, early=True)
+            index, noisy, timestep, text, target = task.draw(generator, batch, early=True)
             view = torch.randint(views.shape[1], (batch,), generator=generator)
             unprompted, unseen = torch.rand(2, batch, generator=generator)
             text = torch.where((unprompted < self.text_drop)[:, None, None].to(shop.device), silence, text)
@@ -72,7 +72,7 @@ class ImagePrompt:
             predicted = unet(
                 noisy, timestep, text, added_cond_kwargs={"image_embeds": [seen[:, None].to(shop.device)]}
             ).sample
-            return task.loss(predicted, noise, timestep)
+            return task.loss(predicted, target, timestep)
 
         return prompt, shop.fit(self, [{"params": prompt.parameters()}], loss_of)
 

@@ -333,26 +333,29 @@ def notes_of(results: Results) -> list[str]:
 
 
 def _tuned(results: Results) -> list[str]:
-    """What was chosen for tuned methods."""
+    """What was chosen for tuned methods; of a pooled result whose runs chose apart, by seed."""
     table = results.tuning
     if table is None:
         return []
     try:
-        best = table[table.chosen]
-        settings = [each for each in table.columns if each not in ("method", "candidate", "joint", "n", "chosen")]
-        tried = table.groupby("method").size()
-        said = [
-            f"{row.method} (of {tried[row.method]}) "
-            + ", ".join(f"{name} {row[name]:g}" for name in settings if pd.notna(row[name]))
-            for _, row in best.iterrows()
-        ]
         count = int(table.n.iloc[0])
+        chosen = [f"seed {seed}: {_chosen(own)}" for seed, own in table.groupby("seed")] if "seed" in table else []
+        said = ". ".join(chosen) or _chosen(table)
     except (ValueError, AttributeError, KeyError) as error:
         raise results.damaged(TUNING) from error
     return [
-        f"Chosen for the joint score of {count} training scenes, in brackets of how many settings (tuning.csv): "
-        f"{'; '.join(said)}."
+        f"Chosen for the joint score of {count} training scenes, in brackets of how many settings (tuning.csv): {said}."
     ]
+
+
+def _chosen(table: pd.DataFrame) -> str:
+    settings = [name for name in table.columns if name not in ("method", "candidate", "joint", "n", "chosen", "seed")]
+    tried = table.groupby("method").size()
+    return "; ".join(
+        f"{row.method} (of {tried[row.method]}) "
+        + ", ".join(f"{name} {row[name]:g}" for name in settings if pd.notna(row[name]))
+        for _, row in table[table.chosen].iterrows()
+    )
 
 
 def _protocols(metrics: pd.DataFrame) -> str:

@@ -20,7 +20,7 @@ from maxbench.store.runfolder import RunFolder
 
 LOG = "run.log"
 LINES, FIGURES = 20.0, 5.0
-"""Seconds between two lines on the same work, and between two editions of its figures."""
+"""Seconds between two lines on the same work, and between two versions of its figures."""
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Several seeds as one result, and differences to any row: from what was measured, with one cluster per picture."""
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import yaml
 
 from maxbench.__main__ import main
-from maxbench.cli.pool import read_config, read_state, tables_of
+from maxbench.cli.pool import read_config, read_state, tables_of, what_was_tried
 from maxbench.errors import UserError
 from maxbench.evaluation.state import merge
+from maxbench.report.runs import Results
+from maxbench.report.tables import _tuned
 from runs import all_runs
 
 FILES = ("metrics.csv", "samples.parquet", "differences.csv", "evaluation.json", "state.npz", "table.md", "config.yaml")
@@ -72,6 +75,27 @@ def test_pooling_finished_runs_is_what_the_seeds_give_in_any_order(runs, pooled,
     capsys.readouterr()
     assert main(["tables", str(tmp_path / "both")]) == 0
     assert "seeds 0 and 1" in capsys.readouterr().out
+
+
+def test_what_was_tried_is_kept_once_or_by_seed(tmp_path):
+    table = pd.DataFrame(
+        {"method": "tuned_sum", "candidate": [0, 1], "scale": [1.0, 2.0], "joint": 0.5, "n": 8, "chosen": [True, False]}
+    )
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    assert what_was_tried(folders, (0, 1)) == b""
+    for folder in folders:
+        table.to_csv(folder / "tuning.csv", index=False)
+    assert what_was_tried(folders, (0, 1)) == (folders[0] / "tuning.csv").read_bytes()
+    table.assign(chosen=[False, True]).to_csv(folders[1] / "tuning.csv", index=False)
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "tuning.csv").write_bytes(what_was_tried(folders, (0, 1)))
+    (said,) = _tuned(Results(both))
+    assert "seed 0: tuned_sum (of 2) scale 1. seed 1: tuned_sum (of 2) scale 2." in said
+    (folders[1] / "tuning.csv").unlink()  # of a run in which nothing was tuned
+    assert set(pd.read_csv(io.BytesIO(what_was_tried(folders, (0, 1)))).seed) == {0}
 
 
 def test_pooling_touches_no_picture(runs, tmp_path):

@@ -1,0 +1,149 @@
+"""What a U-Net of the family is worth before any control is trained on it: for short trials of recipes.
+
+Families whose U-Nets were trained differently are held against each other on the same held-out scenes, prompts and
+noise. Nothing of a run is needed, so that a trial costs minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from maxbench.errors import UserError
+from maxbench.images import to_bytes
+from maxbench.metrics.statistics import Interval, bootstrap_mean
+from maxbench.miniature.context import TrainingContext, read_history
+from maxbench.miniature.corpus import Corpus
+from maxbench.miniature.diffusion import Denoising
+from maxbench.miniature.generated import DRAWS, FLOOR, equal_size, frechet_draws, recognised
+from maxbench.miniature.quality import BATCH, SEED, Look, Measure, batches, signed
+from maxbench.miniature.training import step_generator
+from maxbench.miniature.words import lone_kind
+from maxbench.progress import track
+
+NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+LOSS_BATCHES = 64  # of held-out latents
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the trial's pictures are drawn: DDIM with classifier-free guidance."""
+
+    steps: int
+    guidance: float
+    seed: int = 0
+
+
+def require_generator(weights: Path) -> None:
+    """Refuse a folder that cannot draw pictures from text."""
+    missing = [part for part in NEEDED if not (weights / part).is_dir()]
+    if missing:
+        raise UserError(
+            f"{weights} has no {', '.join(missing)}; name a folder in which `python scripts/train_miniature.py` has "
+            "trained the U-Net."
+        )
+
+
+def recipe_of(weights: Path) -> dict[str, Any]:
+    """How a U-Net was trained, from its history: what is predicted, pictures seen, learning rate, average."""
+    history = read_history(weights, "unet")
+    if not history:
+        raise UserError(f"{weights} has no history of its unet; train it with `python scripts/train_miniature.py`.")
+    part, recipe = history["part"], history["part"]["recipe"]
+    return {
+        "prediction": part.get("prediction", "epsilon"),
+        "pictures seen": recipe["steps"] * recipe["batch"],
+        "batch": recipe["batch"],
+        "learning rate": recipe["lr"],
+        "average": recipe["ema"],
+    }
+
+
+def held_out_loss(weights: Path, corpus: Corpus, folder: Path) -> Tensor:
+    """The training loss on held-out scenes, (batches,) means of BATCH draws each; the same draws for every family.
+
+    The loss weighs the error of the clean latents, and so is one quantity whatever a U-Net predicts.
+    folder: where the latents of the corpus are kept; of this corpus alone.
+    """
+    shop = TrainingContext(corpus, folder, weights, torch.device("cpu"))
+    task, unet = Denoising.of(shop), shop.load(UNet2DConditionModel, "unet")
+    losses = []
+    with torch.inference_mode():
+        for number in track(range(LOSS_BATCHES), f"loss of {weights.name}", LOSS_BATCHES, "batches"):
+            _, noisy, timestep, text, target = task.draw(step_generator(SEED, "held-out", number), BATCH)
+            losses.append(task.loss(unet(noisy, timestep, text).sample, target, timestep))
+    return torch.stack(losses).double()
+
+
+@torch.inference_mode()
+def draw_pictures(weights: Path, prompts: Sequence[str], sampling: Sampling) -> Tensor:
+    """Pictures of prompts by a family without any control, (N, 3, S, S) uint8; noise depends on the seed alone."""
+    unet = UNet2DConditionModel.from_pretrained(weights / "unet", torch_dtype=torch.float32).eval()
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(weights / "vae", torch_dtype=torch.float32).eval(),
+        text_encoder=CLIPTextModel.from_pretrained(weights / "text_encoder", dtype=torch.float32).eval(),
+        tokenizer=CLIPTokenizer.from_pretrained(weights / "tokenizer"),
+        unet=unet,
+        scheduler=DDIMScheduler.from_pretrained(weights / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    size = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    noise = torch.randn(len(prompts), *size, generator=torch.Generator().manual_seed(sampling.seed))
+    drawn = []
+    for index in batches(torch.arange(len(prompts)), f"pictures of {weights.name}"):
+        images = pipe(
+            [prompts[number] for number in index.tolist()],
+            latents=noise[index],
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance,
+            output_type="pt",
+        ).images
+        drawn.append(torch.from_numpy(to_bytes(images)).permute(0, 3, 1, 2))
+    return torch.cat(drawn)
+
+
+@torch.inference_mode()
+def clip_features(folder: Path, pictures: Tensor, what: str) -> np.ndarray:
+    """Image features (N, D) by the CLIP model in a folder, of pictures (N, 3, S, S) uint8."""
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    seen = [model.get_image_features(pixel_values=signed(batch)).pooler_output for batch in batches(pictures, what)]
+    return torch.cat(seen).double().numpy()
+
+
+def compare_generators(
+    families: Mapping[str, Path], corpus: Corpus, look: Look, clip: Path, sampling: Sampling, folder: Path
+) -> list[Measure]:
+    """Held-out loss, FD-CLIP and text fidelity of every family, beside those of the real pictures.
+
+    families: name -> weights. look: the scorer of maps, of all. clip: the CLIP model of all. folder: for latents.
+    """
+    prompts = [captions[0] for captions in corpus.captions]
+    lone = [number for number, prompt in enumerate(prompts) if lone_kind(prompt)]
+    kinds = [lone_kind(prompts[number]) for number in lone]
+    rows = {FLOOR: torch.from_numpy(np.array(corpus.images))}
+    measures = []
+    for name, weights in families.items():
+        loss = held_out_loss(weights, corpus, folder).numpy()
+        measures.append(Measure(name, "held-out loss x1000", "", bootstrap_mean(1000 * loss, seed=SEED), "lower"))
+        rows[name] = draw_pictures(weights, prompts, sampling)
+    features = {name: clip_features(clip, pictures, f"features of {name}") for name, pictures in rows.items()}
+    size = equal_size(len(corpus), 0)
+    for name, drawn in frechet_draws(features, np.empty((0, features[FLOOR].shape[1])), DRAWS).items():
+        low, high = np.percentile(drawn, (2.5, 97.5))
+        distance = Interval(float(drawn.mean()), float(low), float(high), size)
+        measures.append(Measure(name, f"FD-CLIP at N = {size}", "", distance, "lower"))
+    for name, pictures in rows.items():
+        hits = 100 * recognised(look, pictures[lone], kinds, f"kinds in {name}").astype(float)
+        measures.append(Measure(name, "kind recognised, %", "", bootstrap_mean(hits, seed=SEED), "higher"))
+    return measures

@@ -1,0 +1,138 @@
+"""U-Nets that are held against each other before any control is trained, on small random weights."""
+
+import importlib.util
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from maxbench.errors import UserError
+from maxbench.miniature.context import TrainingContext, write_history
+from maxbench.miniature.corpus import render_corpus
+from maxbench.miniature.diffusion import Denoising, UNet, make_scheduler
+from maxbench.miniature.generated import FLOOR
+from maxbench.miniature.quality import load_map_networks
+from maxbench.miniature.training import Recipe, step_generator
+from maxbench.miniature.trials import (
+    Sampling,
+    compare_generators,
+    draw_pictures,
+    held_out_loss,
+    recipe_of,
+    require_generator,
+)
+
+SCENES = 8
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return render_corpus(SCENES, 9977, 64, tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture
+def family(small_suite, tmp_path):
+    shutil.copytree(small_suite, tmp_path / "family")
+    recipe = {"steps": 3, "batch": 2, "lr": 0.1, "ema": 0.9}
+    for part in ("vae", "text_encoder", "unet"):
+        write_history(tmp_path / "family", part, {"key": part, "part": {"recipe": recipe, "prediction": "epsilon"}})
+    return tmp_path / "family"
+
+
+def denoising(prediction):
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(4, 2, 4, 4, generator=generator)
+    nobody = type("Text", (), {"__call__": lambda self, tokens: type("Out", (), {"last_hidden_state": tokens})()})()
+    tokens = torch.zeros(4, 1, 3, dtype=torch.long)
+    return Denoising(latents, tokens, tokens[:1, 0], nobody, make_scheduler(prediction), torch.device("cpu"))
+
+
+def test_the_loss_is_one_quantity_whatever_is_predicted():
+    """The same error of the clean latents costs the same, told as noise or as velocity."""
+    tasks = {name: denoising(name) for name in ("epsilon", "v_prediction")}
+    losses = {}
+    for name, task in tasks.items():
+        index, noisy, timestep, _, target = task.draw(step_generator(0, "test", 0), 64)
+        alpha = task.scheduler.alphas_cumprod[timestep][:, None, None, None]
+        clean = task.latents[index]
+        wrong = clean + 0.1  # what a network that errs by as much everywhere takes the clean latents for
+        noise = (noisy - alpha.sqrt() * wrong) / (1 - alpha).sqrt()
+        said = noise if name == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * wrong
+        snr = (alpha / (1 - alpha)).flatten()
+        assert task.loss(said, target, timestep) == pytest.approx(float(0.01 * snr.clamp(max=5).mean()), rel=1e-3)
+        losses[name] = task.loss(said, target, timestep)
+    assert losses["epsilon"] == pytest.approx(float(losses["v_prediction"]), rel=1e-3)
+
+
+def test_an_unknown_prediction_is_refused():
+    part = replace(UNet(Recipe(1, 1, 0.1), 0, "unet", (8, 8)), prediction="sample")
+    with pytest.raises(UserError, match="'sample'; it is one of epsilon, v_prediction"):
+        part.train(None)
+
+
+def test_controls_learn_what_their_unet_predicts(family, corpus, tmp_path):
+    """A control is trained towards what the family's own schedule says, not towards noise whatever the U-Net."""
+    make_scheduler("v_prediction").save_pretrained(family / "scheduler")
+    task = Denoising.of(TrainingContext(corpus, tmp_path / "arrays", family, torch.device("cpu")))
+    assert task.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_pictures_depend_on_the_seed_and_on_the_prediction(family):
+    draw = partial(draw_pictures, family, ["a red box"] * 2)
+    once = draw(Sampling(2, 3.0))
+    assert once.shape == (2, 3, 64, 64) and once.dtype == torch.uint8
+    assert torch.equal(once, draw(Sampling(2, 3.0)))
+    assert not torch.equal(once, draw(Sampling(2, 3.0, seed=1)))
+    DDPMScheduler.from_pretrained(family / "scheduler", prediction_type="v_prediction").save_pretrained(
+        family / "scheduler"
+    )
+    assert not torch.equal(once, draw(Sampling(2, 3.0)))
+
+
+def test_a_family_is_compared_with_itself(family, corpus, tmp_path):
+    """Two names of one family get the same numbers, and the real pictures are the floor."""
+    look = load_map_networks(family)["scorer"]
+    clip = family / "scorers" / "clip"
+    measures = compare_generators({"one": family, "two": family}, corpus, look, clip, Sampling(2, 3.0), tmp_path / "a")
+    one, two = (
+        [(each.measure, each.interval.value) for each in measures if each.part == name] for name in ("one", "two")
+    )
+    # no prompt of so few scenes need name one solid, which is NaN and not equal to itself
+    assert len(one) == 3 and [repr(value) for _, value in one] == [repr(value) for _, value in two]
+    distance = {each.part: each.interval.value for each in measures if each.measure.startswith("FD-CLIP")}
+    assert distance[FLOOR] < distance["one"]
+    again = held_out_loss(family, corpus, tmp_path / "a")
+    assert 1000 * again.mean() == pytest.approx(measures[0].interval.value)
+
+
+def test_the_page_says_how_each_was_trained(family, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("compare_generators", "scripts/compare_generators.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    output = tmp_path / "results" / "trials"
+    how = ["--scenes", str(SCENES), "--steps", "2", "--clip", str(family / "scorers/clip"), "--folder", str(tmp_path)]
+    assert script.main([str(family), *how, "--output", str(output)]) == 0
+    page = output.with_suffix(".md").read_text()
+    assert "| family | epsilon | 6 | 2 | 0.1 | 0.9 |" in page
+    table = pd.read_csv(output.with_suffix(".csv"))
+    assert set(table.part) == {FLOOR, "family"}
+    (family / "histories" / "unet.json").unlink()
+    assert script.main([str(family), *how, "--output", str(output)]) == 2
+    assert "has no history of its unet" in capsys.readouterr().err
+
+
+def test_what_is_lacking_is_said(family):
+    assert recipe_of(family)["pictures seen"] == 6
+    history = family / "histories" / "unet.json"
+    history.write_text(json.dumps({"part": {"recipe": json.loads(history.read_text())["part"]["recipe"]}}))
+    assert recipe_of(family)["prediction"] == "epsilon"  # of histories that were written before there was a choice
+    shutil.rmtree(family / "unet")
+    with pytest.raises(UserError, match="has no unet; name a folder"):
+        require_generator(family)
+    assert Path("scripts/compare_generators.py").exists()
