@@ -56,9 +56,9 @@ losses of different parts are different quantities. Minutes are wall clock on a 
 
 ## Quality
 
-Measured on {held_out} held-out scenes, with 95% bootstrap intervals over them. *VAE reconstructions* are renderings after the
-autoencoder. Annotator and scorer are compared with the renderer's exact maps, and with each other; depth *fitted* is
-after a fit of scale and shift in every picture, as the benchmark measures it.
+Measured on {held_out} held-out scenes, with 95% bootstrap intervals over them. *VAE reconstructions* are renderings
+after the autoencoder. Annotator and scorer are compared with the renderer's exact maps, and with each other; depth
+*fitted* is after a fit of scale and shift in every picture, as the benchmark measures it.
 
 {quality}
 """
