@@ -2,9 +2,10 @@
 
     python scripts/train_miniature.py only=[unet] parts.unet.recipe.steps=1500 weights=/tmp/a
     python scripts/train_miniature.py only=[unet] parts.unet.recipe.steps=1500 weights=/tmp/b parts.unet.prediction=...
-    python scripts/compare_generators.py /tmp/a /tmp/b --output results/miniature/trials
+    python scripts/compare_generators.py /tmp/a /tmp/b --output maxbench/suites/weights/miniature-3/histories/trials
 
-(a folder to train in is a copy of one that holds what the U-Net needs: vae, text encoder, tokenizer and histories)
+(where the card of that family takes it from). A folder to train in is a copy of one that holds what the U-Net needs:
+vae, text encoder, tokenizer and histories.
 
 writes trials.md and trials.csv: how each was trained, its loss on held-out scenes, the distance of its pictures from
 real ones and how often the solid in a picture is of the kind that its prompt names.

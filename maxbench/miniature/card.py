@@ -16,12 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from maxbench.errors import UserError
-from maxbench.miniature.context import read_history
+from maxbench.miniature.context import HISTORIES, read_history
 from maxbench.miniature.controls import CANNY_THRESHOLDS
 from maxbench.miniature.corpus import DROPS, VALIDATION_SEED, WORLD_VERSION, render_corpus
-from maxbench.miniature.diffusion import MIN_SNR, UNPROMPTED
+from maxbench.miniature.diffusion import MIN_SNR, UNPROMPTED, prediction_of
 from maxbench.miniature.quality import measure_parts, parts_tables
 
+TRIALS = "trials.md"
+"""What scripts/compare_generators.py has written of short trials, kept with the histories of what was trained."""
 STRIDE = 100  # steps whose mean loss is one number of a history
 ACROSS = 4  # panels in a row of the picture of losses
 WIDE = 2.5  # a curve that spans a larger factor than this is drawn on a logarithmic scale
@@ -106,6 +108,9 @@ def write_card(
         stride=STRIDE,
         quality=parts_tables(measures),
     )
+    trials = weights / HISTORIES / TRIALS
+    if trials.exists():
+        text += "\n#" + trials.read_text()  # its title becomes a section
     (weights / "README.md").write_text(text)
 
 
@@ -118,8 +123,9 @@ def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
         if "noise" in history["part"] and part not in networks
     }
     controls = {part: history["part"] for part, history in histories.items() if "condition" in history["part"]}
+    predicted = {"epsilon": "noise", "v_prediction": "velocity"}[prediction_of(histories.get("unet", {}))]
     lines = [
-        f"- **Generator**: noise prediction with Min-SNR weighting (gamma {MIN_SNR:g}) on latent means; "
+        f"- **Generator**: {predicted} prediction with Min-SNR weighting (gamma {MIN_SNR:g}) on latent means; "
         f"{100 * UNPROMPTED:g}% of the prompts are empty."
     ]
     for part, noise in again.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -36,6 +37,11 @@ def make_scheduler(prediction: str = "epsilon") -> DDPMScheduler:
         clip_sample=False,
         steps_offset=1,
     )
+
+
+def prediction_of(history: Mapping[str, Any]) -> str:
+    """What a U-Net with this history predicts, one of PREDICTIONS; noise before there was a choice."""
+    return history.get("part", {}).get("prediction", PREDICTIONS[0])
 
 
 def plain_attention(net):

@@ -22,7 +22,7 @@ from maxbench.images import to_bytes
 from maxbench.metrics.statistics import Interval, bootstrap_mean
 from maxbench.miniature.context import TrainingContext, read_history
 from maxbench.miniature.corpus import Corpus
-from maxbench.miniature.diffusion import Denoising
+from maxbench.miniature.diffusion import Denoising, prediction_of
 from maxbench.miniature.generated import DRAWS, FLOOR, equal_size, frechet_draws, recognised
 from maxbench.miniature.quality import BATCH, SEED, Look, Measure, batches, signed
 from maxbench.miniature.training import step_generator
@@ -57,9 +57,9 @@ def recipe_of(weights: Path) -> dict[str, Any]:
     history = read_history(weights, "unet")
     if not history:
         raise UserError(f"{weights} has no history of its unet; train it with `python scripts/train_miniature.py`.")
-    part, recipe = history["part"], history["part"]["recipe"]
+    recipe = history["part"]["recipe"]
     return {
-        "prediction": part.get("prediction", "epsilon"),
+        "prediction": prediction_of(history),
         "pictures seen": recipe["steps"] * recipe["batch"],
         "batch": recipe["batch"],
         "learning rate": recipe["lr"],

@@ -30,6 +30,7 @@ def card(small_suite, tmp_path_factory):
         write_history(weights, part, history_of(part))
     for entry in small_suite.iterdir():
         (weights / entry.name).symlink_to(entry)
+    (weights / "histories" / "trials.md").write_text("# Trials\n\nOf two recipes.\n")
     write_card(weights, work, list(PARTS), note="Baked twice.", scenes=5, size=64, seed=12, held_out=4)
     return weights
 
@@ -49,12 +50,16 @@ def test_the_card_says_what_the_histories_say(card):
         assert word in text
     for word in ("**Date**", "Baked twice.", "(losses.png)", "PSNR", "mIoU", "own caption", "steps", "loss"):
         assert word in text
+    assert text.endswith("\n## Trials\n\nOf two recipes.\n")
     assert "| in vae |" in text  # the decoder's weights
     assert "{" not in text
 
 
 def test_the_card_says_what_was_kept_apart():
     text = "\n".join(tasks({part: history_of(part) for part in PARTS}))
+    assert "**Generator**: noise prediction" in text
+    moving = {**history_of("unet"), "part": {**history_of("unet")["part"], "prediction": "v_prediction"}}
+    assert "**Generator**: velocity prediction" in "\n".join(tasks({"unet": moving}))
     assert "no network sees two conditions" in text and "partly blanked" in text and "t = (1 - u^3) T" in text
     assert "**ControlNets** (controlnet_hed, controlnet_canny)" in text and "at 0.125 of the rate" in text
     assert "**Adapters** (adapter_seg)" in text and "random weights" in text
