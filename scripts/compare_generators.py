@@ -38,6 +38,8 @@ Written by `scripts/compare_generators.py` on {date} with torch {torch}. {note}
 On {scenes} scenes (seed {seed}) that no part was trained on, in float32; DDIM, {steps} steps, guidance {guidance:g},
 the same noise for all. The loss is that of training, min(SNR, 5) on the error of the clean latents, so one quantity
 whatever is predicted: its mean over {batches} batches of the same draws, with a bootstrapped 95% interval over batches.
+*A wrong kind adds*: by how much that loss grows, of prompts that name one solid, where the prompt names another kind,
+with the same noise; 0 for a U-Net that does not read the kind.
 FD-CLIP: half of the scenes against the pictures of the other half, and in brackets the spread over {draws} splits;
 *real* is the floor. Kind recognised: of the prompts that name one solid, how often the scorer calls the most pixels of
 a solid by that kind. Features by `{clip}`, kinds by `{scorer}`.

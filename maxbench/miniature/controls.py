@@ -87,7 +87,7 @@ class Control:
         def loss_of(generator: torch.Generator, batch: int) -> Tensor:
             index, noisy, timestep, text, target = task.draw(generator, batch, early=True)
             residuals = steer(noisy, timestep, text, hints(index, generator).to(shop.device))
-            return task.loss(unet(noisy, timestep, text, **residuals).sample, target, timestep)
+            return task.loss(unet(noisy, timestep, text, **residuals).sample, target, timestep, index)
 
         return shop.fit(self, groups, loss_of)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from maxbench.errors import UserError
+from maxbench.miniature import world
 from maxbench.miniature.autoencoder import latents_of
 from maxbench.miniature.context import TrainingContext
 from maxbench.miniature.language import tokenise, tokens_of
@@ -55,7 +58,9 @@ def plain_attention(net):
 class Denoising:
     """The task of removing noise, from scenes that are already latents and prompts that are already tokens.
 
-    What is predicted is the scheduler's `prediction_type`.
+    What is predicted is the scheduler's `prediction_type`. The error of the clean latents is weighted by
+    min(SNR, MIN_SNR) + floor (Hang et al., ICCV 2023, for a floor of 0), and `emphasis` times as much in cells near a
+    solid.
     """
 
     latents: Tensor  # (N, C, h, w) float16
@@ -64,10 +69,12 @@ class Denoising:
     text_encoder: CLIPTextModel
     scheduler: DDPMScheduler
     device: torch.device
+    floor: float = 0.0
+    emphasis: Tensor | None = None  # (N, 1, h, w) of the loss in every cell of every scene; None for 1 everywhere
 
     @classmethod
-    def of(cls, shop: TrainingContext, scheduler: DDPMScheduler | None = None) -> Denoising:
-        """scheduler: that of the family; None for the one that its U-Net was trained with."""
+    def of(cls, shop: TrainingContext, scheduler: DDPMScheduler | None = None, **weights: Any) -> Denoising:
+        """scheduler: that of the family; None for the one that its U-Net was trained with. weights: floor, emphasis."""
         tokenizer = CLIPTokenizer.from_pretrained(shop.weights / "tokenizer")
         return cls(
             latents=torch.from_numpy(latents_of(shop)),
@@ -76,6 +83,7 @@ class Denoising:
             text_encoder=shop.load(CLIPTextModel, "text_encoder"),
             scheduler=scheduler or DDPMScheduler.from_pretrained(shop.weights / "scheduler"),
             device=shop.device,
+            **weights,
         )
 
     def draw(
@@ -98,20 +106,43 @@ class Denoising:
         noisy = self.scheduler.add_noise(clean, noise, timestep)
         with torch.no_grad():
             text = self.text_encoder(tokens.to(self.device)).last_hidden_state
-        velocity = self.scheduler.config.prediction_type == "v_prediction"
-        target = self.scheduler.get_velocity(clean, noise, timestep) if velocity else noise
+        target = self.target(clean, noise, timestep)
         return index, noisy.to(self.device), timestep.to(self.device), text, target.to(self.device)
 
-    def loss(self, predicted: Tensor, target: Tensor, timestep: Tensor) -> Tensor:
-        """Prediction error with Min-SNR weighting (Hang et al., ICCV 2023, Eq. 6 and Sec. 3.4).
-
-        For either prediction it is the same weight min(SNR, 5) on the error of the clean latents.
-        """
-        alpha = self.scheduler.alphas_cumprod.to(timestep.device)[timestep]
-        weight = (MIN_SNR * (1 - alpha) / alpha).clamp(max=1)
+    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What the U-Net is to predict, (B, C, h, w)."""
         if self.scheduler.config.prediction_type == "v_prediction":
-            weight = weight * alpha  # an error of v is that of the noise over sqrt(alpha)
-        return (weight * (predicted.float() - target).square().mean((1, 2, 3))).mean()
+            return self.scheduler.get_velocity(clean, noise, timestep)
+        return noise
+
+    def losses(self, predicted: Tensor, target: Tensor, timestep: Tensor, index: Tensor) -> Tensor:
+        """The weighted error of the clean latents, (B,), whichever of PREDICTIONS was predicted (B, C, h, w)."""
+        alpha = self.scheduler.alphas_cumprod.to(timestep.device)[timestep]
+        snr = alpha / (1 - alpha)
+        # an error of the noise is that of the clean latents times sqrt(SNR); of the velocity, times sqrt(SNR + 1)
+        scale = snr + 1 if self.scheduler.config.prediction_type == "v_prediction" else snr
+        errors = (predicted.float() - target).square()
+        if self.emphasis is not None:
+            errors = errors * self.emphasis[index].to(errors)
+        return (snr.clamp(max=MIN_SNR) + self.floor) / scale * errors.mean((1, 2, 3))
+
+    def loss(self, predicted: Tensor, target: Tensor, timestep: Tensor, index: Tensor) -> Tensor:
+        """The mean of `losses`."""
+        return self.losses(predicted, target, timestep, index).mean()
+
+
+def near_solids(shop: TrainingContext, size: int) -> Tensor:
+    """Whether a cell of the latents, or one beside it, has a pixel of a solid; (N, 1, size, size) bool."""
+
+    def look() -> np.ndarray:
+        found = []
+        for index in torch.arange(len(shop.corpus)).split(1000):
+            classes = torch.from_numpy(shop.corpus.segmentation[index.numpy()])
+            cells = F.adaptive_max_pool2d((classes >= world.SOLIDS.start).float()[:, None], size)
+            found.append(F.max_pool2d(cells, 3, 1, 1).bool())
+        return torch.cat(found).numpy()
+
+    return torch.from_numpy(shop.once(f"near-solids-{size}", "", look))
 
 
 @dataclass(frozen=True)
@@ -128,6 +159,8 @@ class UNet:
     channels: Sequence[int]
     prediction: str = "epsilon"  # one of PREDICTIONS
     heads: int = 4
+    floor: float = 0.0  # added to the weight of every noise level
+    solids: float = 1.0  # how many times as much the loss counts near a solid
 
     needs = ("vae", "text_encoder")
 
@@ -150,14 +183,16 @@ class UNet:
     def train(self, shop: TrainingContext) -> tuple[UNet2DConditionModel, History]:
         if self.prediction not in PREDICTIONS:
             raise UserError(f"prediction is {self.prediction!r}; it is one of {', '.join(PREDICTIONS)}.")
-        task = Denoising.of(shop, make_scheduler(self.prediction))
+        task = Denoising.of(shop, make_scheduler(self.prediction), floor=self.floor)
         channels, size = task.latents.shape[1:3]
+        if self.solids != 1:
+            task = replace(task, emphasis=1 + (self.solids - 1) * near_solids(shop, size))
         unet = plain_attention(self.build(size, task.text_encoder.config.hidden_size, channels).to(shop.device))
         shop.quick(unet)
 
         def loss_of(generator: torch.Generator, batch: int) -> Tensor:
-            _, noisy, timestep, text, target = task.draw(generator, batch)
-            return task.loss(unet(noisy, timestep, text).sample, target, timestep)
+            index, noisy, timestep, text, target = task.draw(generator, batch)
+            return task.loss(unet(noisy, timestep, text).sample, target, timestep, index)
 
         history = shop.fit(self, [{"params": unet.parameters()}], loss_of)
         task.scheduler.save_pretrained(shop.weights / "scheduler")

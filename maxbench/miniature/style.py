@@ -72,7 +72,7 @@ class ImagePrompt:
             predicted = unet(
                 noisy, timestep, text, added_cond_kwargs={"image_embeds": [seen[:, None].to(shop.device)]}
             ).sample
-            return task.loss(predicted, target, timestep)
+            return task.loss(predicted, target, timestep, index)
 
         return prompt, shop.fit(self, [{"params": prompt.parameters()}], loss_of)
 

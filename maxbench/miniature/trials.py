@@ -20,10 +20,12 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from maxbench.errors import UserError
 from maxbench.images import to_bytes
 from maxbench.metrics.statistics import Interval, bootstrap_mean
+from maxbench.miniature import world
 from maxbench.miniature.context import TrainingContext, read_history
 from maxbench.miniature.corpus import Corpus
 from maxbench.miniature.diffusion import Denoising, prediction_of
 from maxbench.miniature.generated import DRAWS, FLOOR, equal_size, frechet_draws, recognised
+from maxbench.miniature.language import tokenise
 from maxbench.miniature.quality import BATCH, SEED, Look, Measure, batches, signed
 from maxbench.miniature.training import step_generator
 from maxbench.miniature.words import lone_kind
@@ -31,6 +33,9 @@ from maxbench.progress import track
 
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 LOSS_BATCHES = 64  # of held-out latents
+WRONG_DRAWS = 10
+FOLLOWING = dict(zip(world.SHAPES, (*world.SHAPES[1:], world.SHAPES[0]), strict=True))
+"""Kind -> the wrong one that is put in its place."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ def recipe_of(weights: Path) -> dict[str, Any]:
         "batch": recipe["batch"],
         "learning rate": recipe["lr"],
         "average": recipe["ema"],
+        "floor": history["part"].get("floor", 0.0),
+        "near solids": history["part"].get("solids", 1.0),
     }
 
 
@@ -78,9 +85,38 @@ def held_out_loss(weights: Path, corpus: Corpus, folder: Path) -> Tensor:
     losses = []
     with torch.inference_mode():
         for number in track(range(LOSS_BATCHES), f"loss of {weights.name}", LOSS_BATCHES, "batches"):
-            _, noisy, timestep, text, target = task.draw(step_generator(SEED, "held-out", number), BATCH)
-            losses.append(task.loss(unet(noisy, timestep, text).sample, target, timestep))
+            index, noisy, timestep, text, target = task.draw(step_generator(SEED, "held-out", number), BATCH)
+            losses.append(task.loss(unet(noisy, timestep, text).sample, target, timestep, index))
     return torch.stack(losses).double()
+
+
+def wrong_kind(weights: Path, corpus: Corpus, folder: Path) -> np.ndarray:
+    """By how much the loss of a scene with one solid grows where its prompt names another kind, (scenes,).
+
+    Prompt and wrong prompt are read with the same noise, at WRONG_DRAWS noise levels of every scene: how much of what
+    the prompt says of the kind a U-Net uses, long before its pictures show a kind that can be recognised.
+    """
+    shop = TrainingContext(corpus, folder, weights, torch.device("cpu"))
+    task, unet = Denoising.of(shop), shop.load(UNet2DConditionModel, "unet")
+    lone = [number for number, captions in enumerate(corpus.captions) if lone_kind(captions[0])]
+    right = [corpus.captions[number][0] for number in lone]
+    wrong = [text.replace(kind, FOLLOWING[kind]) for text in right if (kind := lone_kind(text))]
+    tokenizer = CLIPTokenizer.from_pretrained(weights / "tokenizer")
+    steps, size = task.scheduler.config.num_train_timesteps, len(lone)
+    grown = []
+    with torch.inference_mode():
+        read = [task.text_encoder(tokenise(tokenizer, texts)).last_hidden_state for texts in (right, wrong)]
+        for number in track(range(WRONG_DRAWS), f"wrong kinds of {weights.name}", WRONG_DRAWS, "draws"):
+            clean = task.latents[torch.tensor(lone)].float()
+            noise = torch.randn(clean.shape, generator=step_generator(SEED, "wrong kind", number))
+            timestep = torch.full((size,), round((number + 0.5) / WRONG_DRAWS * steps))
+            target = task.target(clean, noise, timestep)
+            noisy = task.scheduler.add_noise(clean, noise, timestep)
+            one, two = (
+                task.losses(unet(noisy, timestep, text).sample, target, timestep, torch.tensor(lone)) for text in read
+            )
+            grown.append(two - one)
+    return torch.stack(grown).mean(0).double().numpy()
 
 
 @torch.inference_mode()
@@ -136,6 +172,8 @@ def compare_generators(
     for name, weights in families.items():
         loss = held_out_loss(weights, corpus, folder).numpy()
         measures.append(Measure(name, "held-out loss x1000", "", bootstrap_mean(1000 * loss, seed=SEED), "lower"))
+        grown = 1000 * wrong_kind(weights, corpus, folder)
+        measures.append(Measure(name, "a wrong kind adds x1000", "", bootstrap_mean(grown, seed=SEED), "higher"))
         rows[name] = draw_pictures(weights, prompts, sampling)
     features = {name: clip_features(clip, pictures, f"features of {name}") for name, pictures in rows.items()}
     size = equal_size(len(corpus), 0)

@@ -7,15 +7,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from maxbench.errors import UserError
 from maxbench.miniature.context import TrainingContext, write_history
 from maxbench.miniature.corpus import render_corpus
-from maxbench.miniature.diffusion import Denoising, UNet, make_scheduler
+from maxbench.miniature.diffusion import Denoising, UNet, make_scheduler, near_solids
 from maxbench.miniature.generated import FLOOR
 from maxbench.miniature.quality import load_map_networks
 from maxbench.miniature.training import Recipe, step_generator
@@ -26,7 +27,10 @@ from maxbench.miniature.trials import (
     held_out_loss,
     recipe_of,
     require_generator,
+    wrong_kind,
 )
+from maxbench.miniature.words import lone_kind
+from maxbench.miniature.world import CLASSES, SHAPES
 
 SCENES = 8
 
@@ -65,9 +69,36 @@ def test_the_loss_is_one_quantity_whatever_is_predicted():
         noise = (noisy - alpha.sqrt() * wrong) / (1 - alpha).sqrt()
         said = noise if name == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * wrong
         snr = (alpha / (1 - alpha)).flatten()
-        assert task.loss(said, target, timestep) == pytest.approx(float(0.01 * snr.clamp(max=5).mean()), rel=1e-3)
-        losses[name] = task.loss(said, target, timestep)
+        assert task.loss(said, target, timestep, index) == pytest.approx(
+            float(0.01 * snr.clamp(max=5).mean()), rel=1e-3
+        )
+        losses[name] = task.loss(said, target, timestep, index)
     assert losses["epsilon"] == pytest.approx(float(losses["v_prediction"]), rel=1e-3)
+
+
+def test_a_floor_and_solids_weigh_as_they_say():
+    """A floor counts alike at every noise level; a cell near a solid counts as often as it is told."""
+    plain, lifted = denoising("v_prediction"), replace(denoising("v_prediction"), floor=0.5)
+    said = torch.zeros(3, 2, 4, 4)
+    target, index = torch.ones_like(said), torch.tensor([0, 1, 2])
+    timestep = torch.tensor([10, 500, 990])
+    alpha = plain.scheduler.alphas_cumprod[timestep]
+    more = lifted.losses(said, target, timestep, index) - plain.losses(said, target, timestep, index)
+    torch.testing.assert_close(more, 0.5 * (1 - alpha))  # the error of the clean latents, of that of the velocity
+    cells = torch.ones(4, 1, 4, 4)
+    cells[1, :, :2] = 3.0
+    near = replace(plain, emphasis=cells).losses(said, target, timestep, index)
+    torch.testing.assert_close(near / plain.losses(said, target, timestep, index), torch.tensor([1.0, 2.0, 1.0]))
+
+
+def test_cells_near_a_solid_are_those_that_see_one_and_their_neighbours(corpus, tmp_path):
+    cells = near_solids(TrainingContext(corpus, tmp_path, tmp_path, torch.device("cpu")), 16)
+    classes = torch.from_numpy(np.array(corpus.segmentation))
+    solid = (classes >= CLASSES.index(SHAPES[0])).unflatten(1, (16, 4)).unflatten(3, (16, 4)).any(4).any(2)
+    assert cells.shape == (SCENES, 1, 16, 16) and not cells.all() and solid.any()
+    for scene, row, column in solid.nonzero().tolist():
+        assert cells[scene, 0, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].all()
+    assert cells.sum() <= 9 * solid.sum()
 
 
 def test_an_unknown_prediction_is_refused():
@@ -104,11 +135,25 @@ def test_a_family_is_compared_with_itself(family, corpus, tmp_path):
         [(each.measure, each.interval.value) for each in measures if each.part == name] for name in ("one", "two")
     )
     # no prompt of so few scenes need name one solid, which is NaN and not equal to itself
-    assert len(one) == 3 and [repr(value) for _, value in one] == [repr(value) for _, value in two]
+    assert len(one) == 4 and [repr(value) for _, value in one] == [repr(value) for _, value in two]
     distance = {each.part: each.interval.value for each in measures if each.measure.startswith("FD-CLIP")}
     assert distance[FLOOR] < distance["one"]
     again = held_out_loss(family, corpus, tmp_path / "a")
     assert 1000 * again.mean() == pytest.approx(measures[0].interval.value)
+
+
+def test_a_unet_that_reads_nothing_minds_no_wrong_kind(family, tmp_path):
+    """Where the text has no effect a wrong kind costs nothing; where it has, it costs something."""
+    scenes = render_corpus(24, 9977, 64, tmp_path)
+    alone = [captions[0] for captions in scenes.captions if lone_kind(captions[0])]
+    grown = wrong_kind(family, scenes, tmp_path / "a")
+    assert grown.shape == (len(alone),) and len(alone) and (grown != 0).all()
+    unet = UNet2DConditionModel.from_pretrained(family / "unet")
+    for name, parameter in unet.named_parameters():
+        if "attn2.to_v" in name:
+            torch.nn.init.zeros_(parameter)
+    unet.save_pretrained(family / "unet")
+    np.testing.assert_allclose(wrong_kind(family, scenes, tmp_path / "a"), 0)
 
 
 def test_the_page_says_how_each_was_trained(family, tmp_path, capsys):
@@ -119,7 +164,7 @@ def test_the_page_says_how_each_was_trained(family, tmp_path, capsys):
     how = ["--scenes", str(SCENES), "--steps", "2", "--clip", str(family / "scorers/clip"), "--folder", str(tmp_path)]
     assert script.main([str(family), *how, "--output", str(output)]) == 0
     page = output.with_suffix(".md").read_text()
-    assert "| family | epsilon | 6 | 2 | 0.1 | 0.9 |" in page
+    assert "| family | epsilon | 6 | 2 | 0.1 | 0.9 | 0.0 | 1.0 |" in page
     table = pd.read_csv(output.with_suffix(".csv"))
     assert set(table.part) == {FLOOR, "family"}
     (family / "histories" / "unet.json").unlink()
