@@ -22,7 +22,7 @@ from transformers import CLIPConfig
 from transformers.utils import logging as transformers_logging
 
 from maxbench.errors import UserError
-from maxbench.miniature.corpus import VALIDATION_SEED, render_corpus
+from maxbench.miniature.corpus import VALIDATION_SEED, WORLD_VERSION, render_corpus
 from maxbench.miniature.generated import DRAWS, pictures_table
 from maxbench.miniature.quality import load_map_networks, tidy
 from maxbench.miniature.trials import LOSS_BATCHES, Sampling, compare_generators, recipe_of, require_generator
@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--scorer", type=Path, default=None, help="the family whose map scorer reads; the first")
     parser.add_argument("--clip", type=Path, default=PACKAGED / "miniature/scorers/clip", help="CLIP of all")
+    parser.add_argument("--world", type=int, default=WORLD_VERSION, help="version of the world")
     parser.add_argument("--folder", type=Path, default=Path("training"), help="where rendered scenes are kept")
     parser.add_argument("--note", default="", help="a sentence for the head of the page")
     parser.add_argument("--output", type=Path, required=True, help="the page and the table, without their endings")
@@ -84,7 +85,7 @@ def write(chosen: argparse.Namespace) -> None:
     scorer = chosen.scorer or chosen.families[0]
     looks = load_map_networks(scorer)
     size = CLIPConfig.from_pretrained(chosen.clip).vision_config.image_size
-    corpus = render_corpus(chosen.scenes, VALIDATION_SEED, size, chosen.folder)
+    corpus = render_corpus(chosen.scenes, VALIDATION_SEED, size, chosen.folder, chosen.world)
     sampling = Sampling(chosen.steps, chosen.guidance)
     measures = compare_generators(
         families, corpus, looks["scorer"], chosen.clip, sampling, chosen.folder / f"latents-of-{corpus.name}"

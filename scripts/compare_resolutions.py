@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from maxbench.miniature import world
-from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, scene_generator
+from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, WORLD_VERSION, scene_generator
 from maxbench.miniature.render import render
 
 CHANNELS = {64: (24, 48, 96), 128: (16, 32, 64, 96)}
@@ -27,7 +27,7 @@ COLUMNS = ("size", "trained on", "PSNR, dB", "SSIM", "PSNR at 64", "SSIM at 64",
 
 
 def pictures(size: int, seed: int, count: int) -> torch.Tensor:
-    scenes = (world.sample_scene(scene_generator(seed, index)) for index in range(count))
+    scenes = (world.sample_scene(scene_generator(seed, index), world.FRAMINGS[WORLD_VERSION]) for index in range(count))
     images = np.stack([render(scene, size).image for scene in scenes])
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 

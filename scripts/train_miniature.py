@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
         torch.set_num_threads(cfg.threads)
     parts = instantiate(cfg.parts, _convert_="all")
     weights, folder = Path(cfg.weights), Path(cfg.folder)
-    data = {"scenes": cfg.scenes, "size": cfg.size, "seed": cfg.seed}
+    data = {"scenes": cfg.scenes, "size": cfg.size, "seed": cfg.seed, "version": cfg.world}
     try:
         names = parts if cfg.only is None else cfg.only
         how = {"device": cfg.device, "shorten": cfg.shorten, "compile": cfg.compile}

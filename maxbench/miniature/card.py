@@ -75,24 +75,25 @@ def write_card(
     scenes: int,
     size: int,
     seed: int,
+    version: int = WORLD_VERSION,
     held_out: int = 1000,
 ) -> None:
     """Measure the family in `weights` on held-out scenes; write its README.md and losses.png beside the weights.
 
     folder: where the held-out scenes are kept.
     note: what else a reader must know, such as a departure from the recipes; may be empty.
-    scenes, size, seed: of the training data.
+    scenes, size, seed, version: of the training data, and of the world.
     """
     histories = {part: read_history(weights, part) for part in parts}
     unfinished = [part for part, history in histories.items() if not history]
     if unfinished:
         raise UserError(f"{weights} has no history of {', '.join(unfinished)}; train these parts before the card.")
-    measures = measure_parts(weights, render_corpus(held_out, VALIDATION_SEED, size, folder))
+    measures = measure_parts(weights, render_corpus(held_out, VALIDATION_SEED, size, folder, version))
     draw_losses(histories, weights / "losses.png")
     text = CARD.format(
         scenes=scenes,
         size=size,
-        version=WORLD_VERSION,
+        version=version,
         seed=seed,
         captions=len(DROPS),
         held_out=held_out,

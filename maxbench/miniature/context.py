@@ -107,7 +107,7 @@ def write_history(weights: Path, part: str, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def keys_of(parts: dict[str, Part], data: Sequence[int]) -> dict[str, str]:
+def keys_of(parts: dict[str, Part], data: Sequence[int], version: int = WORLD_VERSION) -> dict[str, str]:
     """A short digest for each part of its own fields, of its data and of everything it needs.
 
     The number of steps is left out: a training may be prolonged or cut short.
@@ -120,7 +120,7 @@ def keys_of(parts: dict[str, Part], data: Sequence[int]) -> dict[str, str]:
                 raise UserError(f"A part needs '{name}', which is not among {', '.join(parts)}; add it to parts.")
             part = parts[name]
             fields = {**asdict(part), "recipe": {**asdict(part.recipe), "steps": None}, "kind": type(part).__name__}
-            said = json.dumps([fields, WORLD_VERSION, *data, [key(need) for need in part.needs]], sort_keys=True)
+            said = json.dumps([fields, version, *data, [key(need) for need in part.needs]], sort_keys=True)
             keys[name] = hashlib.sha256(said.encode()).hexdigest()[:12]
         return keys[name]
 
@@ -139,14 +139,15 @@ def train(
     device: str,
     shorten: float = 1.0,
     compile: bool = False,
+    version: int = WORLD_VERSION,
 ) -> None:
     """Train the named parts, those that others need first; a finished part is not trained again.
 
     A part is finished when its history has the key of its present settings. What it needs and is not named must
     be finished. scenes, size, seed: of the corpus. shorten multiplies every recipe's steps.
-    compile: see :class:`TrainingContext`.
+    version: of the world. compile: see :class:`TrainingContext`.
     """
-    keys, wanted, order = keys_of(parts, [scenes, size, seed]), list(names), []
+    keys, wanted, order = keys_of(parts, [scenes, size, seed], version), list(names), []
 
     def enter(name: str) -> None:
         if name not in parts:
@@ -168,7 +169,7 @@ def train(
             continue
         if name not in wanted:
             raise UserError(f"'{name}' must be trained first, for {', '.join(wanted)}; add it to only=[...].")
-        corpus = corpus or render_corpus(scenes, seed, size, folder)
+        corpus = corpus or render_corpus(scenes, seed, size, folder, version)
         part = parts[name]
         steps = max(2, round(part.recipe.steps * shorten))
         part = replace(part, recipe=replace(part.recipe, steps=steps, warmup=min(part.recipe.warmup, steps)))

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from maxbench.errors import UserError
 from maxbench.miniature import words, world
 from maxbench.miniature.render import render
 from maxbench.progress import track
 
 TRAIN_SEED, VALIDATION_SEED = 2404, 9977  # disjoint streams: no validation scene is ever trained on
-WORLD_VERSION = 2  # raise it when the same seed no longer gives the same pictures
+WORLD_VERSION = 2  # of the shipped weights and of data sets; of `world.FRAMINGS`
 DROPS = (0.0, 0.0, 0.25, 0.5)  # chance that a clause is left out, of every wording of a training scene
 PLANES = ("images", "depth", "segmentation", "edges")
 
@@ -47,9 +48,9 @@ def scene_generator(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, index])
 
 
-def _render_one(seed: int, index: int, size: int) -> tuple:
+def _render_one(seed: int, index: int, size: int, version: int) -> tuple:
     rng = scene_generator(seed, index)
-    scene = world.sample_scene(rng)
+    scene = world.sample_scene(rng, world.FRAMINGS[version])
     rendering = render(scene, size)
     seen = world.visible(scene, rendering.instances)
     captions = [words.caption(seen, rng, drop) for drop in DROPS]
@@ -57,9 +58,14 @@ def _render_one(seed: int, index: int, size: int) -> tuple:
     return rendering.image.transpose(2, 0, 1), depth, rendering.segmentation, edges, captions
 
 
-def render_corpus(count: int, seed: int, size: int, folder: Path) -> Corpus:
-    """Render `count` scenes of `seed`, or read them back where an earlier call kept them in `folder`."""
-    place = folder / f"corpus-{WORLD_VERSION}-{seed}-{size}-{count}"
+def render_corpus(count: int, seed: int, size: int, folder: Path, version: int = WORLD_VERSION) -> Corpus:
+    """Render `count` scenes of `seed`, or read them back where an earlier call kept them in `folder`.
+
+    version: of the world.
+    """
+    if version not in world.FRAMINGS:
+        raise UserError(f"There is no version {version} of the world; there are {', '.join(map(str, world.FRAMINGS))}.")
+    place = folder / f"corpus-{version}-{seed}-{size}-{count}"
     if not place.exists():
         partial = place.with_name(f".{place.name}-{os.getpid()}")
         partial.mkdir(parents=True)
@@ -70,7 +76,9 @@ def render_corpus(count: int, seed: int, size: int, folder: Path) -> Corpus:
         ]
         captions = []
         with ProcessPoolExecutor() as pool:
-            scenes = pool.map(_render_one, repeat(seed), range(count), repeat(size, count), chunksize=100)
+            scenes = pool.map(
+                _render_one, repeat(seed), range(count), repeat(size, count), repeat(version, count), chunksize=100
+            )
             for index, (*drawn, said) in enumerate(track(scenes, "rendering", count, "scenes")):
                 captions.append(said)
                 for plane, values in zip(planes, drawn, strict=True):

@@ -97,7 +97,7 @@ def _write_scene(task: tuple[int, int, str]) -> tuple[int, list[str], list[dict]
 def _draw_scene(seed: int, index: int) -> tuple[world.Scene, Rendering, list[str]]:
     """A scene, what it looks like, and its captions, of which the first says most."""
     rng = scene_generator(seed, index)
-    scene = world.sample_scene(rng)
+    scene = world.sample_scene(rng, world.FRAMINGS[WORLD_VERSION])
     rendering = render(scene)
     seen = world.visible(scene, rendering.instances)
     return scene, rendering, [words.caption(seen, rng, drop) for drop in (0.0, 0.25, 0.5)]

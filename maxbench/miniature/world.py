@@ -13,6 +13,31 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+
+@dataclass(frozen=True)
+class Framing:
+    """How solids stand before the camera.
+
+    near, far: metres to the nearest and the farthest one. sizes: least and greatest radius or half width, in metres.
+    aside: how far from the middle, in half picture heights. counts: chances of one solid, of two, ...
+    gap: least distance of two, as a multiple of the sum of their sizes.
+    """
+
+    near: float
+    far: float
+    sizes: tuple[float, float]
+    aside: float
+    counts: tuple[float, ...]
+    gap: float
+
+
+FRAMINGS = {
+    2: Framing(near=2.6, far=5.4, sizes=(0.42, 0.85), aside=0.62, counts=(0.35, 0.4, 0.25), gap=1.5),
+    # nearer, larger and fewer: what a kind looks like is learnt from pixels, and shown by them
+    3: Framing(near=2.3, far=3.6, sizes=(0.55, 0.95), aside=0.55, counts=(0.6, 0.4), gap=1.2),
+}
+"""Version of the world -> its framing. The last one is that of the parts which are being trained."""
+
 CAMERA_HEIGHT = 1.5
 FOCAL = 1.3  # in half picture heights
 NEAR = 1.4  # metres: depth is 1 here and closer
@@ -80,7 +105,7 @@ class Scene:
     hill_colour: tuple[float, float, float]
 
 
-def sample_scene(rng: np.random.Generator) -> Scene:
+def sample_scene(rng: np.random.Generator, framing: Framing) -> Scene:
     """Draw a scene; the same generator state gives the same scene."""
     pitch = rng.uniform(-0.04, 0.26)
     angle, elevation = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.1)
@@ -92,13 +117,13 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     )
     solids: list[Solid] = []
     alike = rng.random() < TWINS  # solids of one kind and look, so that counts are worth saying
-    for _ in range(int(rng.choice((1, 2, 3), p=(0.35, 0.4, 0.25)))):
+    for _ in range(1 + int(rng.choice(len(framing.counts), p=framing.counts))):
         for _attempt in range(12):
-            solid = _sample_solid(rng)
+            solid = _sample_solid(rng, framing)
             if alike and solids:
                 first = solids[0]
                 solid = replace(solid, shape=first.shape, colour=first.colour, pattern=first.pattern)
-            if all(_apart(solid, other) for other in solids):
+            if all(_apart(solid, other, framing.gap) for other in solids):
                 solids.append(solid)
                 break
     return Scene(
@@ -114,27 +139,27 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     )
 
 
-def _sample_solid(rng: np.random.Generator) -> Solid:
-    z = float(rng.uniform(2.6, 5.4))
+def _sample_solid(rng: np.random.Generator, framing: Framing) -> Solid:
+    z = float(rng.uniform(framing.near, framing.far))
     shape = SHAPES[rng.integers(4)]
     return Solid(
         shape=shape,
         colour=tuple(COLOURS)[rng.integers(6)],
         pattern=PATTERNS[rng.choice(4, p=(0.4, 0.22, 0.19, 0.19))],
-        x=float(rng.uniform(-0.62, 0.62) * z / FOCAL),
+        x=float(rng.uniform(-framing.aside, framing.aside) * z / FOCAL),
         z=z,
-        size=float(rng.uniform(0.42, 0.85)) * (0.8 if shape == "box" else 1.0),  # a box shows its diagonal
+        size=float(rng.uniform(*framing.sizes)) * (0.8 if shape == "box" else 1.0),  # a box shows its diagonal
         stretch=float(rng.uniform(0.85, 1.5)),
         yaw=float(rng.uniform(0.15, np.pi / 2 - 0.15)),
     )
 
 
-def _apart(solid: Solid, other: Solid) -> bool:
+def _apart(solid: Solid, other: Solid, gap: float) -> bool:
     """Solids do not intersect, and neither hides more than about half of the other."""
     distance = np.hypot(solid.x - other.x, solid.z - other.z)
     shift = abs(solid.x / solid.z - other.x / other.z)
     smaller = min(solid.size / solid.z, other.size / other.z)
-    return distance > 1.5 * (solid.size + other.size) and shift > 1.1 * smaller
+    return distance > gap * (solid.size + other.size) and shift > 1.1 * smaller
 
 
 VISIBLE = 12  # pixels of a solid from which on it is seen and named

@@ -9,7 +9,7 @@ import maxbench
 from maxbench.errors import UserError
 from maxbench.images import read_png
 from maxbench.miniature import dataset, words, world
-from maxbench.miniature.corpus import VALIDATION_SEED, scene_generator
+from maxbench.miniature.corpus import VALIDATION_SEED, WORLD_VERSION, scene_generator
 from maxbench.miniature.dataset import miniature_images, write_dataset
 from maxbench.miniature.render import render
 
@@ -31,7 +31,7 @@ def test_the_data_set_is_cocos_own_format(data_dir):
 def test_pictures_and_masks_are_the_renderings(data_dir):
     images = miniature_images(data_dir, "val", 24)
     for index in (0, 7, 23):
-        scene = world.sample_scene(scene_generator(VALIDATION_SEED, index))
+        scene = world.sample_scene(scene_generator(VALIDATION_SEED, index), world.FRAMINGS[WORLD_VERSION])
         rendering = render(scene)
         picture = images.picture(index)
         assert np.array_equal(read_png(picture.path), rendering.image)
@@ -45,7 +45,7 @@ def test_every_object_is_called_what_it_looks_like(data_dir):
     images = miniature_images(data_dir, "val", 24)
     seen = set()
     for index in images.ids:
-        scene = world.sample_scene(scene_generator(VALIDATION_SEED, index))
+        scene = world.sample_scene(scene_generator(VALIDATION_SEED, index), world.FRAMINGS[WORLD_VERSION])
         rendering = render(scene)
         for instance in images.picture(index).instances:
             mask = images.mask(instance)

@@ -3,13 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from maxbench.errors import UserError
 from maxbench.miniature import words, world
-from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, scene_generator
+from maxbench.miniature.corpus import TRAIN_SEED, VALIDATION_SEED, WORLD_VERSION, render_corpus, scene_generator
 from maxbench.miniature.render import render
 
+every_version = pytest.mark.parametrize("version", world.FRAMINGS)
 
-def scenes(count, seed=5):
-    return [world.sample_scene(scene_generator(seed, index)) for index in range(count)]
+
+def scenes(count, seed=5, version=WORLD_VERSION):
+    return [world.sample_scene(scene_generator(seed, index), world.FRAMINGS[version]) for index in range(count)]
 
 
 def test_a_scene_is_always_rendered_to_the_same_bytes():
@@ -19,8 +22,9 @@ def test_a_scene_is_always_rendered_to_the_same_bytes():
         assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in vars(one))
 
 
-def test_a_rendering_keeps_its_promises():
-    for scene in scenes(40):
+@every_version
+def test_a_rendering_keeps_its_promises(version):
+    for scene in scenes(40, version=version):
         rendering = render(scene)
         assert rendering.image.shape == (64, 64, 3) and rendering.image.dtype == np.uint8
         assert rendering.depth.min() >= world.FAR_DEPTH - 1e-6 and rendering.depth.max() <= 1
@@ -33,8 +37,9 @@ def test_a_rendering_keeps_its_promises():
         assert np.all(rendering.depth[sky] == np.float32(world.FAR_DEPTH))
 
 
-def test_every_word_of_the_world_occurs():
-    drawn = scenes(300)
+@every_version
+def test_every_word_of_the_world_occurs(version):
+    drawn = scenes(300, version=version)
     assert {scene.sky for scene in drawn} == set(world.SKIES)
     assert {scene.ground for scene in drawn} == set(world.GROUNDS)
     assert {scene.relief for scene in drawn} == set(world.RELIEFS)
@@ -83,9 +88,33 @@ def test_a_nearer_solid_hides_a_farther_one_and_casts_a_shadow():
     assert ((bare - lit).sum(-1)[outside] > 60).sum() > 20
 
 
-def test_captions_name_what_can_be_seen():
+@every_version
+def test_solids_stand_as_their_framing_says(version):
+    framing = world.FRAMINGS[version]
+    for scene in scenes(100, version=version):
+        assert 1 <= len(scene.solids) <= len(framing.counts)
+        for solid in scene.solids:
+            assert framing.near <= solid.z <= framing.far and abs(solid.x) <= framing.aside * solid.z / world.FOCAL
+            assert 0.8 * framing.sizes[0] <= solid.size <= framing.sizes[1]
+
+
+def test_solids_of_the_next_version_are_large_enough_to_be_told():
+    largest = {
+        version: [np.bincount(render(scene).instances.ravel(), minlength=2)[1:].max() for scene in drawn]
+        for version, drawn in ((version, scenes(60, version=version)) for version in (2, 3))
+    }
+    assert np.median(largest[3]) > 1.7 * np.median(largest[2])
+
+
+def test_a_version_that_is_not_there_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="no version 9 of the world; there are 2, 3"):
+        render_corpus(2, 0, 64, tmp_path, version=9)
+
+
+@every_version
+def test_captions_name_what_can_be_seen(version):
     rng = np.random.default_rng(0)
-    for scene in scenes(60):
+    for scene in scenes(60, version=version):
         seen = world.visible(scene, render(scene).instances)
         said = words.caption(seen, rng)
         for solid in seen.solids:
