@@ -10,8 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from maxbench.report.runs import MANIFEST, SHEET
+from maxbench.report.runs import SHEET
 from maxbench.report.sheet import write_sheet
+from maxbench.store.runfolder import MANIFEST
 
 KEPT = ("table.md", "metrics.csv", "differences.csv", "evaluation.json", "config.yaml", "stamp.json")
 IF_THERE = (

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from maxbench.cli.assemble import make_evaluation, make_executor, make_generation, require_same_weights
 from maxbench.cli.build import Run, build
-from maxbench.cli.perform import MANIFEST, open_folder, run_identity, with_notes, write_manifest
+from maxbench.cli.perform import open_folder, run_identity, with_notes, write_manifest
 from maxbench.cli.plan import chosen_before
 from maxbench.configuration.compose import check_all
 from maxbench.configuration.schema import RESERVED, Name
@@ -31,7 +31,7 @@ from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
 from maxbench.store.files import Damaged, unseal
 from maxbench.store.journal import journal
-from maxbench.store.runfolder import MARK, RunFolder
+from maxbench.store.runfolder import MANIFEST, MARK, RunFolder
 from maxbench.store.stamp import write_stamp
 
 TAKEN = (*RESERVED, "reference")

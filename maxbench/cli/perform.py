@@ -15,7 +15,7 @@ from maxbench.cli.assemble import make_evaluation, make_executor, make_generatio
 from maxbench.cli.batch import settled
 from maxbench.cli.build import Run, build
 from maxbench.cli.doctor import slow_dtype
-from maxbench.cli.plan import MANIFEST, Plan, look_ahead
+from maxbench.cli.plan import Plan, look_ahead
 from maxbench.cli.tuning import tuned
 from maxbench.configuration.compose import CONF
 from maxbench.data.pairing import Sample
@@ -30,7 +30,7 @@ from maxbench.report.tables import write_tables
 from maxbench.store.artefacts import Store
 from maxbench.store.identity import identity
 from maxbench.store.journal import journal
-from maxbench.store.runfolder import RunFolder, run_name
+from maxbench.store.runfolder import MANIFEST, RunFolder, run_name
 from maxbench.store.settings import PLACES
 from maxbench.store.stamp import write_stamp
 from maxbench.tracking import RUN, Subject, tracking

@@ -19,9 +19,8 @@ from maxbench.generation.plan import Need, Planning, bytes_each, disk, reference
 from maxbench.generation.runner import cost_units
 from maxbench.progress import Work, say
 from maxbench.report.tables import plain_table
-from maxbench.store.runfolder import RunFolder
+from maxbench.store.runfolder import MANIFEST, RunFolder
 
-MANIFEST = "manifest.json"
 TABLES_SHARE = 0.75
 """Of what the scores take: a run's own copy of them, `state.npz`, holds the same numbers as bytes and not as text."""
 FAR_LESS = 0.5

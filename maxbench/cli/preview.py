@@ -60,14 +60,14 @@ def _draw(cfg: DictConfig, pairs: int, output: Path | None) -> Path:
     from maxbench.cli.assemble import make_inputs
     from maxbench.cli.batch import AUTO, USUAL
     from maxbench.cli.build import check_regions
-    from maxbench.cli.perform import MANIFEST, row
+    from maxbench.cli.perform import row
     from maxbench.configuration.component import CONDITION, PAIRING, component
     from maxbench.configuration.objects import pick_device
     from maxbench.generation.executors.local import LocalExecutor
     from maxbench.generation.networks import Networks
     from maxbench.report.preview import write_preview
     from maxbench.store.artefacts import Store
-    from maxbench.store.runfolder import RunFolder
+    from maxbench.store.runfolder import MANIFEST, RunFolder
 
     config: dict[str, Any] = plain(cfg)
     if config["runtime"]["threads"]:

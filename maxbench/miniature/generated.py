@@ -38,7 +38,7 @@ from maxbench.miniature.quality import (
 from maxbench.miniature.words import lone_kind
 from maxbench.miniature.world import VISIBLE
 from maxbench.store.files import read_sealed
-from maxbench.store.runfolder import MARK
+from maxbench.store.runfolder import MANIFEST, MARK
 
 STATE = "state.npz"  # what was measured, image by image
 FLOOR, CEILING, NONE, ANCHOR = "real", "vae_reconstruction", "none", "untrained"
@@ -47,7 +47,6 @@ BETTER = {"hed_ssim": "higher", "depth_rmse": "lower", "seg_image_iou": "higher"
 """Which way the score of one sample is better."""
 BY_ANNOTATOR = "_by_annotator"
 """How the name ends of a score that the annotator itself gave; the others are by an independent scorer."""
-MANIFEST = "manifest.json"
 RECOGNISED = "the solid's kind recognised, %"
 DRAWS = 100  # random halves behind every FD-CLIP
 

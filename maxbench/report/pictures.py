@@ -15,8 +15,8 @@ from PIL import Image, ImageFilter, ImageOps
 
 from maxbench.errors import UserError
 from maxbench.report.base import NotThere
-from maxbench.report.runs import CONFIG, MANIFEST, SAMPLES, Results
-from maxbench.store.runfolder import mask_file, source_file
+from maxbench.report.runs import CONFIG, SAMPLES, Results
+from maxbench.store.runfolder import MANIFEST, mask_file, source_file
 
 LIGHT, DARK = (255, 255, 255), (0, 0, 0)  # an outline and its edges: one of them is visible on any colour
 SILENT = (20, 24, 60)  # in a map, where it says nothing

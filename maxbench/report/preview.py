@@ -20,7 +20,7 @@ from maxbench.report.pictures import (
     small_png,
 )
 from maxbench.store.files import write_atomically
-from maxbench.store.runfolder import mask_file, source_file
+from maxbench.store.runfolder import MANIFEST, mask_file, source_file
 
 GAP, MARGIN = 6, 16  # pixels
 LARGE = 224  # pixels, of a cell
@@ -39,7 +39,7 @@ def write_preview(folder: Path, output: Path, about: str, absent: Mapping[str, s
     about: what stands below the title. absent: condition -> why it has no maps, which stands in their places.
     """
     config = read_config(folder)
-    manifest = json.loads((folder / "manifest.json").read_text())["samples"]
+    manifest = json.loads((folder / MANIFEST).read_text())["samples"]
     groups = sharing_pictures(list(config["conditions"]), manifest)
     columns = [(names, name) for names in groups for name in ("", *names)]
     whose = {tuple(names): f"picture of {', '.join(names)}" if len(groups) > 1 else "picture" for names in groups}

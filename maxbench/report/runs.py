@@ -14,12 +14,12 @@ import yaml
 
 from maxbench.errors import UserError
 from maxbench.store.files import file_digest, read_sealed
-from maxbench.store.runfolder import MARK
+from maxbench.store.runfolder import MANIFEST, MARK
 from maxbench.store.settings import is_place
 
 METRICS, DIFFERENCES, SAMPLES = "metrics.csv", "differences.csv", "samples.parquet"
-CONFIG, MANIFEST, EVALUATED, TUNING, STAMP, STATUS = (
-    "config.yaml", "manifest.json", "evaluation.json", "tuning.csv", "stamp.json", "run.json"
+CONFIG, EVALUATED, TUNING, STAMP, STATUS = (
+    "config.yaml", "evaluation.json", "tuning.csv", "stamp.json", "run.json"
 )  # fmt: skip
 CONFLICT = "conflict.csv"
 SHEET, CURVES, CONFLICTS = "contact_sheet.png", "curves.png", "conflict.png"

@@ -42,6 +42,9 @@ from maxbench.store.files import (
 MARK = "maxbench-run.json"
 """The file by which a run folder is known as ours."""
 
+MANIFEST = "manifest.json"
+"""Samples, reference images and methods of a run."""
+
 SUMMARY = "run.json"
 REFERENCES = "references.json"
 ENTERED = "entered"
