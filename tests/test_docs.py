@@ -68,10 +68,10 @@ def test_every_command_composes_and_is_valid(tmp_path, monkeypatch):
     assert len(given) > 20
     for folder in {command.config_dir for command in given}:
         with hydra_on(folder) as hydra:
-            for command in given:
-                if command.config_dir == folder:
-                    for overrides in jobs(read_overrides(command, hydra.config_loader)):
-                        compose(hydra, overrides)  # a mistake in one is a UserError that says what is wrong
+            own = [command for command in given if command.config_dir == folder]
+            members = [tuple(each) for command in own for each in jobs(read_overrides(command, hydra.config_loader))]
+            for overrides in dict.fromkeys(members):
+                compose(hydra, list(overrides))  # a mistake in one is a UserError that says what is wrong
 
 
 def test_every_experiment_has_its_command_and_line():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
 SCRIPT = Path(__file__).parents[1] / "scripts" / "slurm.sbatch"
 
 # Each writes down its words and the part of its environment that matters, then does as little as the script needs.

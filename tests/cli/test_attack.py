@@ -12,6 +12,7 @@ import pytest
 from maxbench.__main__ import main
 from runs import all_runs, counted, digests, only_run
 
+pytestmark = pytest.mark.processes
 CHEAP = ["samples=3", "~methods.maxfusion_published", "~methods.outputs_only", "~methods.sum"]
 
 

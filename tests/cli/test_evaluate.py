@@ -394,6 +394,7 @@ def test_a_full_disk_is_one_sentence_and_the_next_command_ends_as_an_unbroken_on
     assert digests(only_run(tmp_path / "runs")) == digests(only_run(entered))
 
 
+@pytest.mark.processes
 def test_killed_in_the_middle_and_again(pictures, exported, entered, tmp_path):
     process = start(pictures, exported, tmp_path / "runs")
     record = "*/records/entered/mine.json"

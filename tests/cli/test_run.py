@@ -167,6 +167,7 @@ def test_what_a_folder_alone_has_lost_is_put_back_and_not_made(finished_run, sma
     assert digests(copy) == before and made(copy) == {}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("seconds", [0.5, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_bytes_of_an_unbroken_one(finished_run, small_run, tmp_path, seconds):
     command = [sys.executable, "-m", "maxbench", "run", *small_run, f"output_dir={tmp_path}"]

@@ -102,6 +102,7 @@ def test_another_launcher_of_hydras_is_given_the_sweep(performed):
     assert all("sum" not in cfg.methods and OmegaConf.select(cfg, "hydra") is None for cfg in performed)
 
 
+@pytest.mark.processes
 def test_two_small_runs_and_a_bad_one(small_run, tmp_path, capsys):
     few = ["~methods.maxfusion_published", "~methods.outputs_only", f"output_dir={tmp_path}"]
     assert main(["run", "-m", *small_run, *few, "seed=0,-1,1"]) == 2
@@ -216,6 +217,7 @@ def submitit(monkeypatch):
     return "hydra/launcher=submitit_local"
 
 
+@pytest.mark.processes
 def test_jobs_of_submitit_share_a_store_and_one_that_fails_stops_no_other(submitit, small_run, tmp_path, capsys):
     few = [f"~methods.{name}" for name in ("maxfusion_published", "outputs_only", "average", "sum")]
     swept = ["seed=0,-1,1", "samples=2", "pairing.reference=8", "baseline=none", f"output_dir={tmp_path}"]
@@ -243,6 +245,7 @@ def test_jobs_of_submitit_share_a_store_and_one_that_fails_stops_no_other(submit
     assert pictures and all(path.stat().st_ino in stored for path in pictures)
 
 
+@pytest.mark.processes
 def test_a_job_of_submitit_that_does_not_come_back_is_said(submitit, small_run, tmp_path, capsys):
     at_once = "hydra.launcher.timeout_min=0"  # is when it is ended
     assert main(["run", "-m", submitit, at_once, *small_run, "seed=0", f"output_dir={tmp_path}"]) == 1
@@ -252,6 +255,7 @@ def test_a_job_of_submitit_that_does_not_come_back_is_said(submitit, small_run, 
     assert state in ("waiting", "running")  # it may have begun before it was ended
 
 
+@pytest.mark.processes
 def test_jobs_of_joblib_write_one_ledger(small_run, tmp_path, monkeypatch, capsys):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))

@@ -188,6 +188,7 @@ def test_a_server_that_cannot_begin_in_the_middle_begins_anew(answer, published,
     assert is_whole(tmp_path)
 
 
+@pytest.mark.processes
 def test_a_killed_process_loses_nothing(published, tmp_path):
     """SIGKILL while a picture archive is on its way; the next call goes on, and the half-unpacked is made anew."""
     published.server.answers = [None, "slow"]
