@@ -36,7 +36,8 @@ from maxbench.conditions.depth import Depth
 from maxbench.conditions.hed import HED
 from maxbench.conditions.seg import Segmentation
 from maxbench.data.pairing import Sample
-from maxbench.evaluation.aggregate import DISTANCES, LARGE, SPLITS, Tables
+from maxbench.evaluation.aggregate import Tables
+from maxbench.evaluation.columns import DISTANCES, LARGE, SPLITS
 from maxbench.evaluation.scoring import CLIP, Asked, Measuring, Scorers, Scoring, Target
 from maxbench.evaluation.state import Image, Row, State, features_label, fidelity_label
 from maxbench.generation.executors.local import LocalExecutor
@@ -296,7 +297,7 @@ def distance(size: Size, name: str, every: bool) -> Callable[[], object]:
     tables = Tables(made, {}, size.resamples, 0.95)
 
     def distances() -> None:
-        (column,) = tables._distances
+        (column,) = tables.columns.distances
         for own in column.distances.values():
             own.error(made.groups)
             for baseline in made.baselines:

@@ -28,7 +28,8 @@ from maxbench.cli.perform import open_folder
 from maxbench.conditions.canny import Canny
 from maxbench.errors import UserError
 from maxbench.evaluation import validity
-from maxbench.evaluation.aggregate import BY_ANNOTATOR, Tables
+from maxbench.evaluation.aggregate import Tables
+from maxbench.evaluation.columns import BY_ANNOTATOR
 from maxbench.evaluation.runner import STATE, Evaluation
 from maxbench.evaluation.scoring import Pictures, Scoring
 from maxbench.evaluation.state import CLIP_SCORE, State, features_label

@@ -25,7 +25,7 @@ from maxbench.api.arguments import (
 from maxbench.api.maps import Given, maps, masks, pictures, shown, within
 from maxbench.conditions.base import Condition
 from maxbench.errors import UserError
-from maxbench.evaluation.aggregate import CLIP_PROTOCOL
+from maxbench.evaluation.columns import CLIP_PROTOCOL
 from maxbench.evaluation.measure import Compared, MeasurePictures
 from maxbench.evaluation.state import CLIP_SCORE, fidelity_label
 from maxbench.experiments.method import Method

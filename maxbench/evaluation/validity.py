@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from maxbench.evaluation.aggregate import BY_ANNOTATOR, DISTANCES, FURTHER, Column, Tables, Weights
+from maxbench.evaluation.aggregate import Tables
+from maxbench.evaluation.columns import BY_ANNOTATOR, DISTANCES, FURTHER, Column, Weights
 from maxbench.evaluation.state import COSTS, RETRIED, Row, State, features_label
 from maxbench.experiments.method import FUSION, NONE, REAL, REFERENCE, SHUFFLED, SINGLE, VAE_RECONSTRUCTION
 from maxbench.metrics.distribution import Distance, frechet
@@ -146,7 +147,7 @@ def former_joint(tables: Tables, row: str) -> float:
     joint = tables.joint
     if joint is None or not joint.conditions:
         return float("nan")
-    fidelity = tables._oriented(row)
+    fidelity = tables.columns.oriented(row)
     return min(
         float((fidelity[name] - joint.floor[name]).mean() / joint.gain[name].mean()) for name in joint.conditions
     )
@@ -222,10 +223,10 @@ def distance_pairs(tables: Tables, rows: Sequence[str]) -> tuple[Pair, ...]:
 
 def headline(tables: Tables) -> list[Column]:
     """Columns of the methods' table, and the same measured by annotators."""
-    names = {(each.metric, each.condition) for each in tables._columns if each.headline}
+    names = {(each.metric, each.condition) for each in tables.columns.all if each.headline}
     return [
         each
-        for each in tables._columns
+        for each in tables.columns.all
         if each.headline or (each.metric.removesuffix(BY_ANNOTATOR), each.condition) in names
     ]
 
@@ -439,7 +440,7 @@ def false_discoveries(
     """
     state = tables.state
     own = members(state.groups)
-    columns = [each for each in tables._columns if each.headline and baseline in each.values]
+    columns = [each for each in tables.columns.all if each.headline and baseline in each.values]
     methods = [row.name for row in state.rows if row.role == FUSION and row.name != baseline]
     changes = np.stack(
         [

@@ -90,7 +90,7 @@ def test_a_mean_is_numpy_s_and_its_interval_scipy_s(metrics, state):
         values = state.measured[method]["depth/depth_rmse"]
         assert value(metrics, "depth_rmse", method).value == pytest.approx(values.mean(), rel=1e-12)
     table, values = made(state, resamples=20_000), state.measured["none"]["depth/depth_rmse"]
-    column = next(each for each in table._columns if each.metric == "depth_rmse")
+    column = next(each for each in table.columns.all if each.metric == "depth_rmse")
     (interval,) = table._intervals(lambda weights: column.of("none", weights)[None])
     theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
     spread = values.std() / np.sqrt(N)
@@ -145,7 +145,7 @@ def test_what_the_annotator_measures_is_told_apart(metrics, state):
 
 def test_a_region_is_named_in_the_protocol(state):
     regional = made(replace(state, regional=("depth",)))
-    of = {each.metric: each.protocol for each in regional._columns}
+    of = {each.metric: each.protocol for each in regional.columns.all}
     assert of["depth_rmse"].endswith("inside its evaluation mask") and "inside" not in of["seg_miou"]
 
 
@@ -350,7 +350,7 @@ def test_without_singles_there_is_no_joint_score(state):
     table = made(replace(fewer, measured={name: own for name, own in state.measured.items() if name != "single/seg"}))
     assert table.joint is None and "needs the methods `none`" in table.joint_note and table.dominant() == {}
     assert not {"q", "joint"} & set(table.metrics().metric)
-    assert table.conflict() is None and table.conflict_curve() is None
+    assert table.columns.conflict() is None and table.conflict_curve() is None
 
 
 def test_a_tuned_or_varied_single_is_no_unit(state):
@@ -384,7 +384,7 @@ def test_conflict_is_what_the_other_picture_lacks():
     state = make_state(24, exchanged=True)
     table = made(state)
     expected = (1 - np.clip(q_by_hand(state, "exchanged", mean_floor=True), 0, 1)).mean(0)
-    np.testing.assert_allclose(table.conflict(), expected, rtol=1e-9)
+    np.testing.assert_allclose(table.columns.conflict(), expected, rtol=1e-9)
     curve = table.conflict_curve(bins=3)
     methods = curve[curve.method == "better"]
     order = np.argsort(expected)
@@ -396,7 +396,7 @@ def test_conflict_is_what_the_other_picture_lacks():
     assert table.conflict_curve(bins=7) is None  # too few for so many
     rows = table.samples().query("metric == 'conflict'")
     np.testing.assert_allclose(rows.value, expected, rtol=1e-9)
-    assert made(make_state(8)).conflict() is None  # all conditions are of one picture
+    assert made(make_state(8)).columns.conflict() is None  # all conditions are of one picture
 
 
 def test_rows_of_several_pictures_have_q_and_no_joint_score():
