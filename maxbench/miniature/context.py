@@ -80,7 +80,10 @@ class TrainingContext:
 
     def once(self, name: str, of: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """An array that is computed once for all scenes and for the finished part `of` ("" for none)."""
-        version = read_history(self.weights, of)["key"] if of else self.corpus.name
+        version = self.corpus.name
+        if of:
+            known = read_history(self.weights, of)
+            version = f"{known['key']}-{known['part']['recipe']['steps']}"
         path = self.folder / "arrays" / f"{name}-{version}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +101,18 @@ def read_history(weights: Path, part: str) -> dict[str, Any]:
     """What is recorded of a finished part of a family; empty if it is not finished."""
     path = weights / HISTORIES / f"{part}.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def world_of(weights: Path) -> int:
+    """The version of the world that a family was trained on; the shipped one's where its histories do not say."""
+    said = (read_history(weights, path.stem) for path in sorted((weights / HISTORIES).glob("*.json")))
+    worlds = {each["data"]["world"] for each in said if "data" in each} or {WORLD_VERSION}
+    if len(worlds) > 1:
+        versions = " and ".join(map(str, sorted(worlds)))
+        raise UserError(
+            f"{weights} has parts of the versions {versions} of the world; train them anew, in another folder."
+        )
+    return worlds.pop()
 
 
 def write_history(weights: Path, part: str, record: dict[str, Any]) -> None:
@@ -147,6 +162,12 @@ def train(
     be finished. scenes, size, seed: of the corpus. shorten multiplies every recipe's steps.
     version: of the world. compile: see :class:`TrainingContext`.
     """
+    known = world_of(weights)
+    if version != known and any((weights / HISTORIES).glob("*.json")):
+        raise UserError(
+            f"The parts in {weights} know version {known} of the world, not {version}; leave out world=, or name "
+            "another folder with weights=."
+        )
     keys, wanted, order = keys_of(parts, [scenes, size, seed], version), list(names), []
 
     def enter(name: str) -> None:
@@ -179,5 +200,6 @@ def train(
         if hasattr(net, "register_to_config"):
             net.register_to_config(_name_or_path="")  # where a part was loaded from is nobody's business
         net.half().to(memory_format=torch.contiguous_format).save_pretrained(weights / part.subfolder)
-        record = {"key": keys[name], "part": asdict(part), "device": describe(where), **history}
+        data = {"world": version, "scenes": scenes, "size": size, "seed": seed}
+        record = {"key": keys[name], "data": data, "part": asdict(part), "device": describe(where), **history}
         write_history(weights, name, record)  # last: it says that the part is finished

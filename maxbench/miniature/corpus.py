@@ -19,7 +19,7 @@ from maxbench.miniature.render import render
 from maxbench.progress import track
 
 TRAIN_SEED, VALIDATION_SEED = 2404, 9977  # disjoint streams: no validation scene is ever trained on
-WORLD_VERSION = 2  # of the shipped weights and of data sets; of `world.FRAMINGS`
+WORLD_VERSION = 2  # of the shipped weights and of data sets
 DROPS = (0.0, 0.0, 0.25, 0.5)  # chance that a clause is left out, of every wording of a training scene
 PLANES = ("images", "depth", "segmentation", "edges")
 

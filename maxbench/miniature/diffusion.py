@@ -59,8 +59,7 @@ class Denoising:
     """The task of removing noise, from scenes that are already latents and prompts that are already tokens.
 
     What is predicted is the scheduler's `prediction_type`. The error of the clean latents is weighted by
-    min(SNR, MIN_SNR) + floor (Hang et al., ICCV 2023, for a floor of 0), and `emphasis` times as much in cells near a
-    solid.
+    min(SNR, MIN_SNR) + weight_floor (Hang et al., ICCV 2023, for a floor of 0), and by `emphasis` in every cell.
     """
 
     latents: Tensor  # (N, C, h, w) float16
@@ -69,12 +68,12 @@ class Denoising:
     text_encoder: CLIPTextModel
     scheduler: DDPMScheduler
     device: torch.device
-    floor: float = 0.0
+    weight_floor: float = 0.0
     emphasis: Tensor | None = None  # (N, 1, h, w) of the loss in every cell of every scene; None for 1 everywhere
 
     @classmethod
     def of(cls, shop: TrainingContext, scheduler: DDPMScheduler | None = None, **weights: Any) -> Denoising:
-        """scheduler: that of the family; None for the one that its U-Net was trained with. weights: floor, emphasis."""
+        """scheduler: None for the one that the family's U-Net was trained with. weights: weight_floor, emphasis."""
         tokenizer = CLIPTokenizer.from_pretrained(shop.weights / "tokenizer")
         return cls(
             latents=torch.from_numpy(latents_of(shop)),
@@ -124,7 +123,7 @@ class Denoising:
         errors = (predicted.float() - target).square()
         if self.emphasis is not None:
             errors = errors * self.emphasis[index].to(errors)
-        return (snr.clamp(max=MIN_SNR) + self.floor) / scale * errors.mean((1, 2, 3))
+        return (snr.clamp(max=MIN_SNR) + self.weight_floor) / scale * errors.mean((1, 2, 3))
 
     def loss(self, predicted: Tensor, target: Tensor, timestep: Tensor, index: Tensor) -> Tensor:
         """The mean of `losses`."""
@@ -159,7 +158,7 @@ class UNet:
     channels: Sequence[int]
     prediction: str = "epsilon"  # one of PREDICTIONS
     heads: int = 4
-    floor: float = 0.0  # added to the weight of every noise level
+    weight_floor: float = 0.0  # added to the weight of every noise level; of velocity prediction alone
     solids: float = 1.0  # how many times as much the loss counts near a solid
 
     needs = ("vae", "text_encoder")
@@ -183,7 +182,13 @@ class UNet:
     def train(self, shop: TrainingContext) -> tuple[UNet2DConditionModel, History]:
         if self.prediction not in PREDICTIONS:
             raise UserError(f"prediction is {self.prediction!r}; it is one of {', '.join(PREDICTIONS)}.")
-        task = Denoising.of(shop, make_scheduler(self.prediction), floor=self.floor)
+        if self.weight_floor < 0:
+            raise UserError(f"weight_floor is {self.weight_floor}; give 0 or more.")
+        if self.solids <= 0:
+            raise UserError(f"solids is {self.solids}; give more than 0.")
+        if self.weight_floor and self.prediction == "epsilon":  # an error of the noise would count by floor / SNR
+            raise UserError("weight_floor is for prediction=v_prediction; leave it at 0 with epsilon.")
+        task = Denoising.of(shop, make_scheduler(self.prediction), weight_floor=self.weight_floor)
         channels, size = task.latents.shape[1:3]
         if self.solids != 1:
             task = replace(task, emphasis=1 + (self.solids - 1) * near_solids(shop, size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def tokens_of(shop: TrainingContext) -> Tensor:
         texts = [text for captions in shop.corpus.captions for text in captions]
         return tokenise(tokenizer, texts).unflatten(0, (len(shop.corpus), -1)).short().numpy()
 
-    return torch.from_numpy(shop.once(f"tokens-{tokenizer.model_max_length}", "", read)).long()
+    vocabulary = hashlib.sha256((shop.weights / "tokenizer" / "tokenizer.json").read_bytes()).hexdigest()[:8]
+    return torch.from_numpy(shop.once(f"tokens-{vocabulary}-{tokenizer.model_max_length}", "", read)).long()
 
 
 @dataclass(frozen=True)

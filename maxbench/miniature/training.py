@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from maxbench.errors import UserError
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -68,7 +70,8 @@ def fit(
     """Minimise `loss_of(generator, batch)` over parameter groups in place; resume from `folder` if begun.
 
     `groups` are AdamW groups; a group's `lr` overrides the recipe's. Returns the mean loss of every
-    hundred steps, and the seconds spent. On return the parameters hold the weights to ship.
+    hundred steps, and the seconds spent. On return the parameters hold the weights to ship. A checkpoint of a shorter
+    recipe is prolonged, and one that has more steps than the recipe is a UserError.
     """
     groups = [dict(group, params=list(group["params"])) for group in groups]
     parameters = [parameter for group in groups for parameter in group["params"]]
@@ -81,7 +84,18 @@ def fit(
     if checkpoint.exists():  # our own file, tensors and plain values only
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         begun, history = state["step"], state["history"]
+        if begun > recipe.steps:
+            raise UserError(
+                f"{checkpoint} is of {begun} steps, and '{part}' is to have {recipe.steps}; delete it, or name another "
+                "folder=."
+            )
+        print(f"{part}: goes on at step {begun} of {recipe.steps}", file=sys.stderr, flush=True)
         optimiser.load_state_dict(state["optimiser"])
+        for parameter, own in optimiser.state.items():  # a fused step walks through memory: all must lie alike
+            own |= {
+                name: torch.empty_like(parameter).copy_(value)
+                for name, value in own.items() if value.shape == parameter.shape and value.ndim == 4
+            }  # fmt: skip
         with torch.no_grad():
             torch._foreach_copy_(parameters, state["parameters"])
             if average:

@@ -69,7 +69,7 @@ def recipe_of(weights: Path) -> dict[str, Any]:
         "batch": recipe["batch"],
         "learning rate": recipe["lr"],
         "average": recipe["ema"],
-        "floor": history["part"].get("floor", 0.0),
+        "weight floor": history["part"].get("weight_floor", 0.0),
         "near solids": history["part"].get("solids", 1.0),
     }
 

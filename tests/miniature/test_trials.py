@@ -5,7 +5,6 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -78,7 +77,7 @@ def test_the_loss_is_one_quantity_whatever_is_predicted():
 
 def test_a_floor_and_solids_weigh_as_they_say():
     """A floor counts alike at every noise level; a cell near a solid counts as often as it is told."""
-    plain, lifted = denoising("v_prediction"), replace(denoising("v_prediction"), floor=0.5)
+    plain, lifted = denoising("v_prediction"), replace(denoising("v_prediction"), weight_floor=0.5)
     said = torch.zeros(3, 2, 4, 4)
     target, index = torch.ones_like(said), torch.tensor([0, 1, 2])
     timestep = torch.tensor([10, 500, 990])
@@ -101,10 +100,16 @@ def test_cells_near_a_solid_are_those_that_see_one_and_their_neighbours(corpus, 
     assert cells.sum() <= 9 * solid.sum()
 
 
-def test_an_unknown_prediction_is_refused():
+def test_a_recipe_that_cannot_be_is_refused():
     part = replace(UNet(Recipe(1, 1, 0.1), 0, "unet", (8, 8)), prediction="sample")
     with pytest.raises(UserError, match="'sample'; it is one of epsilon, v_prediction"):
         part.train(None)
+    with pytest.raises(UserError, match="weight_floor is for prediction=v_prediction"):
+        replace(part, prediction="epsilon", weight_floor=1.0).train(None)
+    with pytest.raises(UserError, match="solids is 0; give more than 0"):
+        replace(part, prediction="epsilon", solids=0).train(None)
+    with pytest.raises(UserError, match="weight_floor is -1; give 0 or more"):
+        replace(part, prediction="epsilon", weight_floor=-1).train(None)
 
 
 def test_controls_learn_what_their_unet_predicts(family, corpus, tmp_path):
@@ -180,4 +185,3 @@ def test_what_is_lacking_is_said(family):
     shutil.rmtree(family / "unet")
     with pytest.raises(UserError, match="has no unet; name a folder"):
         require_generator(family)
-    assert Path("scripts/compare_generators.py").exists()
