@@ -23,7 +23,7 @@ def shop(small_suite, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     weights = shutil.copytree(small_suite, folder / "weights")
     for part in ("vae", "image_encoder"):
-        write_history(weights, part, {"key": "known"})
+        write_history(weights, part, {"key": "known", "part": {"recipe": {"steps": 3}}})
     corpus = render_corpus(SCENES, 3, 64, folder)
     return TrainingContext(corpus, folder, weights, torch.device("cpu"), "style", "key")
 
