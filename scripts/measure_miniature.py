@@ -23,7 +23,8 @@ from transformers.utils import logging as transformers_logging
 
 from maxbench.errors import UserError
 from maxbench.miniature.bars import bars_of, bars_table
-from maxbench.miniature.corpus import VALIDATION_SEED, WORLD_VERSION, render_corpus
+from maxbench.miniature.context import world_of
+from maxbench.miniature.corpus import VALIDATION_SEED, render_corpus
 from maxbench.miniature.generated import (
     DRAWS,
     ControlFidelity,
@@ -56,9 +57,10 @@ What the family is asked to reach; a bar counts as met by its value, whatever it
 
 ## Parts by themselves
 
-On {scenes} scenes (seed {seed}) that no part was trained on. *VAE reconstructions* are renderings after the
-autoencoder. Annotator and scorer are compared with the renderer's exact maps, and with each other; depth *fitted* is
-after a fit of scale and shift in every picture, as the benchmark measures it. Intervals are bootstrapped over scenes.
+On {scenes} scenes of version {world} of the world (seed {seed}) that no part was trained on. *VAE reconstructions* are
+renderings after the autoencoder. Annotator and scorer are compared with the renderer's exact maps, and with each other;
+depth *fitted* is after a fit of scale and shift in every picture, as the benchmark measures it. Intervals are
+bootstrapped over scenes.
 
 {tables}
 """
@@ -112,7 +114,8 @@ def measure(chosen: argparse.Namespace) -> None:
     runs = [read_run(path) for path in (chosen.run, chosen.untrained) if path is not None]
     if chosen.run is not None:  # what can be wrong is found before anything long is begun
         require_same_weights(runs[0], chosen.weights, digest_of)
-    corpus = render_corpus(chosen.scenes, VALIDATION_SEED, resolution(chosen.weights), chosen.folder, chosen.world)
+    world = world_of(chosen.weights)
+    corpus = render_corpus(chosen.scenes, VALIDATION_SEED, resolution(chosen.weights), chosen.folder, world)
     measures = measure_parts(chosen.weights, corpus)
     date = datetime.now(UTC).date().isoformat()
     tables, sections, controls = parts_tables(measures), "", []
@@ -124,6 +127,7 @@ def measure(chosen: argparse.Namespace) -> None:
         torch=torch.__version__,
         scenes=len(corpus),
         seed=VALIDATION_SEED,
+        world=world,
         bars=bars_table(bars_of(measures, controls)),
         tables=tables,
     )
@@ -180,7 +184,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--untrained", type=Path, help="the same of a family with an untrained U-Net")
     parser.add_argument("--weights", type=Path, default=PACKAGED / "miniature", help="the family")
     parser.add_argument("--scenes", type=int, default=1000, help="held-out scenes to measure the parts on")
-    parser.add_argument("--world", type=int, default=WORLD_VERSION, help="version of the world")
     parser.add_argument("--folder", type=Path, default=Path("training"), help="where rendered scenes are kept")
     parser.add_argument("--output", type=Path, default=Path("results/miniature"))
     parser.add_argument("--write-untrained", type=Path, metavar="FOLDER", help="write such a family, and no more")

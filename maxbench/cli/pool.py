@@ -38,13 +38,14 @@ def pool(runs: Sequence[Path], output: Path | None = None) -> int:
         raise UserError("A run is named twice; name each once.")
     runs, configs, state, tables = merged(runs)
     names = [run.resolve().name for run in runs]
+    tried = what_was_tried(runs, state.seeds)
     folder = _open(output, runs[0], state, names)
     run = called(state, names)  # also where it is written under another name
     folder.write(
         "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**configs[0], "seed": state.seeds, "pooled": names}))
     )
     write_stamp(folder, torch.device("cpu"))
-    if tried := what_was_tried(runs, state.seeds):
+    if tried:
         folder.write(TUNING, tried)
     write_results(folder, tables(), fingerprint({"pooled": sorted(names)}), run)
     table = write_tables(folder.path)

@@ -127,7 +127,7 @@ def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
     predicted = {"epsilon": "noise", "v_prediction": "velocity"}[prediction_of(histories.get("unet", {}))]
     lines = [
         f"- **Generator**: {predicted} prediction with Min-SNR weighting (gamma {MIN_SNR:g}) on latent means; "
-        f"{100 * UNPROMPTED:g}% of the prompts are empty."
+        f"{100 * UNPROMPTED:g}% of the prompts are empty{_weighted(histories.get('unet', {}))}."
     ]
     for part, noise in again.items():
         lines.append(
@@ -173,6 +173,16 @@ def tasks(histories: dict[str, dict[str, Any]]) -> list[str]:
     if others:
         lines.append(f"- **Adapters** ({', '.join(others)}): T2I-Adapters; each starts from random weights.")
     return lines
+
+
+def _weighted(history: dict[str, Any]) -> str:
+    """What is special about the loss of a U-Net."""
+    fields = history.get("part", {})
+    said = [
+        f"{fields['weight_floor']:g} is added to every weight" if fields.get("weight_floor") else "",
+        f"cells near a solid count {fields['solids']:g} times" if fields.get("solids", 1) != 1 else "",
+    ]
+    return "".join(f"; {each}" for each in said if each)
 
 
 def _disturbed(fields: dict[str, Any]) -> str:

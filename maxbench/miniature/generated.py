@@ -159,11 +159,11 @@ def quality_of_pictures(run: FinishedRun, untrained: FinishedRun | None = None, 
     measures = []
     for name, (where, row) in rows.items():
         drawn = distances[name]
-        measures.append(Measure(name, f"FD-CLIP at N = {size}", "", _spread(drawn.mean(), drawn, size), "lower"))
+        measures.append(Measure(name, f"FD-CLIP at N = {size}", "", spread(drawn.mean(), drawn, size), "lower"))
         if untrained is not None:
             bad, best = distances[ANCHOR], distances[FLOOR]
             share = (bad.mean() - drawn.mean()) / (bad.mean() - best.mean())
-            way = _spread(share, (bad - drawn) / (bad - best), size)
+            way = spread(share, (bad - drawn) / (bad - best), size)
             measures.append(Measure(name, "share of the way to real", "", way, "higher"))
         for metric, title in (("fd_clip", "FD-CLIP of the run"), ("clip_score", "CLIP score")):
             line = where.line(metric, row)
@@ -210,7 +210,8 @@ def _require_comparable(run: FinishedRun, untrained: FinishedRun) -> None:
             )
 
 
-def _spread(value: float, draws: np.ndarray, n: int) -> Interval:
+def spread(value: float, draws: np.ndarray, n: int) -> Interval:
+    """A value with the 95% of the `draws` (draws,) that lie in the middle."""
     low, high = np.percentile(draws, (2.5, 97.5))
     return Interval(float(value), float(low), float(high), n)
 

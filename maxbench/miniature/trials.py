@@ -19,12 +19,12 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from maxbench.errors import UserError
 from maxbench.images import to_bytes
-from maxbench.metrics.statistics import Interval, bootstrap_mean
+from maxbench.metrics.statistics import bootstrap_mean
 from maxbench.miniature import world
 from maxbench.miniature.context import TrainingContext, read_history
 from maxbench.miniature.corpus import Corpus
 from maxbench.miniature.diffusion import Denoising, prediction_of
-from maxbench.miniature.generated import DRAWS, FLOOR, equal_size, frechet_draws, recognised
+from maxbench.miniature.generated import DRAWS, FLOOR, RECOGNISED, equal_size, frechet_draws, recognised, spread
 from maxbench.miniature.language import tokenise
 from maxbench.miniature.quality import BATCH, SEED, Look, Measure, batches, signed
 from maxbench.miniature.training import step_generator
@@ -48,36 +48,47 @@ class Sampling:
 
 
 def require_generator(weights: Path) -> None:
-    """Refuse a folder that cannot draw pictures from text."""
+    """Refuse a folder that cannot draw pictures from text, or does not say how its U-Net was trained."""
     missing = [part for part in NEEDED if not (weights / part).is_dir()]
+    missing += [f"history of its {part}" for part in ("vae", "unet") if not read_history(weights, part)]
     if missing:
         raise UserError(
-            f"{weights} has no {', '.join(missing)}; name a folder in which `python scripts/train_miniature.py` has "
+            f"{weights} has no {', no '.join(missing)}; name a folder in which `python scripts/train_miniature.py` has "
             "trained the U-Net."
         )
 
 
+def require_judges(maps: Path, clip: Path) -> None:
+    """Refuse folders without the networks that judge: a family's map networks, and a CLIP model."""
+    for folder in (maps / "annotators", maps / "scorers" / "maps", clip):
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(
+                f"{folder} has no weights; name a family with map networks by --scorer, and CLIP by --clip."
+            )
+
+
 def recipe_of(weights: Path) -> dict[str, Any]:
-    """How a U-Net was trained, from its history: what is predicted, pictures seen, learning rate, average."""
+    """What a U-Net is and how it was trained, from its history."""
     history = read_history(weights, "unet")
-    if not history:
-        raise UserError(f"{weights} has no history of its unet; train it with `python scripts/train_miniature.py`.")
-    recipe = history["part"]["recipe"]
+    part, recipe = history["part"], history["part"]["recipe"]
     return {
+        "channels": " ".join(map(str, part.get("channels", ()))),
         "prediction": prediction_of(history),
         "pictures seen": recipe["steps"] * recipe["batch"],
         "batch": recipe["batch"],
         "learning rate": recipe["lr"],
         "average": recipe["ema"],
-        "weight floor": history["part"].get("weight_floor", 0.0),
-        "near solids": history["part"].get("solids", 1.0),
+        "weight floor": part.get("weight_floor", 0.0),
+        "near solids": part.get("solids", 1.0),
+        "seed": part.get("seed", ""),
     }
 
 
 def held_out_loss(weights: Path, corpus: Corpus, folder: Path) -> Tensor:
-    """The training loss on held-out scenes, (batches,) means of BATCH draws each; the same draws for every family.
+    """The plain loss on held-out scenes, (batches,) means of BATCH draws each; the same draws for every family.
 
-    The loss weighs the error of the clean latents, and so is one quantity whatever a U-Net predicts.
+    It weighs the error of the clean latents by min(SNR, 5), whatever a U-Net predicts and was trained with, and so is
+    one quantity for all.
     folder: where the latents of the corpus are kept; of this corpus alone.
     """
     shop = TrainingContext(corpus, folder, weights, torch.device("cpu"))
@@ -166,6 +177,8 @@ def compare_generators(
     """
     prompts = [captions[0] for captions in corpus.captions]
     lone = [number for number, prompt in enumerate(prompts) if lone_kind(prompt)]
+    if not lone:
+        raise UserError(f"None of the {len(prompts)} prompts names one solid; take more scenes.")
     kinds = [lone_kind(prompts[number]) for number in lone]
     rows = {FLOOR: torch.from_numpy(np.array(corpus.images))}
     measures = []
@@ -178,10 +191,8 @@ def compare_generators(
     features = {name: clip_features(clip, pictures, f"features of {name}") for name, pictures in rows.items()}
     size = equal_size(len(corpus), 0)
     for name, drawn in frechet_draws(features, np.empty((0, features[FLOOR].shape[1])), DRAWS).items():
-        low, high = np.percentile(drawn, (2.5, 97.5))
-        distance = Interval(float(drawn.mean()), float(low), float(high), size)
-        measures.append(Measure(name, f"FD-CLIP at N = {size}", "", distance, "lower"))
+        measures.append(Measure(name, f"FD-CLIP at N = {size}", "", spread(drawn.mean(), drawn, size), "lower"))
     for name, pictures in rows.items():
         hits = 100 * recognised(look, pictures[lone], kinds, f"kinds in {name}").astype(float)
-        measures.append(Measure(name, "kind recognised, %", "", bootstrap_mean(hits, seed=SEED), "higher"))
+        measures.append(Measure(name, RECOGNISED, "", bootstrap_mean(hits, seed=SEED), "higher"))
     return measures

@@ -333,7 +333,7 @@ def notes_of(results: Results) -> list[str]:
 
 
 def _tuned(results: Results) -> list[str]:
-    """What was chosen for tuned methods; of a pooled result whose runs chose apart, by seed."""
+    """What was chosen for tuned methods; of a pooled result whose runs have tables of their own, by seed."""
     table = results.tuning
     if table is None:
         return []

@@ -13,7 +13,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
-from maxbench.miniature.context import keys_of, read_history, train
+from maxbench.miniature.context import keys_of, read_history, train, world_of, write_history
 from maxbench.miniature.corpus import render_corpus
 from maxbench.miniature.dilated import DilatedNet
 from maxbench.models.control import ImagePrompt
@@ -119,6 +119,23 @@ def test_a_key_changes_with_what_the_weights_depend_on_and_with_nothing_else():
     other = keys_of({**parts, "image_encoder": replace(parts["image_encoder"], projection=4)}, data)
     assert {name for name in keys if keys[name] != other[name]} == {"image_encoder", "style"}
     assert all(one != two for one, two in zip(keys.values(), keys_of(parts, [13, 64, 3]).values(), strict=True))
+
+
+def test_a_family_knows_one_version_of_the_world(tmp_path):
+    parts, data = {"text_encoder": family()["text_encoder"]}, [12, 64, 3]
+    one, two = (keys_of(parts, data, version) for version in (2, 3))
+    assert one != two and keys_of(parts, data) == one
+    places = {"weights": tmp_path / "weights", "folder": tmp_path / "work", "device": "cpu"}
+    train(parts, ["text_encoder"], **places, **DATA, version=3)
+    said = read_history(tmp_path / "weights", "text_encoder")
+    assert said["key"] == two["text_encoder"] and said["data"] == {"world": 3, "scenes": 12, "size": 64, "seed": 3}
+    assert world_of(tmp_path / "weights") == 3 and world_of(tmp_path / "none") == 2
+    assert [path.name for path in (tmp_path / "work").glob("corpus-*")] == ["corpus-3-3-64-12"]
+    with pytest.raises(UserError, match="know version 3 of the world, not 2; leave out world="):
+        train(parts, ["text_encoder"], **places, **DATA, version=2)
+    write_history(tmp_path / "weights", "vae", {"data": {"world": 2}})
+    with pytest.raises(UserError, match="has parts of the versions 2 and 3 of the world"):
+        world_of(tmp_path / "weights")
 
 
 def test_no_part_needs_two_conditions():

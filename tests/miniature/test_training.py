@@ -1,11 +1,12 @@
 import pytest
 import torch
 
+from maxbench.errors import UserError
 from maxbench.miniature.controls import blank
 from maxbench.miniature.training import Recipe, fit
 
 
-def fitted(folder, stop_after=None):
+def fitted(folder, stop_after=None, steps=300):
     """A line fitted to noise that each step draws for itself; stopped once if asked to."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 1)
@@ -18,7 +19,7 @@ def fitted(folder, stop_after=None):
         x = torch.randn(batch, 3, generator=generator)
         return (layer(x).float() - x.sum(1, keepdim=True)).square().mean()
 
-    recipe = Recipe(steps=300, batch=8, lr=1e-2, warmup=10, ema=0.9)
+    recipe = Recipe(steps=steps, batch=8, lr=1e-2, warmup=10, ema=0.9)
     history = fit("line", [{"params": layer.parameters()}], loss_of, recipe, folder, seed=1, device=torch.device("cpu"))
     return layer, history
 
@@ -32,6 +33,41 @@ def test_training_learns_and_an_interrupted_one_ends_the_same(tmp_path, monkeypa
     resumed, _ = fitted(tmp_path / "broken")
     for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_a_training_is_prolonged_and_never_cut_short(tmp_path, capsys):
+    fitted(tmp_path / "one", steps=200)
+    _, history = fitted(tmp_path / "one", steps=300)
+    assert history["ends"] == [100, 200, 300] and "goes on at step 200 of 300" in capsys.readouterr().err
+    with pytest.raises(
+        UserError, match="is of 300 steps, and 'line' is to have 200; delete it, or name another folder="
+    ):
+        fitted(tmp_path / "one", steps=200)
+
+
+def test_what_the_optimiser_remembers_lies_as_its_weights_do(tmp_path, monkeypatch):
+    """A training that was begun in another memory layout goes on to the same weights."""
+    monkeypatch.setattr("maxbench.miniature.training.CHECKPOINT_SECONDS", 0)
+    recipe = Recipe(steps=200, batch=2, lr=1e-2, warmup=10)
+
+    def trained(folder, layout, stop_after=None):
+        torch.manual_seed(0)
+        layer, seen = torch.nn.Conv2d(3, 4, 3).to(memory_format=layout), []
+
+        def loss_of(generator, batch):
+            if len(seen) == stop_after:
+                raise KeyboardInterrupt
+            seen.append(1)
+            return layer(torch.randn(batch, 3, 6, 6, generator=generator)).float().square().mean()
+
+        fit("conv", [{"params": layer.parameters()}], loss_of, recipe, folder, seed=1, device=torch.device("cpu"))
+        return layer.weight
+
+    whole = trained(tmp_path / "whole", torch.contiguous_format)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "broken", torch.contiguous_format, stop_after=150)
+    resumed = trained(tmp_path / "broken", torch.channels_last)
+    torch.testing.assert_close(resumed, whole, rtol=0.05, atol=1e-4)  # bfloat16 in another order of the sums
 
 
 def test_half_of_the_maps_lose_a_part_and_no_map_loses_all():

@@ -1,10 +1,10 @@
 """U-Nets that are held against each other before any control is trained, on small random weights."""
 
 import importlib.util
-import json
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from maxbench.errors import UserError
-from maxbench.miniature.context import TrainingContext, write_history
+from maxbench.miniature.context import TrainingContext, read_history, write_history
 from maxbench.miniature.corpus import render_corpus
 from maxbench.miniature.diffusion import Denoising, UNet, make_scheduler, near_solids
 from maxbench.miniature.generated import FLOOR
@@ -25,7 +25,6 @@ from maxbench.miniature.trials import (
     draw_pictures,
     held_out_loss,
     recipe_of,
-    require_generator,
     wrong_kind,
 )
 from maxbench.miniature.words import lone_kind
@@ -43,8 +42,9 @@ def corpus(tmp_path_factory):
 def family(small_suite, tmp_path):
     shutil.copytree(small_suite, tmp_path / "family")
     recipe = {"steps": 3, "batch": 2, "lr": 0.1, "ema": 0.9}
+    said = {"recipe": recipe, "prediction": "epsilon", "channels": [16, 32], "seed": 7}
     for part in ("vae", "text_encoder", "unet"):
-        write_history(tmp_path / "family", part, {"key": part, "part": {"recipe": recipe, "prediction": "epsilon"}})
+        write_history(tmp_path / "family", part, {"key": part, "part": said})
     return tmp_path / "family"
 
 
@@ -139,8 +139,7 @@ def test_a_family_is_compared_with_itself(family, corpus, tmp_path):
     one, two = (
         [(each.measure, each.interval.value) for each in measures if each.part == name] for name in ("one", "two")
     )
-    # no prompt of so few scenes need name one solid, which is NaN and not equal to itself
-    assert len(one) == 4 and [repr(value) for _, value in one] == [repr(value) for _, value in two]
+    assert len(one) == 4 and one == two
     distance = {each.part: each.interval.value for each in measures if each.measure.startswith("FD-CLIP")}
     assert distance[FLOOR] < distance["one"]
     again = held_out_loss(family, corpus, tmp_path / "a")
@@ -161,27 +160,62 @@ def test_a_unet_that_reads_nothing_minds_no_wrong_kind(family, tmp_path):
     np.testing.assert_allclose(wrong_kind(family, scenes, tmp_path / "a"), 0)
 
 
-def test_the_page_says_how_each_was_trained(family, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("compare_generators", "scripts/compare_generators.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    output = tmp_path / "results" / "trials"
-    how = ["--scenes", str(SCENES), "--steps", "2", "--clip", str(family / "scorers/clip"), "--folder", str(tmp_path)]
-    assert script.main([str(family), *how, "--output", str(output)]) == 0
-    page = output.with_suffix(".md").read_text()
-    assert "| family | epsilon | 6 | 2 | 0.1 | 0.9 | 0.0 | 1.0 |" in page
-    table = pd.read_csv(output.with_suffix(".csv"))
-    assert set(table.part) == {FLOOR, "family"}
-    (family / "histories" / "unet.json").unlink()
-    assert script.main([str(family), *how, "--output", str(output)]) == 2
-    assert "has no history of its unet" in capsys.readouterr().err
+@pytest.fixture
+def script():
+    path = Path(__file__).parents[2] / "scripts" / "compare_generators.py"
+    spec = importlib.util.spec_from_file_location("compare_generators", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_what_is_lacking_is_said(family):
+def how(family, tmp_path):
+    clip = family / "scorers/clip"
+    return ["--scenes", str(SCENES), "--steps", "2", "--clip", str(clip), "--folder", str(tmp_path / "work")]
+
+
+def test_the_page_says_how_each_was_trained(family, tmp_path, script):
+    output = tmp_path / "results" / "v3.1"
+    assert script.main([str(family), *how(family, tmp_path), "--output", str(output)]) == 0
+    page = (tmp_path / "results" / "v3.1.md").read_text()
+    assert "| family | 16 32 | epsilon | 6 | 2 | 0.1 | 0.9 | 0.0 | 1.0 | 7 |" in page
+    assert "of version 2 of the world" in page and "`scorers/clip@" in page
+    assert set(pd.read_csv(tmp_path / "results" / "v3.1.csv").part) == {FLOOR, "family"}
+
+
+MISTAKES = {
+    "no history of its unet": lambda family: (family / "histories" / "unet.json").unlink(),
+    "no history of its vae": lambda family: (family / "histories" / "vae.json").unlink(),
+    "has no unet; name a folder": lambda family: shutil.rmtree(family / "unet"),
+    "maps has no weights": lambda family: shutil.rmtree(family / "scorers" / "maps"),
+    "clip has no weights": lambda family: shutil.rmtree(family / "scorers" / "clip"),
+    "no version 9 of the world": lambda family: write_history(
+        family, "vae", {**read_history(family, "vae"), "data": {"world": 9}}
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", MISTAKES)
+def test_what_is_lacking_is_one_sentence(sentence, family, tmp_path, script, capsys):
+    MISTAKES[sentence](family)
+    assert script.main([str(family), *how(family, tmp_path), "--output", str(tmp_path / "page")]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and "Traceback" not in said
+    assert not list(tmp_path.glob("page*"))
+
+
+def test_families_of_different_worlds_are_not_compared(family, tmp_path, script, capsys):
+    other = shutil.copytree(family, tmp_path / "other")
+    for path in (other / "histories").glob("*.json"):
+        write_history(other, path.stem, {**read_history(other, path.stem), "data": {"world": 3}})
+    words = [str(family), str(other), *how(family, tmp_path), "--output", str(tmp_path / "page")]
+    assert script.main(words) == 2
+    assert "(family 2, other 3); compare those of one" in capsys.readouterr().err
+
+
+def test_a_family_without_a_choice_of_prediction_predicts_noise(family):
     assert recipe_of(family)["pictures seen"] == 6
-    history = family / "histories" / "unet.json"
-    history.write_text(json.dumps({"part": {"recipe": json.loads(history.read_text())["part"]["recipe"]}}))
-    assert recipe_of(family)["prediction"] == "epsilon"  # of histories that were written before there was a choice
-    shutil.rmtree(family / "unet")
-    with pytest.raises(UserError, match="has no unet; name a folder"):
-        require_generator(family)
+    said = read_history(family, "unet")
+    del said["part"]["prediction"]  # of histories that were written before there was a choice
+    write_history(family, "unet", said)
+    assert recipe_of(family)["prediction"] == "epsilon"
