@@ -48,7 +48,7 @@ def test_a_training_is_prolonged_and_never_cut_short(tmp_path, capsys):
 def test_what_the_optimiser_remembers_lies_as_its_weights_do(tmp_path, monkeypatch):
     """A training that was begun in another memory layout goes on to the same weights."""
     monkeypatch.setattr("maxbench.miniature.training.CHECKPOINT_SECONDS", 0)
-    recipe = Recipe(steps=200, batch=2, lr=1e-2, warmup=10)
+    recipe = Recipe(steps=110, batch=2, lr=1e-2, warmup=10)
 
     def trained(folder, layout, stop_after=None):
         torch.manual_seed(0)
@@ -58,16 +58,17 @@ def test_what_the_optimiser_remembers_lies_as_its_weights_do(tmp_path, monkeypat
             if len(seen) == stop_after:
                 raise KeyboardInterrupt
             seen.append(1)
-            return layer(torch.randn(batch, 3, 6, 6, generator=generator)).float().square().mean()
+            x = torch.randn(batch, 3, 6, 6, generator=generator)
+            return (layer(x).float() - 3 * x[:, :1, 1:-1, 1:-1]).square().mean()
 
         fit("conv", [{"params": layer.parameters()}], loss_of, recipe, folder, seed=1, device=torch.device("cpu"))
         return layer.weight
 
     whole = trained(tmp_path / "whole", torch.contiguous_format)
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "broken", torch.contiguous_format, stop_after=150)
+        trained(tmp_path / "broken", torch.contiguous_format, stop_after=105)
     resumed = trained(tmp_path / "broken", torch.channels_last)
-    torch.testing.assert_close(resumed, whole, rtol=0.05, atol=1e-4)  # bfloat16 in another order of the sums
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=2e-3)  # bfloat16 in another order of the sums
 
 
 def test_half_of_the_maps_lose_a_part_and_no_map_loses_all():
