@@ -158,9 +158,9 @@ class Tables:
 
     def dominant(self) -> dict[str, tuple[str, float]]:
         """Row -> the condition with the larger q, and the share of images in which it is larger."""
-        found = (
-            {row: self.joint.leader(self.columns.oriented(row)) for row in self.columns.whole()} if self.joint else {}
-        )
+        if self.joint is None:
+            return {}
+        found = {row: self.joint.leader(self.columns.oriented(row)) for row in self.columns.whole()}
         return {row: leader for row, leader in found.items() if leader is not None}
 
     def per_image(self, metric: str, condition: str = "") -> dict[str, np.ndarray]:

@@ -1,10 +1,8 @@
 """U-Nets that are held against each other before any control is trained, on small random weights."""
 
-import importlib.util
 import shutil
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
+from compare_generators import main
 from maxbench.errors import UserError
 from maxbench.miniature.context import TrainingContext, read_history, write_history
 from maxbench.miniature.corpus import render_corpus
@@ -160,23 +159,14 @@ def test_a_unet_that_reads_nothing_minds_no_wrong_kind(family, tmp_path):
     np.testing.assert_allclose(wrong_kind(family, scenes, tmp_path / "a"), 0)
 
 
-@pytest.fixture
-def script():
-    path = Path(__file__).parents[2] / "scripts" / "compare_generators.py"
-    spec = importlib.util.spec_from_file_location("compare_generators", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def how(family, tmp_path):
     clip = family / "scorers/clip"
     return ["--scenes", str(SCENES), "--steps", "2", "--clip", str(clip), "--folder", str(tmp_path / "work")]
 
 
-def test_the_page_says_how_each_was_trained(family, tmp_path, script):
+def test_the_page_says_how_each_was_trained(family, tmp_path):
     output = tmp_path / "results" / "v3.1"
-    assert script.main([str(family), *how(family, tmp_path), "--output", str(output)]) == 0
+    assert main([str(family), *how(family, tmp_path), "--output", str(output)]) == 0
     page = (tmp_path / "results" / "v3.1.md").read_text()
     assert "| family | 16 32 | epsilon | 6 | 2 | 0.1 | 0.9 | 0.0 | 1.0 | 7 |" in page
     assert "of version 2 of the world" in page and "`scorers/clip@" in page
@@ -196,20 +186,20 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("sentence", MISTAKES)
-def test_what_is_lacking_is_one_sentence(sentence, family, tmp_path, script, capsys):
+def test_what_is_lacking_is_one_sentence(sentence, family, tmp_path, capsys):
     MISTAKES[sentence](family)
-    assert script.main([str(family), *how(family, tmp_path), "--output", str(tmp_path / "page")]) == 2
+    assert main([str(family), *how(family, tmp_path), "--output", str(tmp_path / "page")]) == 2
     said = capsys.readouterr().err
     assert sentence in said and "Traceback" not in said
     assert not list(tmp_path.glob("page*"))
 
 
-def test_families_of_different_worlds_are_not_compared(family, tmp_path, script, capsys):
+def test_families_of_different_worlds_are_not_compared(family, tmp_path, capsys):
     other = shutil.copytree(family, tmp_path / "other")
     for path in (other / "histories").glob("*.json"):
         write_history(other, path.stem, {**read_history(other, path.stem), "data": {"world": 3}})
     words = [str(family), str(other), *how(family, tmp_path), "--output", str(tmp_path / "page")]
-    assert script.main(words) == 2
+    assert main(words) == 2
     assert "(family 2, other 3); compare those of one" in capsys.readouterr().err
 
 
