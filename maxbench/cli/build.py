@@ -144,6 +144,24 @@ def _check_guidance(methods: Sequence[Method], sampler: Sampler) -> None:
             )
 
 
+def _check_blocks(method: Method, suite: FolderSuite) -> None:
+    """What a method says of single down blocks and residuals must be of those that its controls have."""
+    for name in method.branches:
+        down, residuals = suite.blocks(name) or (None, None)
+        for site in method.sites:
+            kind, _, number = site.partition(".")
+            if down and number and int(number) >= down:
+                raise UserError(
+                    f"methods.{method.name}.sites has '{site}', and the control for '{name}' has the blocks {kind}.0 "
+                    f"to {kind}.{down - 1}."
+                )
+        if residuals and method.layer_scale is not None and len(method.layer_scale) != residuals:
+            raise UserError(
+                f"methods.{method.name}.layer_scale has {len(method.layer_scale)} numbers, and the control for "
+                f"'{name}' has {residuals} residuals: give one number for each, or leave it out."
+            )
+
+
 def _check_rules(methods: Sequence[Method], suite: FolderSuite) -> None:
     """What only the rule knows, before anything is computed: tuning and other methods may take hours."""
     for method in methods:
@@ -156,6 +174,7 @@ def _check_rules(methods: Sequence[Method], suite: FolderSuite) -> None:
             )
         if method.tune and method.role == NONE:
             raise UserError(f"methods.{method.name} has no control, so there is nothing to tune; leave out its tune.")
+        _check_blocks(method, suite)
         candidates(method)  # a rule may refuse a value
         if method.trials is not None:
             require_optuna()

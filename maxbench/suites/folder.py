@@ -386,37 +386,47 @@ class FolderSuite:
         return IMAGE_PROMPT if self.is_image_prompt(part) else self._kind(part)
 
     def branch_kind(self, condition: str) -> str:
-        """When a condition's control runs, see :func:`maxbench.models.control.kind_of`; its weights are not loaded."""
+        """When a condition's control runs, see :func:`maxbench.models.control.kind_of`."""
         part = self.controls[condition]
         if self.is_image_prompt(part):
             return PROMPT
         if self._kind(part) == T2I_ADAPTER:
             return ADAPTER
-        folder = self.place(part)
-        with readable(folder):
-            said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return POOLED if said.get("global_pool_conditions") else SPATIAL
+        return POOLED if self._config(part).get("global_pool_conditions") else SPATIAL
+
+    def blocks(self, condition: str) -> tuple[int, int] | None:
+        """Down blocks and residuals of a condition's control, of an adapter its levels; None of an image prompt."""
+        part = self.controls[condition]
+        if self.is_image_prompt(part):
+            return None
+        said = self._config(part)
+        if self._kind(part) == T2I_ADAPTER:
+            return len(said["channels"]), len(said["channels"])
+        down = len(said["block_out_channels"])
+        return down, 1 + down * (said["layers_per_block"] + 1)  # conv_in's, layers', downsamplers' and the middle's
 
     def scheduler_config(self) -> dict:
         """The base model's configuration of a scheduler."""
         return _scheduler_config(self.place(SCHEDULER))
 
     def latent_shape(self) -> tuple[int, int, int]:
-        """Of one picture's latents: (channels, height, width); the autoencoder's weights are not loaded."""
-        folder = self.place("vae")
-        with readable(folder):
-            said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        """Of one picture's latents: (channels, height, width)."""
+        said = self._config("vae")
         side = self.resolution // 2 ** (len(said.get("block_out_channels", (64,))) - 1)
         return said.get("latent_channels", 4), side, side
 
     def _kind(self, part: str) -> str:
         """The name of a control's class in diffusers, as its own configuration says it."""
+        said = self._config(part).get("_class_name")
+        if said not in CONTROLS:
+            raise UserError(f"{self.place(part)} holds a {said}; a control is one of {', '.join(CONTROLS)}.")
+        return said
+
+    def _config(self, part: str) -> dict[str, Any]:
+        """A network's own configuration; its weights are not loaded."""
         folder = self.place(part)
         with readable(folder):
-            said = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("_class_name")
-        if said not in CONTROLS:
-            raise UserError(f"{folder} holds a {said}; a control is one of {', '.join(CONTROLS)}.")
-        return said
+            return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
 
     def annotator(self, condition: str, device: torch.device) -> Annotator | None:
         """The network that draws a condition's maps; None where arithmetic does."""

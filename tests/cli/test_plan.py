@@ -301,3 +301,18 @@ def test_settings_that_were_chosen_before_are_known_again(small_run, tmp_path):
 
     assert delta('{"methods": [{"name": "maxfusion_tuned", "tuned": {"rule.delta": 0.9, "scale": 1.4}}]}') == 0.9
     assert delta("{") is None and delta('{"methods": [{"name": "maxfusion_tuned"}]}') is None
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        ("methods.sum.sites=[conv_in,hidden.3]", "'hidden.3', and the control for 'hed' has the blocks hidden.0 to"),
+        ("methods.average.layer_scale=[1,1,1]", "has 3 numbers, and the control for 'hed' has "),
+        ("methods.single.sites=[down.9]", "methods.single/hed.sites has 'down.9'"),
+    ],
+)
+def test_blocks_that_no_control_has_are_said_before_anything_is_made(small_run, tmp_path, capsys, mistake, sentence):
+    """Not after hours of tuning."""
+    assert main(["run", *small_run, f"output_dir={tmp_path}", mistake]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and len(said.splitlines()) == 1 and not list(tmp_path.iterdir())

@@ -52,6 +52,15 @@ def test_networks_come_frozen_and_in_the_dtype_asked_for(small_suite):
         assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
+def test_blocks_are_those_of_the_networks(small_suite):
+    """As they are counted by the configurations alone."""
+    suite = suite_at(small_suite, **{"controls.seg": "t2iadapter_seg"})
+    nets = suite.pipeline(["depth", "seg"], torch.device("cpu"), torch.float32).controls
+    control, levels = nets["depth"], nets["seg"].adapter.body
+    assert suite.blocks("depth") == (len(control.down_blocks), len(control.controlnet_down_blocks) + 1)
+    assert suite.blocks("seg") == (len(levels), len(levels)) and suite.blocks("style") is None
+
+
 def test_scorers_are_named_with_their_revision(small_suite):
     suite = suite_at(small_suite)
     names, annotators = suite.scorer_names(["hed", "canny"]), suite.annotator_names(["hed", "canny"])
