@@ -12,7 +12,7 @@ from maxbench.errors import UserError
 from maxbench.report.compare import JOINT, Comparison, Member, Verdicts, titles
 from maxbench.report.runs import Results, anchors, by_seed, find
 from maxbench.report.verdicts import weigh
-from maxbench.report.winner import RANKED
+from maxbench.report.winner import RANKED, undecided
 
 ALL = "all"
 OF_A_FAMILY = ("p_holm", "correction", "comparisons", "needed", "verdict")
@@ -105,7 +105,8 @@ def _members(results: Sequence[Results]) -> tuple[list[Member], dict[str, Differ
                 notes.append(f"Not pooled, although they seem to differ in their seed alone: {error}")
         for each in [] if member is not None else group:
             metrics = each.metrics.assign(run=runs[each.folder])
-            members.append(Member(runs[each.folder], each.origin, each.config, metrics, _references([each])))
+            silent = undecided(each.differences)
+            members.append(Member(runs[each.folder], each.origin, each.config, metrics, _references([each]), silent))
             differences[runs[each.folder]] = _differences_of(each)
         if member is not None:
             members.append(member)
@@ -124,7 +125,8 @@ def _pooled(group: Sequence[Results]) -> tuple[Member, Differences]:
     metrics.insert(0, "run", run)
     config = {**configs[0], "seed": state.seeds}
     origins = {each.folder: each.origin for each in group}
-    member = Member(run, " and ".join(origins[folder] for folder in folders), config, metrics, _references(group))
+    origin, silent = " and ".join(origins[folder] for folder in folders), undecided(tables().differences())
+    member = Member(run, origin, config, metrics, _references(group), silent)
     return member, lambda baselines: tables(baselines).differences()
 
 

@@ -23,8 +23,25 @@ def noun_phrase(category: str) -> str:
     return PHRASES.get(category, f"{article} {category}")
 
 
+ANNOUNCED = re.compile(
+    r"^(?:(?:(?:an?|the|this is an?) )?(?:[a-z-]+ )?(?:picture|photo|photograph|image|view|close-?up|close up|shot) of"
+    r"|a scene with|we see|there (?:is|are)) (?=\w)",
+    re.IGNORECASE,
+)
+"""What a caption says of itself before it says what is there."""
+
+PLACE_FIRST = re.compile(
+    r"^((?:in|on|at|under|inside|near|beside|behind|next to|in front of) [^,.]+), (.+)$", re.IGNORECASE | re.DOTALL
+)
+
+
 def clause(caption: str) -> str:
-    """A caption as a part of a sentence: without a full stop, and without the capital of its first word if that is
-    no name."""
-    said = caption.rstrip(". \n") or caption
-    return OPENINGS.sub(lambda opening: opening[0].lower(), said)
+    """A caption as the last part of a sentence: what is there, then where.
+
+    Without a full stop, without "a picture of" or "there is", with a place that stands first put last, and without the
+    capital of its first word if that is no name.
+    """
+    place_first = PLACE_FIRST.match(said := caption.rstrip(". \n") or caption)
+    place, said = place_first.groups() if place_first else ("", said)
+    said, place = (OPENINGS.sub(lambda opening: opening[0].lower(), each) for each in (ANNOUNCED.sub("", said), place))
+    return f"{said}, {place}" if place else said

@@ -22,9 +22,10 @@ REAL, VAE_RECONSTRUCTION, SHUFFLED, EXCHANGED = "real", "vae_reconstruction", "s
 another sample's maps, and each condition's own picture held against the other condition's map. No method may have one
 of these names."""
 
-NONE, SINGLE, FUSION, REFERENCE, ENTERED = "none", "single", "fusion", "reference", "entered"
-"""Roles of a row: no control, one control alone, several together; the rows that no method made; pictures made
-elsewhere."""
+NONE, SINGLE, FUSION, CHANCE = "none", "single", "fusion", "chance"
+REFERENCE, ENTERED = "reference", "entered"
+"""Roles of a row: no control, one control alone, several together, several of which a draw decides; the rows that no
+method made; pictures made elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ class Method(Fusion):
 
     @property
     def role(self) -> str:
-        """Of its row in tables, see NONE, SINGLE and FUSION."""
-        return (NONE, SINGLE)[len(self.branches)] if len(self.branches) < 2 else FUSION
+        """Of its row in tables, see NONE, SINGLE, FUSION and CHANCE."""
+        if len(self.branches) < 2:
+            return (NONE, SINGLE)[len(self.branches)]
+        return CHANCE if self.rule.is_chance else FUSION
 
     @property
     def delta(self) -> float | None:

@@ -52,9 +52,11 @@ class Rule(ABC):
     dataclass: its fields are what images made by it are known by, see :mod:`maxbench.store.identity`.
 
     version: of the arithmetic, in the keys of images. Raise it with every change that changes a number.
+    is_chance: whether a draw decides and no feature does: a control experiment, which no table ranks.
     """
 
     version: ClassVar[int] = 1
+    is_chance: ClassVar[bool] = False
 
     @abstractmethod
     def unmerge(self, features: Sequence[Feature]) -> list[Feature]:

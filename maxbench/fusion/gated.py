@@ -12,7 +12,7 @@ every gate is 1.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,11 +35,13 @@ class GatedSum(SaliencyWeighting):
         (the paper's relative saliency), "max" over space, or "none": then a louder branch shuts the others.
     smoothing: standard deviation, in locations of the layer, of a Gaussian that smooths the relative saliency before
         the gates are made of it; 0 for none. Very large, every gate is 1.
+    sides: of the maps that are gated, the least and the most locations a side; other layers are added. None for all.
     """
 
     power: float = 2.0
     normaliser: str = "sum"
     smoothing: float = 0.0
+    sides: Sequence[int] | None = None
 
     def __post_init__(self):
         for name in ("power", "smoothing"):
@@ -48,8 +50,15 @@ class GatedSum(SaliencyWeighting):
                 raise ValueError(f"{name} is a finite number, 0 or more, not {value}")
         if self.normaliser not in NORMALISERS:
             raise ValueError(f"normaliser is one of {', '.join(NORMALISERS)}, not {self.normaliser!r}")
+        if self.sides is not None:
+            sides = tuple(self.sides) if isinstance(self.sides, Sequence) else ()
+            if len(sides) != 2 or not all(isinstance(each, int) for each in sides) or not 0 < sides[0] <= sides[1]:
+                raise ValueError(f"sides are two numbers, the least and the most, or null, not {self.sides!r}")
+            object.__setattr__(self, "sides", sides)  # one value for a list and a tuple: the rule is known by it
 
     def weigh_by(self, sigma: Maps) -> Maps:
+        if self.sides is not None and not self.sides[0] <= max(sigma.shape[-2:]) <= self.sides[1]:
+            return torch.ones_like(sigma)
         relative = sigma / NORMALISERS[self.normaliser](sigma).clamp_min(tiny(sigma))
         if self.smoothing > 0:
             relative = blurred(relative, self.smoothing)

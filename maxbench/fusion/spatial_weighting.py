@@ -5,6 +5,7 @@ In lockstep every branch goes on with what was chosen, at its own saliency, as M
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,8 @@ class RandomChoice(SpatialWeighting):
     The control experiment: what choosing is worth when nothing guides the choice.
     """
 
+    is_chance: ClassVar[bool] = True
+
     seed: int = 0
 
     def weigh(self, f: list[Feature]) -> Maps:
@@ -71,6 +74,8 @@ class RandomBlobs(SpatialWeighting):
 
     size: side of a blob as a share of the map's side, in [0.05, 0.5], taken to the nearest 1 / n.
     """
+
+    is_chance: ClassVar[bool] = True
 
     seed: int = 0
     size: float = 0.25

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,8 @@ class Member:
     """A run of a comparison, or several that differ in their seed alone, as one.
 
     run: what tables call it, of each another. origin: the same with the code that made it. metrics: as of metrics.csv.
-    references: the pictures that distances are to; None where that was not kept.
+    references: the pictures that distances are to; None where that was not kept. silent: the columns that show no
+    difference of its fusion rules from a baseline, see :func:`maxbench.report.winner.undecided`.
     """
 
     run: str
@@ -52,6 +53,7 @@ class Member:
     config: Mapping[str, Any]
     metrics: pd.DataFrame
     references: tuple[int, ...] | None = None
+    silent: Collection[Key] = ()
 
     @property
     def title(self) -> str:
@@ -180,7 +182,8 @@ class Comparison:
         deltas = self._all.delta
         with_delta = deltas.notna().any() and (deltas.nunique(dropna=False) > 1)
         names = [{"name": "experiment"}.get(key, key) for key in self.settings]
-        headings = ["method", *names, *(["delta"] if with_delta else []), "n", *(heading(*key) for key in keys)]
+        silent = {key for key in keys if all(key in each.silent for each in self.members)}
+        headings = ["method", *names, *(["delta"] if with_delta else []), "n", *(heading(*key, silent) for key in keys)]
         rows, of = [], []
         for method in self.methods or dict.fromkeys(self._all.method):
             for member in self.members:
@@ -214,6 +217,13 @@ class Comparison:
                 "Left out, for a distance depends on the number of pictures and on those that it is to, which are not "
                 f"the same in these runs: {names}."
             )
+        shown, _, _ = self.keys
+        for title, member in zip(titles(self.members).values(), self.members, strict=True):
+            if silent := [column_name(*key) for key in shown if key in member.silent]:
+                said.append(
+                    f"{title}: no difference of a fusion rule from a baseline is shown in {', '.join(silent)}; do not "
+                    "rank by these."
+                )
         if len({int(each.metrics.n.max()) for each in self.members}) > 1:
             said.append(
                 "The runs have different numbers of images (n); of fewer images an interval is wider, and a difference "
@@ -236,7 +246,7 @@ class Comparison:
         first = len(headings) - len(keys)
         bold, underlined = set(), set()
         for member in self.members:
-            for marks, own in zip((bold, underlined), ranks(self._shown(member), {}), strict=True):
+            for marks, own in zip((bold, underlined), ranks(self._shown(member), member.silent), strict=True):
                 marks |= {
                     (row, first + place)
                     for row, (theirs, method) in enumerate(of)
@@ -323,7 +333,8 @@ class Verdicts:
                     row.verdict, *("-" if each is None else difference_cell(each, bold=False) for each in cost),
                 ]
             )  # fmt: skip
-        return ["rule", "minus", "joint", "wins", "p (Holm)", "verdict", *(heading(*key) for key in keys)], rows
+        headings = [heading(*key, member.silent) for key in keys]
+        return ["rule", "minus", "joint", "wins", "p (Holm)", "verdict", *headings], rows
 
     def latex(self) -> str:
         """Joint scores alone: a row for every comparison, shown ones in bold."""

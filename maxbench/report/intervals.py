@@ -27,7 +27,7 @@ CHANGES = {
     "style_clip_i": "difference, 100 x cosine",
 }  # fmt: skip
 """The same of a difference; of what has no unit it is a difference."""
-ROLES = {"none": 6, "single": 1, "fusion": 0, "entered": 4}
+ROLES = {"none": 6, "single": 1, "fusion": 0, "entered": 4, "chance": 5}
 """Role of a row -> its colour and marker."""
 VERDICTS = {"better": ("^", COLOURS[0], True), "worse": ("v", COLOURS[1], True), "not shown": ("o", "#5a5a62", False)}
 """Verdict -> marker, colour, filled or not."""
@@ -58,6 +58,7 @@ def intervals(results: Results, shown: Shown) -> dict[str, Figure]:
         handles = [_handle(MARKERS[place], COLOURS[place], True, words) for role, place, words in (
             ("none", ROLES["none"], "no control"), ("single", ROLES["single"], "a control alone"),
             ("fusion", ROLES["fusion"], "several controls"), ("entered", ROLES["entered"], "made elsewhere"),
+            ("chance", ROLES["chance"], "a random choice"),
         ) if role in set(table.role)]  # fmt: skip
         counts = table[table.metric.isin([key[0] for key in keys])].n.dropna()
         _words(figure, handles, f"{_title(results)}: {_counted(counts)}. Bars: {_level(results)} intervals, each by "

@@ -19,7 +19,7 @@ from maxbench.report.winner import RANKED
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", "failed", "stopped"
 HEADLINES = ("joint", "q", *FIDELITIES, "clip_score", "fid", "fd_clip")
 """Metrics that stand in the ledger, in this order: a summary leaves out the last ones where they do not fit."""
-GENERATED = ("none", "single", "fusion", "entered")
+GENERATED = ("none", "single", "fusion", "chance", "entered")
 """Roles of rows that pictures were made for."""
 WIDTH, LONGEST = 100, 60
 """Characters and rows of a summary in a terminal."""

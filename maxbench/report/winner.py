@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -11,8 +11,8 @@ from maxbench.report.columns import NOT_SHOWN, Key, column, keys_of
 from maxbench.report.verdicts import BETTER, WORSE, joined
 
 RANKED = ("fusion", "entered")
-"""Roles of the rows that may win: what sees several conditions. No control, one control alone and real pictures are not
-what a reader chooses from."""
+"""Roles of the rows that may win: what sees several conditions. No control, one control alone, a random choice and real
+pictures are not what a reader chooses from."""
 NAMED = 3
 """Rules that a sentence names; of more it says how many there are."""
 
@@ -35,7 +35,8 @@ class Comparison(NamedTuple):
 def undecided(differences: pd.DataFrame | None) -> dict[Key, int | None]:
     """Columns in which no rule that fuses is shown to differ from a baseline, and the fewest samples that may show one.
 
-    That no control and single controls differ does not count where there are such rules: nobody ranks those. The number
+    That no control, single controls and a random choice differ does not count where there are such rules: nobody ranks
+    those. The number
     is the smallest of all that are estimated, and so a lower bound; None where nothing differs.
     """
     if differences is None:
@@ -95,7 +96,7 @@ def best(metrics: pd.DataFrame, differences: pd.DataFrame | None) -> set[tuple[s
     return marked
 
 
-def ranks(metrics: pd.DataFrame, silent: Mapping[Key, int | None]) -> tuple[set[tuple[str, Key]], set[tuple[str, Key]]]:
+def ranks(metrics: pd.DataFrame, silent: Collection[Key]) -> tuple[set[tuple[str, Key]], set[tuple[str, Key]]]:
     """(method, column) of the best and of the second best of each column by its numbers; none of a `silent` column."""
     first: set[tuple[str, Key]] = set()
     second: set[tuple[str, Key]] = set()

@@ -118,6 +118,14 @@ def test_branches_go_on_with_the_gated_sum_at_their_own_saliency():
         torch.testing.assert_close(cosine, torch.ones_like(cosine))
 
 
+def test_only_maps_of_some_sizes_are_gated_and_the_others_added():
+    rule = GatedSum(sides=[3, 5])
+    assert rule == GatedSum(sides=(3, 5))
+    for side, gated in ((2, False), (3, True), (5, True), (6, False)):
+        f = features(8, shape=(1, 6, side, side - 1))
+        assert torch.equal(rule.merge(f), (GatedSum() if gated else Sum()).merge(f))
+
+
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
@@ -127,6 +135,9 @@ def test_branches_go_on_with_the_gated_sum_at_their_own_saliency():
         ({"smoothing": -0.5}, "smoothing is a finite number, 0 or more, not -0.5"),
         ({"smoothing": "much"}, "not much"),
         ({"normaliser": "mean"}, "normaliser is one of sum, max, none, not 'mean'"),
+        ({"sides": 4}, "sides are two numbers, the least and the most, or null, not 4"),
+        ({"sides": [8, 4]}, r"or null, not \[8, 4\]"),
+        ({"sides": [0, 4]}, r"or null, not \[0, 4\]"),
     ],
 )
 def test_mistakes_are_sentences(parameters, sentence):

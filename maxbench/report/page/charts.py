@@ -16,7 +16,7 @@ from maxbench.report.columns import FIDELITIES, NOT_SHOWN, column, column_name, 
 from maxbench.report.runs import Results
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
-ROLES = ("fusion", "entered", "single", "none", "reference")
+ROLES = ("fusion", "entered", "single", "none", "reference", "chance")
 SHOWN = (
     "joint",
     "q",
