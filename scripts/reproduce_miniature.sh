@@ -22,6 +22,10 @@ cells=() # every pair, and every kind of pair of it
 for pair in hed_depth seg_depth hed_seg; do
   cells+=("$pair" "contradictory_$pair" "half_split_$pair" "cross_$pair")
 done
+families=() # of the gated sum, searched on training scenes
+for name in contradictory_hed_depth contradictory_seg_depth contradictory_hed_seg three_conditions; do
+  families+=("gated_family_$name")
+done
 others=(three_conditions style variance_maps threshold threshold_contradictory conditioning_ablation scale adapter_singles)
 
 if [[ $seeds != *,* ]]; then
@@ -35,12 +39,16 @@ fi
 
 words=() # of an experiment's command
 describe() {
-  words=("experiment=$1" suite=miniature "${more[@]}")
+  words=("experiment=${1#gated_family_}" suite=miniature "${more[@]}")
   case $1 in
     style | variance_maps) return ;;
+    gated_family_*)
+      words+=(fusion@methods=gated_family baseline=gated_sum data.split=train "samples=$((samples < 128 ? samples : 128))")
+      return ;;
     singles) words+=("samples=$((samples < 512 ? samples : 1000))") ;; # of which the bars are
     *) words+=("samples=$samples") ;;
   esac
+  [[ " ${cells[*]} " != *" $1 "* ]] || words+=(fusion@methods=claim)
   # one object in six pictures is large enough for a contradictory pair; elsewhere samples are pictures, and 512 are held
   # out as the reference
   case $1 in
@@ -54,7 +62,7 @@ folder() { # of the run of `words` and what else is given
 }
 
 wanted=()
-for name in singles "${cells[@]}" "${others[@]}"; do
+for name in singles "${cells[@]}" "${families[@]}" "${others[@]}"; do
   [[ ! $name =~ $only ]] || wanted+=("$name")
 done
 echo "What there is to make, each experiment by itself and with one seed:"

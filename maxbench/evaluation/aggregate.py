@@ -145,6 +145,14 @@ class Tables:
             }
         return pd.DataFrame(out)
 
+    def further_differences(self) -> pd.DataFrame:
+        """The same of all other columns, which stand in no table of methods: with intervals, and not tested.
+
+        So no number of them lessens what Holm's correction can show of the others.
+        """
+        out = [row for baseline in self._baselines for row in self._against(baseline, further=True)]
+        return pd.DataFrame(out).drop(columns=["p", "change", "higher_is_better"], errors="ignore")
+
     # --- the joint score --------------------------------------------------------------------------------------
 
     @property
@@ -303,9 +311,10 @@ class Tables:
     def _methods(self) -> list[str]:
         return [row.name for row in self.state.rows if row.role != REFERENCE]
 
-    def _against(self, baseline: str) -> Iterator[dict[str, Any]]:
+    def _against(self, baseline: str, further: bool = False) -> Iterator[dict[str, Any]]:
+        """Of the columns that stand in the table of methods, or of all others; with what tests are made of."""
         methods = [name for name in self._methods if name != baseline]
-        columns = [each for each in self.columns.all if each.headline and baseline in each.values]
+        columns = [each for each in self.columns.all if each.headline != further and baseline in each.values]
         pairs = [(method, column) for method in methods for column in columns if method in column.values]
 
         def differences(weights: Weights) -> NDArray[np.float64]:
@@ -326,7 +335,7 @@ class Tables:
                 "higher_is_better": column.higher_is_better,
             }
         clusters = len(np.unique(self.columns.groups))
-        for column in (each for each in self.columns.distances if each.metric not in FURTHER):
+        for column in (each for each in self.columns.distances if (each.metric in FURTHER) == further):
             for method in methods:
                 if not {method, baseline} <= set(column.distances):
                     continue

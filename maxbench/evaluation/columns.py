@@ -21,7 +21,9 @@ from maxbench.experiments.method import EXCHANGED, NONE, SINGLE, VAE_RECONSTRUCT
 from maxbench.metrics.distribution import Distance, Reference, cmmd, fd_infinity, frechet, kernel
 from maxbench.metrics.joint import Joint, joint_of
 
-SMALLEST_FOR_INFINITY = 256  # images; of fewer the extrapolation says nothing
+SMALLEST_FOR_INFINITY, SPAN = 256, 4
+"""Images, and as a multiple of the features' dimensions: of fewer the extrapolation says nothing, since distances of
+sets smaller than the dimensions do not lie on the line that it follows."""
 FURTHER = ("fid_infinity", "fd_clip_infinity")  # distances that stand beside the table and are not tested
 SPLITS, LARGE, SMALLEST_TO_SPLIT = 40, 1024, 4
 """Random halves by which the error of a distance is sharpened, the images from which on it needs none, and the clusters
@@ -44,9 +46,10 @@ def _kernel(features: np.ndarray, reference: Reference, **splitting: Any) -> Dis
 
 def _infinity(features: np.ndarray, reference: Reference, **splitting: Any) -> Distance:
     """Extrapolated from subsets, where there are images enough."""
-    if len(features) < SMALLEST_FOR_INFINITY:
-        return Distance(np.nan, np.zeros(len(features)))
-    return fd_infinity(features, reference, seed=0)
+    count, dimensions = features.shape
+    if count < max(SMALLEST_FOR_INFINITY, SPAN * dimensions):
+        return Distance(np.nan, np.zeros(count))
+    return fd_infinity(features, reference, seed=0, smallest=max(dimensions, count // 10))
 
 
 DISTANCES: dict[str, dict[str, Callable[..., Distance]]] = {

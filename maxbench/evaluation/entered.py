@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from maxbench.store.runfolder import ENTERED, RunFolder, entered_product
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {0: "grayscale", 2: "RGB", 3: "palette", 4: "grayscale with alpha", 6: "RGB with alpha"}  # of the format
 NAMED = 3
-"""How many files a sentence names of each kind of mistake."""
+"""How many files a sentence names of each kind of mistake; of more, a file names all."""
 OTHER_SUFFIXES = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -63,10 +64,18 @@ def read_pictures(folder: Path, files: Sequence[str], resolution: int) -> dict[s
         except Refused as refusal:
             wrong.setdefault(refusal.kind, []).append(f"{file}{refusal.detail}")
     if wrong:
-        raise UserError(f"{folder} is not entered: {_told(wrong)}. Correct these files and give the command again.")
-    same = len(pictures) - len({each.sha256 for each in pictures.values()})
+        raise UserError(
+            f"{folder} is not entered: {_told(wrong)}. Correct these files and give the command again{_listed(wrong)}."
+        )
+    first: dict[str, str] = {}
+    same = [f"{file} as {first[each.sha256]}" for file, each in pictures.items()
+            if first.setdefault(each.sha256, file) != file]  # fmt: skip
     if same:
-        say(f"note: {same} of the {len(pictures)} pictures are the same file as another one")
+        more = ", ..." if len(same) > NAMED else ""
+        say(
+            f"note: {len(same)} of the {len(pictures)} pictures are the same file as another one "
+            f"({', '.join(same[:NAMED])}{more})"
+        )
     return pictures
 
 
@@ -96,6 +105,19 @@ def _sorted_out(folder: Path, files: Sequence[str]) -> tuple[dict[str, Path], di
             wrong["doubled"].append(" and ".join(path.name for path in paths))
     missing = [file for file in files if file not in claims]
     return found, {**({"missing": missing} if missing else {}), **wrong}
+
+
+def _listed(wrong: dict[str, list[str]]) -> str:
+    """Where all files are named, if a sentence does not name them; nothing where no such file can be written."""
+    if all(len(files) <= NAMED for files in wrong.values()):
+        return ""
+    text = "".join(f"{kind}: {file}\n" for kind, files in wrong.items() for file in files)
+    try:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="refused-", suffix=".txt", delete=False) as file:
+            file.write(text)
+    except OSError:
+        return ""
+    return f"; all of them are listed in {file.name}"
 
 
 def _told(wrong: dict[str, list[str]]) -> str:

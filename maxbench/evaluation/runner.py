@@ -37,6 +37,7 @@ from maxbench.store.runfolder import RunFolder, entered_product, image_file, pic
 from maxbench.store.scores import Scores
 
 METRICS, SAMPLES, DIFFERENCES, CONFLICT = "metrics.csv", "samples.parquet", "differences.csv", "conflict.csv"
+FURTHER_DIFFERENCES = "further_differences.csv"
 STATE = "state.npz"
 """Everything that was measured, from which the tables are made; see :mod:`maxbench.evaluation.state`."""
 SUMMARY = "evaluation.json"
@@ -317,6 +318,7 @@ def write_results(folder: RunFolder, tables: Tables, asked: str, run: str | None
         SAMPLES: named(tables.samples()).to_parquet(index=False),
         METRICS: named(tables.metrics()).to_csv(index=False).encode(),
         DIFFERENCES: named(tables.differences()).to_csv(index=False).encode(),
+        FURTHER_DIFFERENCES: named(tables.further_differences()).to_csv(index=False).encode(),
     }
     if (curve := tables.conflict_curve()) is not None:
         files[CONFLICT] = named(curve).to_csv(index=False).encode()

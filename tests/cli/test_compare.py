@@ -86,14 +86,16 @@ def test_a_row_is_a_method_of_a_run_and_its_numbers_are_the_run_s(runs, one, cap
     values = pd.read_csv(one / "metrics.csv").query("method == 'better'")
     values = values.fillna({"condition": ""}).set_index(["metric", "condition"])
     for metric, condition in (("joint", ""), ("q", "depth"), ("q", "seg"), ("clip_score", "")):
-        place = next(n for n, title in enumerate(head) if title[:-2] == column_name(metric, condition))
+        place = next(
+            n for n, title in enumerate(head) if title.removesuffix(" ≈")[:-2] == column_name(metric, condition)
+        )
         own = values.loc[(metric, condition)]
         assert rows[2][place] == f"{own.value:.2f} [{own.low:.2f}, {own.high:.2f}]"
 
 
 def test_columns_can_be_chosen_and_other_experiments_are_told_by_name(one, other, capsys):
     rows = cells(said(capsys, one, other, "--metrics", "clip_score,q"))
-    assert rows[0] == ["method", "experiment", "seed", "n", "CLIP ↑", "q depth ↑", "q seg ↑"]
+    assert rows[0] == ["method", "experiment", "seed", "n", "CLIP ↑ ≈", "q depth ↑", "q seg ↑"]
     assert {row[1] for row in rows[2:]} == {"made", "other"} and len(rows) == 2 + 2 * len(METHODS)
 
 
@@ -162,6 +164,24 @@ def test_latex_can_be_read_and_sets_off_the_best_of_each_run(one, other, tmp_pat
     joint = [row for row in table[1:] if row[place].startswith("\\")]
     assert [row[:2] for row in joint if row[place].startswith(r"\textbf{")] == [["better", "made"], ["better", "other"]]
     assert {row[0] for row in joint if row[place].startswith(r"\underline{")} == {"average"}
+
+
+def test_what_decides_nothing_in_a_run_is_said_and_sets_nobody_off(one, other, tmp_path, capsys):
+    text = said(capsys, one, "--metrics", "clip_score,joint")
+    assert cells(text)[0] == ["method", "n", "CLIP ↑ ≈", "joint ↑"]
+    sentence = "no difference of a fusion rule from a baseline is shown in CLIP; do not rank by these."
+    assert sentence in text
+    table, _ = read(said(capsys, one, "--metrics", "clip_score,joint", "--latex"))
+    place = next(number for number, title in enumerate(table[0]) if title.startswith("CLIP"))
+    assert not any(row[place].startswith("\\") for row in table[1:])
+
+    copy = shutil.copytree(other, tmp_path / other.name)
+    differences = pd.read_csv(copy / "differences.csv")
+    differences.loc[differences.metric == "clip_score", "verdict"] = "better"
+    differences.to_csv(copy / "differences.csv", index=False)
+    text = said(capsys, one, copy, "--metrics", "clip_score,joint")
+    assert cells(text)[0][-2:] == ["CLIP ↑", "joint ↑"]  # one of the runs decides it, and it is said which does not
+    assert f"made, seed 0: {sentence}" in text and text.count(sentence) == 1
 
 
 # --- seeds --------------------------------------------------------------------------------------------------------

@@ -228,6 +228,17 @@ def test_differences_are_paired_and_in_the_metric_s_direction(differences, metri
     assert paired.high - paired.low < 0.5 * (alone.high - alone.low)  # what images share falls away
 
 
+def test_every_other_column_has_differences_too_and_they_are_not_tested(tables, differences, metrics):
+    further = tables.further_differences()
+    assert set(further.method) == set(METHODS) - {"average"} and not {"p", "verdict", "change"} & set(further)
+    keys = [set(map(tuple, each[["metric", "condition"]].fillna("").values)) for each in (differences, further)]
+    assert not keys[0] & keys[1]
+    assert {metric for metric, _ in keys[1]} >= {"depth_rmse_by_annotator", "fd_clip_infinity"}
+    found = value(further, "depth_rmse_by_annotator", "better")
+    expected = [value(metrics, "depth_rmse_by_annotator", name).value for name in ("better", "average")]
+    assert found.value == pytest.approx(expected[0] - expected[1]) and found.low <= found.value <= found.high
+
+
 def test_p_is_of_all_signs(differences, state):
     """Ten images have 1024 patterns of signs: all are tried."""
     for metric, label in (("depth_rmse", "depth/depth_rmse"), ("clip_score", "clip_score")):

@@ -8,7 +8,7 @@ from maxbench.data.pairing import Sample
 from maxbench.errors import UserError
 from maxbench.experiments.method import Experiment, Method
 from maxbench.experiments.tuning import Choice, candidates, chosen
-from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, Sum
+from maxbench.fusion import Average, MaxFusion, PublishedMaxFusion, RandomBlobs, Sum
 from maxbench.store.files import fingerprint
 
 
@@ -135,6 +135,8 @@ def test_what_cannot_vary_is_refused(vary, said):
 
 def test_a_role_is_how_many_controls_act_together():
     roles = {count: Method(Sum(), branches=("hed", "depth", "seg")[:count]).role for count in range(4)}
+    assert Method(RandomBlobs(), branches=("hed", "depth")).role == "chance"  # no rule that a table ranks
+    assert Method(RandomBlobs(), branches=("hed",)).role == "single"
     assert roles == {0: "none", 1: "single", 2: "fusion", 3: "fusion"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-ROLES = {"none": "none", "real": "reference"}
+ROLES = {"none": "none", "real": "reference", "random_blobs": "chance"}
 
 
 def metrics_of(scores, margin=0.1, **columns):

@@ -3,7 +3,7 @@
 import pytest
 
 from maxbench.report.tables import terminal_table
-from maxbench.report.winner import best, comparisons, ranking, ranks, winner
+from maxbench.report.winner import best, comparisons, ranking, ranks, undecided, winner
 from report.frames import differences_of, metrics_of
 
 JOINT = ("joint", "")
@@ -15,6 +15,14 @@ def test_only_rules_that_fuse_are_ranked_and_an_error_the_other_way_round():
     errors = metrics_of({("depth_rmse", "depth"): {"real": 1, "sum": 7, "rule": 6}})
     assert [row.method for row in ranking(errors, ("depth_rmse", "depth"))] == ["rule", "sum"]
     assert ranking(metrics_of({"seconds": {"sum": 1, "rule": 2}}), ("seconds", "")) == []
+
+
+def test_a_random_choice_is_no_rule_and_decides_no_column():
+    scores = {"joint": {"random_blobs": 0.99, "sum": 0.7, "rule": 0.9}}
+    assert [row.method for row in ranking(metrics_of(scores), JOINT)] == ["rule", "sum"]
+    rows = [("random_blobs", "sum", "joint", -0.4, "worse"), ("rule", "sum", "joint", 0.2, "not shown")]
+    assert undecided(differences_of(rows)) == {JOINT: 100}
+    assert undecided(differences_of([*rows, ("tuned", "sum", "joint", 0.3, "better")])) == {}
 
 
 def test_a_winner_is_shown_ahead_of_all_that_it_is_tested_against():
