@@ -51,10 +51,14 @@ class Evaluations(NamedTuple):
     control: int
 
 
-def scheduled(sampler: Sampler, config: dict, device: torch.device | str = "cpu") -> Any:
-    """The scheduler of a sampler, at its steps; config: the base model's."""
+def scheduled(sampler: Sampler, config: dict) -> Any:
+    """The scheduler of a sampler, at its steps; config: the base model's.
+
+    Its tables stay on the processor: a scheduler that looks up a step of an accelerator waits for all that was asked
+    of it before.
+    """
     scheduler = sampler.scheduler(config)
-    scheduler.set_timesteps(sampler.steps, device=device)
+    scheduler.set_timesteps(sampler.steps, device="cpu")
     return scheduler
 
 
@@ -161,7 +165,7 @@ class Pipeline:
 
     def schedule(self, sampler: Sampler) -> Any:
         """The sampler's scheduler, at its steps."""
-        return scheduled(sampler, self.scheduler_config, self.device)
+        return scheduled(sampler, self.scheduler_config)
 
     @torch.inference_mode()
     def denoise(
@@ -200,7 +204,7 @@ class Pipeline:
                 latents, scheduler, prefixes.spared = known.latents, copy.deepcopy(known.scheduler), known.seconds
                 for generator, state in zip(generators or (), known.generators, strict=True):
                     generator.set_state(state)
-        begun = time.perf_counter()
+        begun, moments = time.perf_counter(), scheduler.timesteps.to(self.device)  # of networks, which look nothing up
         for step, timestep in enumerate(scheduler.timesteps):
             if step < first:
                 continue
@@ -209,7 +213,7 @@ class Pipeline:
             sample = torch.cat([latents, latents]) if guided else latents  # (2B, C, h, w)
             sample = scheduler.scale_model_input(sample, timestep).to(self.dtype)
             with tf32(self.allow_tf32):
-                prediction = self._predicted(control, sample, timestep, text, step, len(scheduler.timesteps))
+                prediction = self._predicted(control, sample, moments[step], text, step, len(scheduler.timesteps))
             prediction = prediction.float()
             if guided:
                 without, prompted = prediction.chunk(2)

@@ -1,5 +1,8 @@
 """Our loop against diffusers' own pipelines, on small random models."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -101,3 +104,18 @@ def test_a_long_prompt_is_cut_and_a_round_trip_keeps_its_shape(pipeline):
     pictures = torch.rand(2, 3, 64, 64)
     assert pipeline.reconstruct(pictures).shape == pictures.shape
     assert pipeline.latent_shape(64) == (4, 16, 16)
+
+
+@pytest.mark.parametrize("scheduler", [UniPCMultistepScheduler, DDIMScheduler])
+def test_the_loop_reads_nothing_from_the_device(pipeline, noise, hints, scheduler):
+    """On the device without values a number that is read is an error: on an accelerator it would be a wait."""
+
+    def bare(network):
+        return copy.deepcopy(network).to("meta")
+
+    controls = {name: bare(net) for name, net in pipeline.controls.items()}
+    empty = replace(pipeline, unet=bare(pipeline.unet), text_encoder=bare(pipeline.text_encoder), controls=controls)
+    sampler = Sampler(scheduler.from_config, steps=4, guidance_scale=3.0)
+    text, negative = empty.encode_text(PROMPTS), empty.encode_text(["", ""])
+    made = empty.denoise(noise, text, negative, empty.control(hints, Fusion(MaxFusion())), sampler)
+    assert made.device.type == "meta" and made.shape == noise.shape
