@@ -20,10 +20,26 @@ Listener = Callable[["Snapshot | str"], None]
 _listeners: list[Listener] = []
 
 
+class Status(NamedTuple):
+    """Who does long work: the workers that there are, how many of them compute, and how often one has died."""
+
+    workers: int = 1
+    busy: int = 1
+    failures: int = 0
+
+    @property
+    def said(self) -> str:
+        """In a few words; nothing where there is one worker, and nothing has gone wrong."""
+        parts = []
+        if self.workers > 1:  # when the last batch has come back none is busy, which is nothing to say
+            parts = [f"{self.busy} of {self.workers} workers busy" if self.busy else f"{self.workers} workers"]
+        return ", ".join([*parts, *([f"{self.failures} died"] if self.failures else [])])
+
+
 class Snapshot(NamedTuple):
     """Long work at a moment.
 
-    rate: units a second. left: seconds until it is done, 0 at its end. note: of who does it.
+    rate: units a second. left: seconds until it is done, 0 at its end. status: of who does it.
     """
 
     what: str
@@ -32,13 +48,21 @@ class Snapshot(NamedTuple):
     unit: str
     rate: float
     left: float
-    note: str = ""
+    status: Status = Status()
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What programs are told of it, wherever they are told."""
+        return {
+            "done": self.done, "total": self.total, "per_second": round(self.rate, 3),
+            "seconds_left": round(self.left), **self.status._asdict(),
+        }  # fmt: skip
 
     @property
     def line(self) -> str:
         left = f", {self.left:.0f} s left" if self.done < self.total - 1e-9 else ""
         said = f"{self.what}: {self.done:.0f}/{self.total:.0f} {self.unit}, {self.rate:.1f} {self.unit}/s{left}"
-        return said + (f", {self.note}" if self.note else "")
+        return said + (f", {self.status.said}" if self.status.said else "")
 
 
 @contextlib.contextmanager
@@ -66,7 +90,7 @@ class Progress:
     """How far long work is: a bar on a terminal, a plain line now and then in a log, snapshots for listeners.
 
     total: in units; a float, as of megabytes, is no whole number. brief: of a part of longer work, leaves nothing
-    behind when it is done. done: units that were done before. note: says who does it, when it is asked.
+    behind when it is done. done: units that were done before. status: of who does it, when it is asked.
     """
 
     def __init__(
@@ -76,9 +100,9 @@ class Progress:
         unit: str,
         brief: bool = False,
         done: float = 0,
-        note: Callable[[], str] = lambda: "",
+        status: Callable[[], Status] = Status,
     ):
-        self.what, self.total, self.unit, self.brief, self.note = what, total, unit, brief, note
+        self.what, self.total, self.unit, self.brief, self.status = what, total, unit, brief, status
         self.before = self.done = done
         self.begun = self.said = self.told = time.monotonic()
         self.bar = None
@@ -102,7 +126,7 @@ class Progress:
         ended = self.done >= self.total - 1e-9
         snapshot = self._at(now)
         if self.bar is not None:
-            self.bar.set_postfix_str(snapshot.note, refresh=False)
+            self.bar.set_postfix_str(snapshot.status.said, refresh=False)
             self.bar.update(count)
         elif (ended and not self.brief) or now - self.said >= EVERY:
             tqdm.write(snapshot.line, file=sys.stderr)
@@ -114,7 +138,7 @@ class Progress:
     def _at(self, now: float) -> Snapshot:
         rate = (self.done - self.before) / max(now - self.begun, 1e-9)
         left = max(self.total - self.done, 0) / rate if rate else 0.0
-        return Snapshot(self.what, self.done, self.total, self.unit, rate, left, self.note())
+        return Snapshot(self.what, self.done, self.total, self.unit, rate, left, self.status())
 
 
 def track(

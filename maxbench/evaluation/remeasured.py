@@ -129,7 +129,7 @@ class Remeasuring:
         missing = [item for item in keys if item not in found]
         if not missing:
             return found
-        with Progress("re-estimated maps", len(missing), "maps", note=lambda: self.executor.status.said) as progress:
+        with Progress("re-estimated maps", len(missing), "maps", status=lambda: self.executor.status) as progress:
 
             def keep(task: DrawSeen, drawn: list[tuple[bytes, bytes]]) -> None:
                 for item, contents in zip(task.items, drawn, strict=True):

@@ -157,7 +157,7 @@ class Measuring:
         """Label -> measurement of every subject; all are held at once. what: for the progress line, if there is one."""
         if what is None:
             return self.measure_all([subjects])[0]
-        with Progress(what, len(subjects), "images", brief=True, note=lambda: self.executor.status.said) as progress:
+        with Progress(what, len(subjects), "images", brief=True, status=lambda: self.executor.status) as progress:
             return self.measure_all([subjects], progress)[0]
 
     def measure_all(
@@ -309,7 +309,7 @@ class Scoring:
         plain = replace(measuring, with_annotators=frozenset())
         found: dict[str, dict[str, np.ndarray]] = {name: {} for name in rows}
         total = count * sum(len(every) for every in rows.values())
-        with Progress("scoring", total, "images", note=lambda: measuring.executor.status.said) as progress:
+        with Progress("scoring", total, "images", status=lambda: measuring.executor.status) as progress:
             for places in batches(range(count), measuring.at_a_time):
                 held: dict[tuple[str, int], Target] = {}
                 for scorer in (measuring, plain):

@@ -185,7 +185,7 @@ class ControlInputs:
 
             self.executor.run(parts, kept)
 
-        found = self.folder.ensure("map", self.map_keys(name), draw, f"{name} maps", lambda: self.executor.status.said)
+        found = self.folder.ensure("map", self.map_keys(name), draw, f"{name} maps", lambda: self.executor.status)
         self.maps.update({(name, image): artefact for image, artefact in found.items()})
 
     def _make_masks(self, kind: str) -> None:

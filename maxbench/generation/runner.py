@@ -28,7 +28,7 @@ from maxbench.generation.strength import ResidualNorms
 from maxbench.generation.trace import Tracing
 from maxbench.models.pipeline import Evaluations, Pipeline, Sampler
 from maxbench.models.prefix import plan_of, stops_of
-from maxbench.progress import Outlook, Progress, Work
+from maxbench.progress import Outlook, Progress, Status, Work
 from maxbench.store.artefacts import Artefact, batches, padded
 from maxbench.store.files import fingerprint
 from maxbench.store.runfolder import RunFolder, image_file, source_file
@@ -99,12 +99,12 @@ class Generation:
 
             self.sampling.executor.run(tasks, kept)
 
-        found = self.folder.ensure("reconstruction", keys, make, "VAE reconstructions", self._note)
+        found = self.folder.ensure("reconstruction", keys, make, "VAE reconstructions", self._status)
         files = {source_file(VAE_RECONSTRUCTION, image): artefact for image, artefact in found.items()}
         self.folder.place(VAE_RECONSTRUCTION, files, "reconstruction")
 
-    def _note(self) -> str:
-        return self.sampling.executor.status.said
+    def _status(self) -> Status:
+        return self.sampling.executor.status
 
     # --- pictures of methods ----------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class Generation:
             cost = sum(len(places) * costs[each.name] for places, own in lacking.items() for each in own)
             self.outlook.begin(self.experiment.name, Work(total, cost))
         if total:
-            with Progress("generating", total, "images", note=self._note) as progress:
+            with Progress("generating", total, "images", status=self._status) as progress:
                 begun = time.monotonic()
 
                 def keep(task: MakePictures, made: list[Made]) -> None:

@@ -54,7 +54,7 @@ class Tracing:
         if missing or not (folder.path / DRIFT).exists():
             folder.write(DRIFT, json.dumps(sampling.executor.do(MeasureDrift()), indent=1))
         if missing:
-            with Progress("tracing", len(missing), "methods", note=lambda: sampling.executor.status.said) as progress:
+            with Progress("tracing", len(missing), "methods", status=lambda: sampling.executor.status) as progress:
 
                 def keep(task: TraceMethod, contents: tuple[bytes, bytes]) -> None:
                     for (kind, suffix), content in zip(KINDS.items(), contents, strict=True):

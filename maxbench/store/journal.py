@@ -58,10 +58,7 @@ class Journal:
         }  # fmt: skip
         if self.last is not None and state != "finished":
             work = self.last
-            status |= {
-                "work": work.what, "done": work.done, "total": work.total, "unit": work.unit,
-                "per_second": round(work.rate, 3), "seconds_left": round(work.left), "workers": work.note,
-            }  # fmt: skip
+            status |= {"work": work.what, "unit": work.unit, **work.figures}
         self.folder.summarise(status={**status, **more})
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from maxbench.errors import UserError
-from maxbench.progress import Progress
+from maxbench.progress import Progress, Status
 from maxbench.store.artefacts import Artefact, Count, Store
 from maxbench.store.files import (
     Damaged,
@@ -181,19 +181,19 @@ class RunFolder:
         keys: Mapping[Hashable, str],
         make: Callable[[list[Any], Callable[..., None]], None],
         what: str,
-        note: Callable[[], str] = lambda: "",
+        status: Callable[[], Status] = Status,
     ) -> dict[Any, Artefact]:
         """The artefacts of `keys` (item -> key), of which those that are missing are made.
 
         make: called with the missing items and a function that keeps one, `keep(item, content, details)`.
-        what, note: for the progress line.
+        what, status: for the progress line.
         """
         self.refer((kind, key) for key in keys.values())
         found = {item: self.find(kind, key) for item, key in keys.items()}
         missing = [item for item, artefact in found.items() if artefact is None]
         self.count(kind).found += len(keys) - len(missing)
         if missing:
-            with Progress(what, len(missing), "images", note=note) as progress:
+            with Progress(what, len(missing), "images", status=status) as progress:
 
                 def keep(item: Any, content: bytes, details: Mapping[str, Any] | None = None) -> None:
                     found[item] = self.keep(kind, keys[item], content, details)

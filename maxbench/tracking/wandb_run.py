@@ -124,10 +124,9 @@ class WandbTracker(Tracker):
         if not ended and now - self.told.get(news.what, -OFTEN) < OFTEN:
             return
         self.told[news.what] = now
-        self._begin().log({
-            f"progress/{news.what}": news.done / max(news.total, 1e-9), f"progress/{news.what} a second": news.rate,
-            "progress/seconds": now - self.started,
-        })  # fmt: skip
+        own = {f"progress/{news.what}/{name}": number for name, number in news.figures.items()}
+        share = {f"progress/{news.what}": news.done / max(news.total, 1e-9)}
+        self._begin().log({**share, **own, "progress/seconds": now - self.started})
 
     def results(self) -> None:
         folder = self.subject.folder

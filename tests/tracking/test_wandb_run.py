@@ -14,6 +14,7 @@ from PIL import Image
 from maxbench.__main__ import main
 from maxbench.configuration.compose import compose, hydra_on
 from maxbench.errors import UserError
+from maxbench.progress import Snapshot, Status
 from maxbench.tracking.wandb_run import run_id
 from runs import all_runs, only_run
 from tracking.wandb_log import Log
@@ -83,6 +84,17 @@ def test_progress_is_told_while_it_generates(log):
     points = [each["progress/generating"] for each in log.history if "progress/generating" in each]
     assert points and points[-1] == 1 and points == sorted(points)
     assert all("progress/seconds" in each for each in log.history if "progress/generating" in each)
+
+
+def test_progress_has_the_figures_that_the_run_folder_has(output, log):
+    """One source: what is in run.json is what W&B is told."""
+    figures = Snapshot("generating", 1, 2, "images", 0.5, 2.0, Status(8, 7, 1)).figures
+    assert figures == {
+        "done": 1, "total": 2, "per_second": 0.5, "seconds_left": 2, "workers": 8, "busy": 7, "failures": 1
+    }  # fmt: skip
+    point = next(each for each in log.history if "progress/generating" in each)
+    told = {name.removeprefix("progress/generating/") for name in point if name.startswith("progress/generating/")}
+    assert told == set(figures)
 
 
 @pytest.mark.parametrize("name", ["metrics", "differences"])

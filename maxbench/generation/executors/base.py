@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -33,22 +33,6 @@ class Task(ABC):
     def pack(self, found: Any) -> Any:
         """The part that does not, of what :meth:`run` found; done while the next task runs."""
         return found
-
-
-class Status(NamedTuple):
-    """How an executor is: workers it has, how many of them compute, and how often one has died."""
-
-    workers: int = 1
-    busy: int = 1
-    failures: int = 0
-
-    @property
-    def said(self) -> str:
-        """In a few words; nothing where there is one worker, and nothing has gone wrong."""
-        parts = []
-        if self.workers > 1:  # when the last batch has come back none is busy, which is nothing to say
-            parts = [f"{self.busy} of {self.workers} workers busy" if self.busy else f"{self.workers} workers"]
-        return ", ".join([*parts, *([f"{self.failures} died"] if self.failures else [])])
 
 
 Keep = Callable[[Any, Any], None]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from maxbench.generation.executors.base import Executor, Keep, Status, Task, compute_with
+from maxbench.generation.executors.base import Executor, Keep, Task, compute_with
 from maxbench.generation.networks import Networks
+from maxbench.progress import Status
 
 WAITING = 2
 """Results that may wait to be written before the device has to wait for the disk."""

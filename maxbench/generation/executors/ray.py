@@ -31,9 +31,9 @@ from typing import Any
 import torch
 
 from maxbench.errors import Incomplete, UserError
-from maxbench.generation.executors.base import Executor, Keep, Status, Task, compute_with
+from maxbench.generation.executors.base import Executor, Keep, Task, compute_with
 from maxbench.generation.networks import Networks
-from maxbench.progress import say
+from maxbench.progress import Status, say
 from maxbench.store.files import digest
 
 SLOTS = 2

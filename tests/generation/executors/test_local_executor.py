@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from maxbench.generation.executors.base import Status, Task
+from maxbench.generation.executors.base import Task
 from maxbench.generation.executors.local import LocalExecutor
+from maxbench.progress import Status
 
 
 class Counted(Task):
