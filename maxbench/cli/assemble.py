@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,7 +15,7 @@ from maxbench.data.pairing import ImageSet, Sample
 from maxbench.errors import UserError
 from maxbench.evaluation.runner import Evaluation
 from maxbench.evaluation.scoring import Scorers
-from maxbench.generation.executors.base import Executor
+from maxbench.generation.executors.base import Executor, usable_cores
 from maxbench.generation.executors.local import LocalExecutor
 from maxbench.generation.inputs import Annotators, ControlInputs
 from maxbench.generation.networks import Networks
@@ -56,7 +55,7 @@ def make_executor(job: Run) -> Executor:
 
 def _require_cores(workers: int) -> None:
     """UserError for workers that this machine cannot hold: each is a process with all networks in memory."""
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     if workers > CROWD * cores:
         raise UserError(
             f"runtime.workers={workers}, but this machine has {cores} cores, and each worker loads all networks; give "

@@ -79,6 +79,5 @@ def _measure(job: Run) -> int:
         if name in method.branches
     }
     plain = replace(job.precision, compiled=False)  # a graph for every size would take minutes, and memory
-    # the autoencoder takes large batches in slices; it is to do so with all, as it would in the run
     with contextlib.closing(make_executor(replace(job, batch_size=MOST, precision=plain))) as executor:
         return executor.do(FitBatch(method, job.sampler, maps, side))

@@ -51,6 +51,7 @@ class FitBatch(Task):
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
                     torch.cuda.reset_peak_memory_stats(device)
+                pipeline.slice_autoencoder(networks.precision, count, self.resolution)  # as a run of such batches
                 self._batch(count).pictures(pipeline, networks.conditions, self.method, sampler).cpu()
                 return device.type != "cuda" or torch.cuda.max_memory_reserved(device) <= SHARE * total
             except torch.OutOfMemoryError:

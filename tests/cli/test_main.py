@@ -12,7 +12,7 @@ import torch
 from maxbench import __main__
 from maxbench.__main__ import main
 from maxbench.cli import doctor
-from maxbench.errors import UserError
+from maxbench.errors import Incomplete, UserError
 from runs import as_written
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -38,6 +38,7 @@ def fail(error):
         (MemoryError(), 2, "The memory is full; lower runtime.batch_size"),
         (torch.cuda.OutOfMemoryError("CUDA"), 2, "The accelerator's memory is full; lower runtime.batch_size"),
         (KeyboardInterrupt(), 130, "maxbench: stopped"),
+        (Incomplete("1 batch left out; run the same command again."), 1, "maxbench: 1 batch left out; run the same"),
         (KeyError("x"), 1, "maxbench failed: KeyError: 'x'; run again with --debug for the traceback"),
         (RuntimeError("two\nlines"), 1, "maxbench failed: RuntimeError: two lines; run again with --debug"),
     ],

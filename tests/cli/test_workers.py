@@ -34,7 +34,9 @@ def start(arguments: list[str], output: Path, workers: int) -> subprocess.Popen:
         f"output_dir={output}",
         f"runtime.workers={workers}",
     ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )  # a group of its own, as a terminal gives it
 
 
 def processes(name: str) -> list[int]:
@@ -121,10 +123,11 @@ def test_a_worker_that_is_killed_changes_no_byte_and_no_metric(settings, alone, 
 
 
 def test_a_driver_that_is_killed_or_stopped_leaves_no_process_and_is_continued(settings, alone, tmp_path):
-    for ended, images in ((signal.SIGKILL, 4), (signal.SIGTERM, 1)):
+    to_group = os.killpg  # as a terminal sends Ctrl-C
+    for ended, images, send in ((signal.SIGKILL, 4, os.kill), (signal.SIGINT, 1, to_group)):
         running = start(settings, tmp_path, 3)
         wait_for(tmp_path, running, images)
-        running.send_signal(ended)
+        send(running.pid, ended)
         said, _ = running.communicate(timeout=60)
         assert running.returncode == (-9 if ended == signal.SIGKILL else 130), said
         assert "Traceback" not in said
@@ -138,6 +141,38 @@ def test_a_driver_that_is_killed_or_stopped_leaves_no_process_and_is_continued(s
     made = counted(only_run(tmp_path))["images"]
     nothing_is_left(("ray::",), 90)
     assert made["made"] + made["found"] == 112 and 0 < made["made"] <= 107  # the first lost none of the five or more
+
+
+KILLER = """
+import os
+from maxbench.fusion import Average
+
+class Killer(Average):
+    def merge(self, features):
+        if "KILLS" in os.environ:
+            os._exit(1)
+        return super().merge(features)
+"""
+
+
+def test_a_batch_that_kills_its_workers_is_named_and_left_out_and_made_by_a_later_run(settings, tmp_path, monkeypatch):
+    (tmp_path / "killer.py").write_text(KILLER)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    rest = [each for each in settings if not each.startswith(("samples", "runtime.batch_size"))]
+    mine = ["+methods.mine.rule._target_=killer.Killer", "methods.mine.sites=[]"]
+    few = [*rest, *mine, "samples=2", "runtime.batch_size=2"]  # one batch of every method
+    monkeypatch.setenv("KILLS", "1")
+    running = start(few, tmp_path / "runs", 2)
+    said, _ = running.communicate(timeout=400)
+    assert running.returncode == 1 and "Traceback" not in said, said
+    assert "mine" in said.splitlines()[-1] and "run the same command again" in said.splitlines()[-1]
+    made = counted(only_run(tmp_path / "runs"))["images"]
+    monkeypatch.delenv("KILLS")
+    running = start(few, tmp_path / "runs", 1)
+    said, _ = running.communicate(timeout=400)
+    assert running.returncode == 0, said
+    assert counted(only_run(tmp_path / "runs"))["images"] == {"made": 2, "found": made["made"]}
+    nothing_is_left()
 
 
 def test_a_finished_run_does_not_start_ray(settings, alone, capsys):

@@ -13,6 +13,7 @@ from maxbench.cli.batch import settled
 from maxbench.cli.build import build
 from maxbench.configuration.compose import CONF
 from maxbench.generation.fitting import MOST, FitBatch, largest
+from maxbench.generation.sampling import Batch
 from maxbench.models.pipeline import Pipeline
 
 
@@ -50,6 +51,22 @@ def test_it_stops_where_the_memory_is_full(cfg, monkeypatch):
     maps = {name: np.zeros((64, 64), np.uint8) for name in job.experiment.conditions}
     assert make_executor(replace(job, batch_size=1)).do(FitBatch(method, job.sampler, maps, 64)) == 4
     assert sizes == [2, 4, 8]
+
+
+@pytest.mark.parametrize(("resolution", "sliced"), [(64, [False] * 4), (512, [False, False, True, True])])
+def test_the_autoencoder_takes_a_batch_as_it_will_in_the_run(cfg, monkeypatch, resolution, sliced):
+    """Large batches of large pictures one at a time, which take less memory; small ones together."""
+    job, seen = build(settled(cfg)), []
+
+    def pictures(batch, pipeline, *_):
+        seen.append(pipeline.vae.use_slicing)
+        if len(batch.prompts) > 8:
+            raise torch.OutOfMemoryError
+        return torch.zeros(1)
+
+    monkeypatch.setattr(Batch, "pictures", pictures)
+    task = FitBatch(job.experiment.methods[0], job.sampler, {}, resolution)
+    assert make_executor(replace(job, batch_size=MOST)).do(task) == 8 and seen == sliced
 
 
 def test_a_processor_has_the_usual_one_and_a_number_is_left_alone(cfg, small_run):

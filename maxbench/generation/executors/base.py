@@ -6,6 +6,7 @@ back. So it does not matter to a result where, in which order or how often a tas
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +14,11 @@ from typing import Any
 import torch
 
 from maxbench.generation.networks import Networks
+
+
+def usable_cores() -> int:
+    """Of this machine, as many as this process may use: a job of a cluster has its own share."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Task(ABC):

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from maxbench.errors import Incomplete, UserError
-from maxbench.generation.executors.base import Executor, Keep, Task, compute_with
+from maxbench.generation.executors.base import Executor, Keep, Task, compute_with, usable_cores
 from maxbench.generation.networks import Networks
 from maxbench.progress import Status, say
 from maxbench.store.files import digest
@@ -225,7 +225,7 @@ class RayExecutor(Executor):
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it tells of its token every time
         on_gpu, here = self.networks.device.type == "cuda", self.address is None
         count = self.planned
-        cores = self.threads or max(1, (os.cpu_count() or 1) // count)
+        cores = self.threads or max(1, usable_cores() // count)
         if not ray.is_initialized():
             self.is_ours = True
             self._begin(ray, count * cores, on_gpu)
