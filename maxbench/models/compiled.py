@@ -73,16 +73,20 @@ class Graphs:
         shapes = tuple((each.shape, each.dtype) for each in (*moment, *given.tensors))
         scale = control.fusion.weight(acting.prompts[0]) if acting.prompts else 0.0
         graph = self._of(Constants(acting, scale, shapes), unet, control.nets(acting))
-        if sample.device.type != "cuda":
+        if not self._are_replayed(sample.device):
             return _run(graph, *moment, given)
         torch.compiler.cudagraph_mark_step_begin()
         return _run(graph, *moment, given).clone()
+
+    def _are_replayed(self, device: torch.device) -> bool:
+        """Whether graphs run as CUDA graphs, whose results the next replay overwrites."""
+        return device.type == "cuda" and self.backend == "inductor"
 
     def _of(self, constants: Constants, unet: diffusers.UNet2DConditionModel, nets: Nets) -> Callable[..., Tensor]:
         for known, graph in self.made:
             if known == constants:
                 return graph
-        mode = "reduce-overhead" if unet.device.type == "cuda" and self.backend == "inductor" else None
+        mode = "reduce-overhead" if self._are_replayed(unet.device) else None
         graph = torch.compile(_step(unet, nets), fullgraph=True, dynamic=False, backend=self.backend, mode=mode)
         self.made.append((constants, graph))
         return graph

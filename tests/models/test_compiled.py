@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, PNDMScheduler
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch._dynamo.utils import counters
@@ -53,6 +53,29 @@ def test_methods_that_differ_in_strengths_share_a_graph(pipeline, traced):
         torch.testing.assert_close(latents(traced, fusion), latents(pipeline, fusion), **CLOSE)
     assert len(traced.graphs.made) == 1
     assert counters["stats"]["unique_graphs"] == 1  # no step and no strength was traced anew
+
+
+def test_what_a_replay_will_overwrite_is_copied_first(pipeline, monkeypatch):
+    """As CUDA graphs are: every result of a graph lies in the same memory, and this scheduler keeps the last few."""
+    begun, modes = [], []
+
+    def compiled(step, mode, **_):
+        kept = {}
+        modes.append(mode)
+
+        def graph(*arguments):
+            found = step(*arguments)
+            return kept.setdefault("result", torch.empty_like(found)).copy_(found)
+
+        return graph
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
+    monkeypatch.setattr(Graphs, "_are_replayed", lambda *_: True)
+    monkeypatch.setitem(globals(), "SAMPLER", Sampler(PNDMScheduler.from_config, steps=6, guidance_scale=1.0))
+    expected = latents(pipeline, Fusion(MaxFusion()))
+    assert torch.equal(latents(replace(pipeline, graphs=Graphs()), Fusion(MaxFusion())), expected)
+    assert modes == ["reduce-overhead"] and len(begun) >= SAMPLER.steps
 
 
 @pytest.mark.slow
