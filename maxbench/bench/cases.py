@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from diffusers import StableDiffusionControlNetPipeline
@@ -18,14 +19,17 @@ from maxbench.conditions.base import Condition
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
 from maxbench.fusion import Sum
-from maxbench.generation.executors.base import Task
+from maxbench.generation import sampling
 from maxbench.generation.executors.local import LocalExecutor
 from maxbench.generation.networks import Networks
+from maxbench.generation.runner import MakePictures
 from maxbench.models.control import SPATIAL, Control, kind_of
 from maxbench.models.pipeline import Pipeline, Sampler
 from maxbench.models.precision import tf32
-from maxbench.seeds import derive
-from maxbench.store.files import write_atomically
+from maxbench.seeds import RunNoise
+from maxbench.store.artefacts import Store
+from maxbench.store.files import fingerprint, write_atomically
+from maxbench.store.runfolder import RunFolder, image_file
 
 SUM = "sum"
 """The method that diffusers has too: its MultiControlNetModel adds up what the controls give."""
@@ -40,31 +44,37 @@ than rounding. The mean in the place of the sum differs by .1 on the miniature."
 class Batch:
     """What every case makes the same pictures from, one prompt each.
 
-    noise: (B, C, h, w), N(0, 1), float32. maps: condition -> the files of the maps. show: condition -> maps, uint8, to
-    what a control is shown. seed: of a stochastic sampler.
+    shape: of one picture's latents. maps: condition -> the files of the maps. show: condition -> maps, uint8, to what a
+    control is shown. number: of the batch, which decides its noise.
     """
 
     prompts: Sequence[str]
-    noise: Float[Tensor, "batch channel height width"]
+    shape: tuple[int, int, int]
     maps: Mapping[str, Sequence[Path]]
     show: Mapping[str, Callable[[Tensor], Tensor]]
-    seed: int = 0
+    number: int = 0
 
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def read(self) -> dict[str, Float[Tensor, "batch 3 H W"]]:
-        """What controls are shown, in [0, 1], read from the files."""
-        return {name: self.show[name](im.read_maps(files)) for name, files in self.maps.items()}
+    @property
+    def noises(self) -> tuple[RunNoise, ...]:
+        """Of every picture, as a run has it."""
+        return tuple(RunNoise(self.number, f"bench-{place}") for place in range(len(self)))
+
+    @cached_property
+    def noise(self) -> Float[Tensor, "batch channel height width"]:
+        """N(0, 1), float32."""
+        return torch.stack([each.draw(self.shape) for each in self.noises])
 
     @cached_property
     def hints(self) -> dict[str, Float[Tensor, "batch 3 H W"]]:
-        """The same, read once."""
-        return self.read()
+        """What controls are shown, in [0, 1]."""
+        return {name: self.show[name](im.read_maps(files)) for name, files in self.maps.items()}
 
     def generators(self) -> list[torch.Generator]:
         """One for every picture, on the processor."""
-        return [torch.Generator().manual_seed(derive("bench", self.seed, place)) for place in range(len(self))]
+        return [each.generator() for each in self.noises]
 
 
 @dataclass(frozen=True)
@@ -174,43 +184,41 @@ class EndToEnd(Protocol):
     def __call__(
         self, pipeline: Pipeline, method: Method, sampler: Sampler, batches: Sequence[Batch], folder: Path
     ) -> None:
-        """Read the maps with :meth:`Batch.read`, and leave the picture `place` of the batch `number` in
-        `folder`/<number>-<place>.png, whole, when this returns."""
+        """Leave every picture as a PNG file somewhere below `folder`, whole, when this returns."""
 
 
-@dataclass(frozen=True)
-class Written(Task):
-    """A batch from its maps, read already, to the bytes of its PNG files, as a task of an executor."""
+class Shown(NamedTuple):
+    """What a task asks of a condition: what its control is shown of a map."""
 
-    method: Method
-    sampler: Sampler
-    batch: Batch
-    number: int
-
-    def run(self, networks: Networks) -> Tensor:
-        return pictures(networks.pipeline, self.method, self.sampler, self.batch)
-
-    def pack(self, found: Tensor) -> list[bytes]:
-        return [im.encode_png(array) for array in im.to_bytes(found)]
+    hint: Callable[[Tensor], Tensor]
 
 
 def by_executor(pipeline: Pipeline, method: Method, sampler: Sampler, batches: Sequence[Batch], folder: Path) -> None:
-    """By a run's executor in one process: maps are read, and pictures encoded and written, while others denoise.
+    """A run's own tasks by its executor in one process, its pictures kept and recorded as a run's are.
 
-    The records that a run keeps of its pictures are not written.
+    Maps are read, and pictures encoded and written, while others denoise. In a run one method follows another on a
+    batch, and what they share is computed once; here there is one. Each call leaves a run folder of its own.
     """
+    place = Path(tempfile.mkdtemp(dir=folder))
+    run = RunFolder.open(place, "bench", {}, Store.open(place / "store"))
+    resolution, kept = next(iter(batches[0].hints.values())).shape[-1], {}
 
-    def tasks() -> Iterator[Written]:
-        for number, batch in enumerate(batches):
-            fresh = Batch(batch.prompts, batch.noise, batch.maps, batch.show, batch.seed)  # one that has read nothing
-            len(fresh.hints)  # read here, in the executor's other thread
-            yield Written(method, sampler, fresh, number)
+    def tasks() -> Iterator[MakePictures]:
+        for batch in batches:
+            maps = {name: im.read_maps(batch.maps[name]).numpy() for name in method.branches}
+            asked = sampling.Batch(tuple(batch.prompts), batch.noises, maps, resolution)
+            yield MakePictures(method, sampler, asked, tuple(range(len(batch))))
 
-    def keep(task: Written, files: list[bytes]) -> None:
-        for place, content in enumerate(files):
-            write_atomically(folder / f"{task.number}-{place}.png", content)
+    def keep(task: MakePictures, made: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
+        for noise, (content, details) in zip(task.batch.noise, made, strict=True):
+            file = image_file(method.name, noise.group, noise.run_seed)
+            kept[file] = run.keep("image", fingerprint(noise), content, details)
+            run.put(file, kept[file])
 
-    LocalExecutor(Networks(load_pipeline=lambda precision: pipeline, device=pipeline.device)).run(tasks(), keep)
+    conditions = {name: Shown(hint) for name, hint in batches[0].show.items()}
+    networks = Networks(conditions, load_pipeline=lambda precision: pipeline, device=pipeline.device)
+    LocalExecutor(networks).run(tasks(), keep)
+    run.place(f"images/{method.name}", kept, "image")
 
 
 # --- diffusers --------------------------------------------------------------------------------------------

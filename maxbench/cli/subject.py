@@ -24,7 +24,6 @@ from maxbench.experiments.method import Method
 from maxbench.models.control import SPATIAL
 from maxbench.models.pipeline import Pipeline
 from maxbench.models.precision import DTYPES, Precision
-from maxbench.seeds import noise_for
 
 USUAL = (SUM, "maxfusion", "maxfusion_published", "average", "none")
 """Methods that are timed where none are named, of those that the experiment has."""
@@ -53,10 +52,9 @@ def subject_of(cfg: DictConfig, names: Sequence[str] | None, compiled: bool, fol
             sources = [job.image_set.picture(sample.sources[name]).path for sample in samples]
             place = folder / "maps" / f"{number}-{name}"
             maps[name] = draw_maps(condition, annotators[name], sources, suite.resolution, place)
-        shape = ways[0].latent_shape(suite.resolution)
-        noise = torch.stack([noise_for(job.experiment.seed, str(place), 0, shape) for place in places])
         show = {name: condition.hint for name, condition in conditions.items()}
-        return Batch([sample.prompt for sample in samples], noise, maps, show, number)
+        shape = ways[0].latent_shape(suite.resolution)
+        return Batch([sample.prompt for sample in samples], shape, maps, show, number)
 
     return Subject(ways[0], methods, job.sampler, [batch(number) for number in range(BATCHES)], *ways[1:])
 
@@ -86,8 +84,8 @@ def random_subject(
         maps = {
             name: write_maps(each.to(torch.uint8), folder / "maps" / f"{number}-{name}") for name, each in drawn.items()
         }
-        noise = torch.randn(size, *ways[0].latent_shape(resolution), generator=generator)
-        return Batch(["a red sphere on grass"] * size, noise, maps, dict.fromkeys(conditions, _grey), number)
+        shape = ways[0].latent_shape(resolution)
+        return Batch(["a red sphere on grass"] * size, shape, maps, dict.fromkeys(conditions, _grey), number)
 
     sampler = component(config["sampler"], "sampler", SAMPLER)
     return Subject(ways[0], methods, sampler, [batch(number) for number in range(BATCHES)], *ways[1:])

@@ -27,6 +27,7 @@ from maxbench.bench.runner import DENOISING, DIFFUSERS, END_TO_END, Case, measur
 from maxbench.errors import UserError
 from maxbench.fusion import Average
 from maxbench.models.control import ADAPTER, SPATIAL
+from maxbench.store.runfolder import image_file
 
 
 class Louder(Reference):
@@ -138,11 +139,16 @@ def test_compiled_cases_are_those_of_their_own_networks(subject, tmp_path):
 
 def test_the_plain_loop_leaves_the_pictures(subject, tmp_path):
     by_executor(subject.pipeline, subject.methods[SUM], subject.sampler, subject.batches, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}-{p}.png" for n in range(3) for p in range(2)]
+    (run,) = tmp_path.iterdir()
+    assert {path.name for path in (run / "bench").iterdir()} >= {"images", "records", "maxbench-run.json"}
     for number in range(3):
         expected = im.to_bytes(ours(subject, batch=number))
         for place, array in enumerate(expected):
-            assert np.array_equal(im.read_png(tmp_path / f"{number}-{place}.png"), array)
+            file = run / "bench" / image_file(SUM, f"bench-{place}", number)
+            assert np.array_equal(im.read_png(file), array)
+            assert file.stat().st_nlink > 1  # kept in the store as a run's pictures are
+    by_executor(subject.pipeline, subject.methods[SUM], subject.sampler, subject.batches, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2  # made again, and not found
 
 
 # --- parts ------------------------------------------------------------------------------------------------
