@@ -117,7 +117,7 @@ class DepthControlNetPlusPlus(LevelRuler):
     """As ControlNet++ (Li et al., ECCV 2024) evaluates depth; see :func:`depth_rmse_controlnetpp` for its defect."""
 
     metric = sample_metric = "depth_rmse_controlnetpp"
-    protocol = "ControlNet++: label by its range, prediction by its maximum, 0-255"
+    protocol = "ControlNet++: label by its range, prediction by its maximum, of the scorer's 8-bit map, 0-255"
     higher_is_better, best = False, None
     distance = staticmethod(depth_rmse_controlnetpp)
 
