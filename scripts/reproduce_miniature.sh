@@ -105,6 +105,6 @@ if [[ $only == . ]]; then
   pooled=()
   for name in "${cells[@]}"; do pooled+=("${made[$name]}"); done
   python -m maxbench compare "${pooled[@]}" --baseline all --output "$results/miniature/claim.md"
-  python scripts/validate_metrics.py "${first[contradictory_hed_depth]}" "${first[seg_depth]}" \
+  python scripts/validate_metrics.py "${first[contradictory_hed_depth]}" "${first[contradictory_seg_depth]}" "${first[seg_depth]}" \
     --output "$results/metrics_validity.md"
 fi

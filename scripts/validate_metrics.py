@@ -167,12 +167,11 @@ def order_section(run: Opened, draws: int) -> str:
     for each in found:
         kinds.setdefault(_kind(each), []).append(each)
     parts = [f"{heading}\n\n{_order_table(own, run)}" for heading, own in kinds.items()]
-    whole = {(each.metric, each.condition, each.n): each.whole for each in found}
-    names = list(dict.fromkeys((each.metric, each.condition) for each in found))
     said = []
     for n in SIZES:
-        always = [name for name in names if whole[(*name, n)] == 1]
-        said.append(f"At N = {n:,} the whole order is there in every draw for {len(always)} of {len(names)} metrics.")
+        whole = [each.whole for each in found if each.n == n]
+        always = sum(share == 1 for share in whole)
+        said.append(f"At N = {n:,} the whole order is there in every draw for {always} of {len(whole)} metrics.")
     least = min(found, key=lambda each: each.whole)
     worst = int(np.argmin(least.shares))
     if least.whole < 1:

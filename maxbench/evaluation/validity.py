@@ -232,12 +232,12 @@ def headline(tables: Tables) -> list[Column]:
 
 
 def orders(tables: Tables, n: int, *, draws: int, seed: int) -> list[Order]:
-    """Of every headline column, in the same draws of `n` clusters."""
+    """Of every column, in the same draws of `n` clusters."""
     groups = tables.state.groups
     index, replaced = drawn(int(groups.max()) + 1, n, draws, seed)
     weights = weights_of(groups, index)
     out = []
-    for column in headline(tables):
+    for column in tables.columns.all:
         pairs = chain(tables, column)
         sign = 1 if column.higher_is_better else -1
         rows = list(dict.fromkeys(row for pair in pairs for row in pair[:2]))
@@ -248,11 +248,14 @@ def orders(tables: Tables, n: int, *, draws: int, seed: int) -> list[Order]:
 
 
 def distance_orders(tables: Tables, n: int, *, draws: int, seed: int) -> Iterator[Order]:
-    """Of every distance, of the features of the images that :func:`orders` draws with the same seed."""
+    """Of every distance, of the features of the images that :func:`orders` draws with the same seed.
+
+    Without those that so few images have no number of.
+    """
     state = tables.state
     own = members(state.groups)
     index, replaced = drawn(len(own), n, draws, seed)
-    for network, metric, distance in distances(state):
+    for network, metric, distance in distances(state, further=True):
         label = features_label(network)
         pairs = distance_pairs(tables, [row for row, labels in state.measured.items() if label in labels])
         values = {
@@ -264,15 +267,17 @@ def distance_orders(tables: Tables, n: int, *, draws: int, seed: int) -> Iterato
             )
             for row in dict.fromkeys(row for pair in pairs for row in pair[:2])
         }
-        if pairs:
+        if pairs and all(np.isfinite(each).all() for each in values.values()):
             yield _order(metric, "", state.scorers[network], pairs, n, replaced, values)
 
 
-def distances(state: State) -> Iterator[tuple[str, str, Callable[[np.ndarray, np.ndarray], Distance]]]:
-    """(network, metric, function) of all that tables test."""
+def distances(
+    state: State, further: bool = False
+) -> Iterator[tuple[str, str, Callable[[np.ndarray, np.ndarray], Distance]]]:
+    """(network, metric, function) of all that tables test, or with `further` of all that they have."""
     for network in state.reference:
         for metric, distance in DISTANCES.get(network, {f"fd_{network}": frechet}).items():
-            if metric not in FURTHER:
+            if further or metric not in FURTHER:
                 yield network, metric, distance
 
 
