@@ -21,7 +21,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -154,15 +154,23 @@ class Round:
 
     flying: what a worker has been asked for; no task where it was asked whether it is there. suspects: tasks during
     which a worker died; each is given to a worker that has no other, so that there is no doubt when one dies again.
-    again: those whose results were lost.
+    again: those whose results were lost. writing: the one thread that keeps results, so that a slow disk does not keep
+    workers waiting for something to do. saved: what it was given.
     """
 
     queue: Queue
+    writing: ThreadPoolExecutor
     flying: dict[Any, tuple[Member, Task | None]] = field(default_factory=dict)
     suspects: deque[Task] = field(default_factory=deque)
     again: deque[Task] = field(default_factory=deque)
     deaths: dict[int, int] = field(default_factory=dict)  # by the task's id()
     left_out: list[Task] = field(default_factory=list)
+    saved: deque[Future] = field(default_factory=deque)
+
+    def settle(self, most: int) -> None:
+        """Let at most so many results wait to be written; what writing raises is raised here."""
+        while self.saved and (len(self.saved) > most or self.saved[0].done()):
+            self.saved.popleft().result()
 
     def hand_out(self, members: Sequence[Member]) -> None:
         """Give every worker that has room something to do."""
@@ -278,7 +286,14 @@ class RayExecutor(Executor):
         What workers compute when it raises they compute to its end, and it is lost.
         """
         ray = self._ray
-        own = Round(Queue(tasks, len(self.members)))
+        with ThreadPoolExecutor(1, "writing") as writing:
+            own = Round(Queue(tasks, len(self.members)), writing)
+            self._go_round(ray, own, keep)
+        if own.left_out:
+            raise Incomplete(_lacking(own.left_out))
+
+    def _go_round(self, ray: Any, own: Round, keep: Keep) -> None:
+        """Hand out tasks and take what comes back, until there is no more."""
         for member in self.members:
             if not member.is_ready:
                 self._greet(member, own)
@@ -293,14 +308,14 @@ class RayExecutor(Executor):
                     waited = self._impatient(waited + EVERY)
                 for reference in ready:
                     self._land(own, reference, keep)
+                own.settle(SLOTS * len(self.members))
+            own.settle(0)
         finally:
             for member in self.members:
                 member.at.clear()
             for reference in (each for each, (_, task) in own.flying.items() if task is not None):
                 with contextlib.suppress(ValueError, TypeError, ray.exceptions.RayError):
                     ray.cancel(reference)
-        if own.left_out:
-            raise Incomplete(_lacking(own.left_out))
 
     def _land(self, own: Round, reference: Any, keep: Keep) -> None:
         """Take what a worker was asked for."""
@@ -335,7 +350,7 @@ class RayExecutor(Executor):
             self._welcome(member, *result)
         else:
             own.deaths.pop(id(task), None)  # it was not to blame; and a number that is free is given to another task
-            keep(task, result)
+            own.saved.append(own.writing.submit(keep, task, result))
 
     def _welcome(self, member: Member, host: str, code: str) -> None:
         if code != own_code():
