@@ -155,6 +155,7 @@ class Killer(Average):
 """
 
 
+@pytest.mark.slow
 def test_a_batch_that_kills_its_workers_is_named_and_left_out_and_made_by_a_later_run(settings, tmp_path, monkeypatch):
     (tmp_path / "killer.py").write_text(KILLER)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
