@@ -30,7 +30,8 @@ SETTINGS = []  # further ones, as of the command
 command = [
     sys.executable, "-m", "maxbench", "run", "experiment=threshold", "suite=miniature", f"samples={SAMPLES}",
     f"scenes={SCENES}", "pairing.reference=32", f"deltas=[{','.join(map(str, DELTAS))}]", "metrics.resamples=500",
-    "~methods.outputs_only", "output_dir=runs", "data_dir=data", *SETTINGS,
+    "~methods.outputs_only", "~methods.tuned_sum", "~methods.random_blobs", "output_dir=runs", "data_dir=data",
+    *SETTINGS,
 ]  # fmt: skip
 done = subprocess.run(command, capture_output=True, text=True)
 print("\n".join((done.stderr if done.returncode else done.stdout).splitlines()[-9:]))

@@ -23,8 +23,8 @@ for pair in hed_depth seg_depth hed_seg; do
   cells+=("$pair" "contradictory_$pair" "half_split_$pair" "cross_$pair")
 done
 families=() # of the gated sum, searched on training scenes
-for name in contradictory_hed_depth contradictory_seg_depth contradictory_hed_seg three_conditions; do
-  families+=("gated_family_$name")
+for pair in hed_depth seg_depth hed_seg; do
+  families+=("gated_family_contradictory_$pair")
 done
 others=(three_conditions style variance_maps threshold threshold_contradictory conditioning_ablation scale adapter_singles)
 

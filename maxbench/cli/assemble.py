@@ -58,8 +58,8 @@ def _require_cores(workers: int) -> None:
     cores = usable_cores()
     if workers > CROWD * cores:
         raise UserError(
-            f"runtime.workers={workers}, but this machine has {cores} cores, and each worker loads all networks; give "
-            f"at most {CROWD * cores}, better one a core or GPU, or name a cluster with runtime.address=."
+            f"runtime.workers={workers}, but this process may use {cores} cores, and each worker loads all networks; "
+            f"give at most {CROWD * cores}, better one a core or GPU, or name a cluster with runtime.address=."
         )
 
 

@@ -158,7 +158,7 @@ def _check_blocks(method: Method, suite: FolderSuite) -> None:
         if residuals and method.layer_scale is not None and len(method.layer_scale) != residuals:
             raise UserError(
                 f"methods.{method.name}.layer_scale has {len(method.layer_scale)} numbers, and the control for "
-                f"'{name}' has {residuals} residuals: give one number for each, or leave it out."
+                f"'{name}' has {residuals} residuals; give one number for each, or leave layer_scale out."
             )
 
 

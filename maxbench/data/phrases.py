@@ -12,7 +12,8 @@ A = re.compile(r"eu|ew|once\b|one\b|u(k|ni(?!d|n)|ri|s[aeiu]|t[aei])", re.IGNORE
 """Openings of words that begin with the sound of a vowel, and exceptions to them: "an umbrella", "a unicycle"."""
 
 OPENINGS = re.compile(
-    r"^(A|An|The|This|These|That|There|Some|Several|Many|Various|Two|Three|Four|Five|Six|In|On|At|Under|Inside|We|It)\b"
+    r"^(A|An|The|This|These|That|There|Some|Several|Many|Various|Two|Three|Four|Five|Six|In|On|At|Under|Inside|Near|Beside"
+    r"|Behind|Next|We|It)\b"
 )
 """Capitalised words that are no names, so that a caption that opens with one can stand within a sentence."""
 
@@ -24,19 +25,23 @@ def noun_phrase(category: str) -> str:
 
 
 ANNOUNCED = re.compile(
-    r"^(?:(?:(?:an?|the|this is an?) )?(?:[a-z-]+ )?(?:picture|photo|photograph|image|view|close-?up|close up|shot) of"
+    r"^(?:(?:this is )?(?:(?:an?|the) )?(?:(?:black[ -]and[ -]white|close-?up) )?"
+    r"(?:picture|photo|photograph|image|view) of"
     r"|a scene with|we see|there (?:is|are)) (?=\w)",
     re.IGNORECASE,
 )
 """What a caption says of itself before it says what is there."""
 
 PLACE_FIRST = re.compile(
-    r"^((?:in|on|at|under|inside|near|beside|behind|next to|in front of) [^,.]+), (.+)$", re.IGNORECASE | re.DOTALL
+    r"^((?:in|on|at|under|inside|near|beside|behind|next to|in front of) [^,.]+), "
+    r"((?:an?|the|some|several|many|one|two|three|four|five|six|this|these|there|we|[a-z]+ing)\b[^.]+)$",
+    re.IGNORECASE,
 )
+"""A caption of one sentence whose place stands first, before what is there and not before another place."""
 
 
 def clause(caption: str) -> str:
-    """A caption as the last part of a sentence: what is there, then where.
+    """A caption as a part of a sentence: what is there, then where.
 
     Without a full stop, without "a picture of" or "there is", with a place that stands first put last, and without the
     capital of its first word if that is no name.

@@ -65,7 +65,7 @@ def read_pictures(folder: Path, files: Sequence[str], resolution: int) -> dict[s
             wrong.setdefault(refusal.kind, []).append(f"{file}{refusal.detail}")
     if wrong:
         raise UserError(
-            f"{folder} is not entered: {_told(wrong)}. Correct these files and give the command again{_listed(wrong)}."
+            f"{folder} is not entered: {_told(wrong)}. Correct these files{_listed(wrong)} and give the command again."
         )
     first: dict[str, str] = {}
     same = [f"{file} as {first[each.sha256]}" for file, each in pictures.items()
@@ -117,7 +117,7 @@ def _listed(wrong: dict[str, list[str]]) -> str:
             file.write(text)
     except OSError:
         return ""
-    return f"; all of them are listed in {file.name}"
+    return f" (all of them are named in {file.name})"
 
 
 def _told(wrong: dict[str, list[str]]) -> str:

@@ -250,7 +250,7 @@ def orders(tables: Tables, n: int, *, draws: int, seed: int) -> list[Order]:
 def distance_orders(tables: Tables, n: int, *, draws: int, seed: int) -> Iterator[Order]:
     """Of every distance, of the features of the images that :func:`orders` draws with the same seed.
 
-    Without those that so few images have no number of.
+    Distances that are not defined for `n` images are left out.
     """
     state = tables.state
     own = members(state.groups)

@@ -168,7 +168,7 @@ class Method(Fusion):
     def _check(self, name: str, conditions: Sequence[str]) -> None:
         """Refuse what no method can be, in a sentence."""
         for site in self.sites:
-            if site not in ALL_SITES and not re.fullmatch(rf"({'|'.join(BLOCK_SITES)})\.\d+", site):
+            if site not in ALL_SITES and not re.fullmatch(rf"({'|'.join(BLOCK_SITES)})\.(0|[1-9]\d*)", site):
                 raise UserError(
                     f"methods.{name}.sites has '{site}'; sites are {', '.join(ALL_SITES)}, down.0 for the first down "
                     "block and so on, or [] for none."

@@ -18,7 +18,7 @@ from maxbench.generation.sampling import Batch
 from maxbench.models.pipeline import Sampler
 from maxbench.seeds import RunNoise
 
-FITTING = 1
+FITTING = 2
 """Version of how it is found."""
 
 MOST = 128

@@ -333,8 +333,7 @@ class Verdicts:
                     row.verdict, *("-" if each is None else difference_cell(each, bold=False) for each in cost),
                 ]
             )  # fmt: skip
-        headings = [heading(*key, member.silent) for key in keys]
-        return ["rule", "minus", "joint", "wins", "p (Holm)", "verdict", *headings], rows
+        return ["rule", "minus", "joint", "wins", "p (Holm)", "verdict", *(heading(*key) for key in keys)], rows
 
     def latex(self) -> str:
         """Joint scores alone: a row for every comparison, shown ones in bold."""

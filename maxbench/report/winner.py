@@ -36,8 +36,7 @@ def undecided(differences: pd.DataFrame | None) -> dict[Key, int | None]:
     """Columns in which no rule that fuses is shown to differ from a baseline, and the fewest samples that may show one.
 
     That no control, single controls and a random choice differ does not count where there are such rules: nobody ranks
-    those. The number
-    is the smallest of all that are estimated, and so a lower bound; None where nothing differs.
+    those. The number is the smallest of all that are estimated, and so a lower bound; None where nothing differs.
     """
     if differences is None:
         return {}

@@ -57,6 +57,11 @@ def test_the_article_goes_by_the_sound(phrase):
         ("In the kitchen, a man cooks, and a dog looks on.", "a man cooks, and a dog looks on, in the kitchen"),
         ("a picture hanging on a wall", "a picture hanging on a wall"),
         ("There is", "there is"),
+        ("Next to a lake, there is a bench.", "a bench, next to a lake"),
+        ("In a kitchen with a stove, oven, and fridge.", "in a kitchen with a stove, oven, and fridge"),
+        ("In a field, a cow. The cow eats grass.", "in a field, a cow. The cow eats grass"),
+        ("A wine shot of red", "a wine shot of red"),
+        ("A black and white photo of a train.", "a train"),
         ("London at night.", "London at night"),
         ("Anna on a horse", "Anna on a horse"),  # no article
         ("Inside", "inside"),

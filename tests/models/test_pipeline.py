@@ -106,8 +106,7 @@ def test_a_long_prompt_is_cut_and_a_round_trip_keeps_its_shape(pipeline):
     assert pipeline.latent_shape(64) == (4, 16, 16)
 
 
-@pytest.mark.parametrize("scheduler", [UniPCMultistepScheduler, DDIMScheduler])
-def test_the_loop_reads_nothing_from_the_device(pipeline, noise, hints, scheduler):
+def test_the_loop_reads_nothing_from_the_device(pipeline, noise, hints):
     """On the device without values a number that is read is an error: on an accelerator it would be a wait."""
 
     def bare(network):
@@ -115,7 +114,7 @@ def test_the_loop_reads_nothing_from_the_device(pipeline, noise, hints, schedule
 
     controls = {name: bare(net) for name, net in pipeline.controls.items()}
     empty = replace(pipeline, unet=bare(pipeline.unet), text_encoder=bare(pipeline.text_encoder), controls=controls)
-    sampler = Sampler(scheduler.from_config, steps=4, guidance_scale=3.0)
+    sampler = Sampler(DDIMScheduler.from_config, steps=4, guidance_scale=3.0)
     text, negative = empty.encode_text(PROMPTS), empty.encode_text(["", ""])
     made = empty.denoise(noise, text, negative, empty.control(hints, Fusion(MaxFusion())), sampler)
     assert made.device.type == "meta" and made.shape == noise.shape

@@ -38,7 +38,8 @@ def threshold_run(data_dir, tmp_path_factory):
     few = [
         f"data_dir={data_dir}", "data.count=24", "samples=3", "pairing.reference=8", "sampler.steps=2",
         "metrics.resamples=100", "runtime.batch_size=4", "runtime.device=cpu", f"deltas={list(DELTAS)}",
-        "diagnostics.samples=2",
+        "diagnostics.samples=2", "calibration.samples=3", "calibration.data.count=12",
+        "methods.tuned_sum.tune={branch_scale:[1,0.7]}",
     ]  # fmt: skip
     assert main(["run", "experiment=threshold", *few, f"output_dir={output}"]) == 0
     return only_run(output)
@@ -72,7 +73,7 @@ def test_curves_draw_the_numbers_of_the_tables(threshold_run):
     for (metric, condition), own in table.fillna({"condition": ""}).groupby(["metric", "condition"]):
         for family in ("maxfusion", "outputs_only"):
             assert tuple(own.setting[own.series == family]) == DELTAS, (metric, condition)
-        flat = {"merged": set()}.get(metric, {"none", "average", "sum"})
+        flat = {"merged": set()}.get(metric, {"none", "average", "sum", "tuned_sum"})
         assert set(own.method[own.setting.isna()]) == flat
 
 

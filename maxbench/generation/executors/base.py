@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from maxbench.generation.networks import Networks
+from maxbench.progress import Status
 
 
 def usable_cores() -> int:

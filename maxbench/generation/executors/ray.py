@@ -288,7 +288,11 @@ class RayExecutor(Executor):
         ray = self._ray
         with ThreadPoolExecutor(1, "writing") as writing:
             own = Round(Queue(tasks, len(self.members)), writing)
-            self._go_round(ray, own, keep)
+            try:
+                self._go_round(ray, own, keep)
+            except Exception:  # as of a full disk, on which nothing else can be written; but not when it is stopped
+                writing.shutdown(cancel_futures=True)
+                raise
         if own.left_out:
             raise Incomplete(_lacking(own.left_out))
 
