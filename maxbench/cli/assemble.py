@@ -43,6 +43,7 @@ def make_executor(job: Run) -> Executor:
         return LocalExecutor(networks)
     if address is None:
         _require_cores(workers)
+        _require_gpus(workers, job.device)
     if job.device.index is not None:
         raise UserError(
             f"runtime.device={job.device} names one GPU, and each worker has one of its own; set runtime.device=cuda, "
@@ -60,6 +61,15 @@ def _require_cores(workers: int) -> None:
         raise UserError(
             f"runtime.workers={workers}, but this process may use {cores} cores, and each worker loads all networks; "
             f"give at most {CROWD * cores}, better one a core or GPU, or name a cluster with runtime.address=."
+        )
+
+
+def _require_gpus(workers: int, device: torch.device) -> None:
+    """UserError for workers on GPUs that this machine does not have: they would wait for ever."""
+    if device.type == "cuda" and device.index is None and workers > (count := torch.cuda.device_count()):
+        raise UserError(
+            f"runtime.workers={workers}, but {count} GPUs are visible, and each worker has one of its own; give at "
+            f"most {count}, leave it out to use all, or name a cluster with runtime.address=."
         )
 
 

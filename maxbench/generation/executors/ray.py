@@ -237,10 +237,13 @@ class RayExecutor(Executor):
         if not ray.is_initialized():
             self.is_ours = True
             self._begin(ray, count * cores, on_gpu)
-        if not here and self.workers is None:
-            count = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else len(ray.nodes())
+        if not here:
+            there = int(ray.cluster_resources().get("GPU", 0)) if on_gpu else len(ray.nodes())
+            count = self.workers or there
             if count < 1:
                 raise UserError(f"The cluster at {self.address} has no GPU; add nodes, or set runtime.device=cpu.")
+            if on_gpu and count > there:
+                say(f"note: the cluster has {there} GPUs, and the other workers wait until it has more")
         kind = ray.remote(Worker).options(
             num_cpus=cores if here else self.threads or 1,
             num_gpus=1 if on_gpu else 0,
