@@ -201,6 +201,8 @@ def test_a_cell_that_fails_is_said_and_stops_no_other(small, tmp_path, capsys):
         "fig_9,fig_10",
         "--run",
         "deltas=[0.7]",
+        "calibration.samples=3",
+        "calibration.data.count=12",
     ]
     assert main([*words, "pairing.reference=16"]) == 2
     told = capsys.readouterr()

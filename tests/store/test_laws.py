@@ -136,6 +136,7 @@ def test_experiments_share_what_they_have_in_common(output, small_run):
     three = compute(output, ["experiment=three_conditions", *rest])["methods"]
     assert three == dict.fromkeys(["average", "sum", "outputs_only", "maxfusion"], 4)  # every pair is found
     rest = [each for each in rest if not each.startswith("~")]  # it has other methods
+    rest += ["~methods.tuned_sum", "~methods.random_blobs"]
     deltas = compute(output, ["experiment=threshold", *rest, "deltas=[-1,0.7]"])["methods"]
     assert deltas == {"sum": 4, "outputs_only/delta=-1": 4, "outputs_only/delta=0.7": 4, "maxfusion/delta=-1": 4}
 
