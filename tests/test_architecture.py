@@ -208,6 +208,7 @@ def test_a_run_that_makes_nothing_waits_for_no_library(module):
     assert not SLOW_TO_IMPORT & loaded_with(PACKAGE.joinpath(*module.split(".")).with_suffix(".py"))
 
 
+@pytest.mark.processes
 def test_what_loads_late_is_there_when_it_is_asked_for():
     check = (
         "import copy, pickle, sys\n"

@@ -26,6 +26,7 @@ def done(name: str, folder: Path, monkeypatch, **parameters) -> str:
     return "\n".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
 
 
+@pytest.mark.processes
 def test_a_first_look(tmp_path, monkeypatch):
     said = done("first_look", tmp_path, monkeypatch)
     assert "hed_ssim" in said and "maxfusion" in said

@@ -125,6 +125,7 @@ def test_a_finished_run_is_left_as_it_is(finished_run, small_run, capsys):
     assert all_runs(finished_run.parent) == [finished_run] and made(finished_run) == {}
 
 
+@pytest.mark.processes
 def test_a_finished_run_is_shown_without_what_makes_pictures(finished_run, small_run):
     """Libraries that take seconds to import are not waited for; a sampler of diffusers' loads diffusers' base alone."""
     words = ["run", *small_run, f"output_dir={finished_run.parent}"]

@@ -106,6 +106,7 @@ def test_methods_are_tuned_on_pictures_that_no_result_is_measured_on(words):
         assert trained and not trained & (measured | set(job.experiment.reference))
 
 
+@pytest.mark.processes
 def test_it_needs_no_network(words, tmp_path):
     """In a process that may not open a connection, with the Hub declared away."""
     guard = (

@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from compare_generators import main
 from maxbench.errors import UserError
+from maxbench.miniature import trials
 from maxbench.miniature.context import TrainingContext, read_history, write_history
 from maxbench.miniature.corpus import render_corpus
 from maxbench.miniature.diffusion import Denoising, UNet, make_scheduler, near_solids
@@ -130,8 +131,9 @@ def test_pictures_depend_on_the_seed_and_on_the_prediction(family):
     assert not torch.equal(once, draw(Sampling(2, 3.0)))
 
 
-def test_a_family_is_compared_with_itself(family, corpus, tmp_path):
+def test_a_family_is_compared_with_itself(family, corpus, tmp_path, monkeypatch):
     """Two names of one family get the same numbers, and the real pictures are the floor."""
+    monkeypatch.setattr(trials, "LOSS_BATCHES", 4)
     look = load_map_networks(family)["scorer"]
     clip = family / "scorers" / "clip"
     measures = compare_generators({"one": family, "two": family}, corpus, look, clip, Sampling(2, 3.0), tmp_path / "a")
