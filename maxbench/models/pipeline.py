@@ -55,7 +55,7 @@ def scheduled(sampler: Sampler, config: dict) -> Any:
     """The scheduler of a sampler, at its steps; config: the base model's.
 
     Its tables stay on the processor: a scheduler that looks up a step of an accelerator waits for all that was asked
-    of it before. UniPC still waits once in a step, for it solves a small system there.
+    of it before. UniPC still waits in every step, for it copies small tensors there and solves a system of them.
     """
     scheduler = sampler.scheduler(config)
     scheduler.set_timesteps(sampler.steps, device="cpu")
