@@ -16,8 +16,9 @@ from maxbench.store.runfolder import MANIFEST
 
 KEPT = ("table.md", "metrics.csv", "differences.csv", "evaluation.json", "config.yaml", "stamp.json")
 IF_THERE = (
-    "further_differences.csv", "strength.json", "tuning.csv", "conflict.csv", "conflict.png", "curves.png",
-    "curves.csv", "curves.pdf", "variance_maps.png", "winner_maps.png", "fusion_curves.png",
+    "further_differences.csv", "strength.json", "tuning.csv", "conflict.csv", "conflict.png",
+    "conflict_differences.csv", "curves.png", "curves.csv", "curves.pdf", "variance_maps.png",
+    "winner_maps.png", "fusion_curves.png",
 )  # fmt: skip
 
 

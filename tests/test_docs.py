@@ -91,6 +91,8 @@ def test_every_column_and_metric_is_described(finished_run):
             assert general in described, f"docs/outputs.md does not describe the metric {metric} of {name}"
     curve = Tables(make_state(24, exchanged=True), CONDITIONS, 100, 0.95).conflict_curve()
     assert set(curve.columns) - described == set(), "docs/outputs.md does not describe these columns of conflict.csv"
+    differences = Tables(make_state(24, exchanged=True), CONDITIONS, 100, 0.95).conflict_differences()
+    assert set(differences.columns) - described == set(), "docs/outputs.md lacks columns of conflict_differences.csv"
     printed = {*COLUMNS, *FURTHER}  # also what only runs with a joint score, or with further weights, have
     assert printed - described == set(), "docs/outputs.md does not describe these metrics"
 

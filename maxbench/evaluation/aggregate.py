@@ -5,7 +5,7 @@ Everything is computed from one state (:mod:`maxbench.evaluation.state`); no pic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -180,27 +180,47 @@ class Tables:
 
         None where conditions come from one picture, or where there are too few clusters for bins.
         """
+        joint = self._joint_of_methods()
+        rows = ((self._stamp | self._rows[name].columns, values) for name, values in joint.items())
+        return self._by_conflict(rows, bins)
+
+    def conflict_differences(self, bins: int = 5) -> pd.DataFrame | None:
+        """The same of every method minus every baseline, paired by image; intervals by themselves, and no tests."""
+        joint = self._joint_of_methods()
+        rows = (
+            (self._stamp | self._rows[name].columns | {"baseline": baseline}, values - joint[baseline])
+            for baseline in self._baselines if baseline in joint
+            for name, values in joint.items() if name != baseline
+        )  # fmt: skip
+        return self._by_conflict(rows, bins)
+
+    def _joint_of_methods(self) -> dict[str, NDArray[np.float64]]:
+        """Method -> (N,), of those that have one picture for all conditions; empty without a degree of conflict."""
+        if self.columns.conflict() is None:
+            return {}
+        whole = [name for name in self._methods if name in self.columns.whole()]
+        return {name: self.joint.per_image(self.columns.oriented(name))["joint", ""] for name in whole}
+
+    def _by_conflict(
+        self, rows: Iterable[tuple[dict[str, Any], NDArray[np.float64]]], bins: int
+    ) -> pd.DataFrame | None:
+        """Means of numbers of single images in equal shares of the clusters, from the least to the most conflict."""
         conflict = self.columns.conflict()
         if conflict is None or len(np.unique(self.columns.groups)) < 4 * bins:
             return None
         edges = np.quantile(conflict, np.linspace(0, 1, bins + 1))
         place = np.clip(np.searchsorted(edges, conflict, side="right") - 1, 0, bins - 1)
+        shares = [(number, own) for number in range(bins) if (own := place == number).any()]
         out = []
-        for row in self.state.rows:
-            if row.name not in self.columns.whole() or row.role == REFERENCE:
-                continue
-            joint = self.joint.per_image(self.columns.oriented(row.name))["joint", ""]
-            for number in range(bins):
-                own = place == number
-                if not own.any():
-                    continue
+        for said, values in rows:
+            for number, own in shares:
                 (interval,) = intervals(
-                    lambda weights, values=joint[own]: (weights @ values / weights.sum(-1))[None],
+                    lambda weights, values=values[own]: (weights @ values / weights.sum(-1))[None],
                     self.columns.groups[own], int(own.sum()), **self.columns.settings,
                 )  # fmt: skip
                 out.append(
                     {
-                        **self._stamp, **row.columns, "metric": "joint", "bin": number,
+                        **said, "metric": "joint", "bin": number,
                         "conflict": float(conflict[own].mean()), "conflict_low": float(conflict[own].min()),
                         "conflict_high": float(conflict[own].max()), "value": interval.value, "low": interval.low,
                         "high": interval.high, "n": interval.n,

@@ -37,7 +37,7 @@ from maxbench.store.runfolder import RunFolder, entered_product, image_file, pic
 from maxbench.store.scores import Scores
 
 METRICS, SAMPLES, DIFFERENCES, CONFLICT = "metrics.csv", "samples.parquet", "differences.csv", "conflict.csv"
-FURTHER_DIFFERENCES = "further_differences.csv"
+FURTHER_DIFFERENCES, CONFLICT_DIFFERENCES = "further_differences.csv", "conflict_differences.csv"
 STATE = "state.npz"
 """Everything that was measured, from which the tables are made; see :mod:`maxbench.evaluation.state`."""
 SUMMARY = "evaluation.json"
@@ -322,6 +322,7 @@ def write_results(folder: RunFolder, tables: Tables, asked: str, run: str | None
     }
     if (curve := tables.conflict_curve()) is not None:
         files[CONFLICT] = named(curve).to_csv(index=False).encode()
+        files[CONFLICT_DIFFERENCES] = named(tables.conflict_differences()).to_csv(index=False).encode()
     written = {name: folder.write(name, content) for name, content in files.items()}
     summary = {
         "asked": asked,

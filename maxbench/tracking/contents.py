@@ -14,7 +14,10 @@ from maxbench.report.pictures import given_map
 from maxbench.report.runs import Results
 from maxbench.store.runfolder import image_file, source_file
 
-TABLES = ("metrics.csv", "differences.csv", "conflict.csv", "tuning.csv", "curves.csv", "sweep.csv")
+TABLES = (
+    "metrics.csv", "differences.csv", "conflict.csv", "conflict_differences.csv", "tuning.csv", "curves.csv",
+    "sweep.csv",
+)  # fmt: skip
 PICTURES = (
     "contact_sheet.png", "curves.png", "conflict.png", "variance_maps.png", "winner_maps.png", "fusion_curves.png",
 )  # fmt: skip

@@ -404,10 +404,29 @@ def test_conflict_is_what_the_other_picture_lacks():
     np.testing.assert_allclose(methods.value, [joint[own].mean() for own in bins], rtol=1e-9)
     np.testing.assert_allclose(methods.conflict, [expected[own].mean() for own in bins], rtol=1e-9)
     assert list(methods.n) == [8, 8, 8] and set(curve.method) == set(METHODS)
-    assert table.conflict_curve(bins=7) is None  # too few for so many
+    assert table.conflict_curve(bins=7) is None and table.conflict_differences(bins=7) is None  # too few for so many
     rows = table.samples().query("metric == 'conflict'")
     np.testing.assert_allclose(rows.value, expected, rtol=1e-9)
     assert made(make_state(8)).columns.conflict() is None  # all conditions are of one picture
+
+
+def test_differences_by_conflict_are_paired_in_the_shares_of_the_curve():
+    state = make_state(24, exchanged=True)
+    table = made(state)
+    curve, differences = table.conflict_curve(bins=3), table.conflict_differences(bins=3)
+    (baseline,) = differences.baseline.unique()
+    assert baseline in METHODS and set(differences.method) == set(METHODS) - {baseline}
+    values = curve.set_index(["method", "bin"]).value
+    for each in differences.itertuples():
+        expected = values[each.method, each.bin] - values[baseline, each.bin]
+        assert each.value == pytest.approx(expected, abs=1e-9) and each.low <= each.value <= each.high
+    one = differences[differences.method == "better"].set_index("bin")
+    own = curve[curve.method == "better"].set_index("bin")
+    assert one[["conflict", "conflict_low", "n"]].equals(own[["conflict", "conflict_low", "n"]])
+    order = np.argsort(table.columns.conflict())[:8]
+    change = (q_by_hand(state, "better").min(0) - q_by_hand(state, baseline).min(0))[order]
+    error = change.std() / np.sqrt(len(change))  # of paired differences, and not of two means
+    assert one.loc[0, "high"] - one.loc[0, "low"] == pytest.approx(2 * 1.96 * error, rel=0.35)
 
 
 def test_rows_of_several_pictures_have_q_and_no_joint_score():
