@@ -37,7 +37,7 @@ from maxbench.configuration.objects import make_method
 from maxbench.data.coco import Instance, Picture
 from maxbench.data.pairing import CrossImage, ObjectOnScene, Sample, Styled
 from maxbench.experiments.method import NONE, SINGLE, Method
-from maxbench.experiments.tuning import candidates
+from maxbench.experiments.search import stand_ins
 from maxbench.generation.inputs import CONTROL, EVALUATION
 from maxbench.models.pipeline import Sampler
 from maxbench.report.tables import markdown_table
@@ -171,7 +171,7 @@ def ask(experiment: str, settings: Settings, overrides: Sequence[str] = ()) -> A
     units = [method for method in methods if method.role == NONE or (method.role == SINGLE and method.is_unit)]
     asked: dict[str, Work] = {}
     for method in methods:
-        options = [option.method for option in candidates(method)] if method.tune else []
+        options = [option.method for option in stand_ins(method, [])] if method.tune else []
         work = count.method(_on_its_own(options[0], experiment) if options else method, images, plan.samples)
         for option in (*options, *(units if options else ())):
             work.add(count.method(option, training, trained.samples))

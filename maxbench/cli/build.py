@@ -18,8 +18,8 @@ from maxbench.configuration.schema import baselines_of, check
 from maxbench.data.pairing import ImageSet, Plan, Sample
 from maxbench.errors import UserError
 from maxbench.experiments.method import NONE, Experiment, Method
-from maxbench.experiments.search import require_optuna
-from maxbench.experiments.tuning import axes, candidate, candidates
+from maxbench.experiments.search import require_optuna, stand_ins
+from maxbench.experiments.tuning import axes, candidate
 from maxbench.fusion.base import TwoBranches
 from maxbench.generation.strength import Calibration
 from maxbench.generation.trace import Tracing
@@ -175,7 +175,7 @@ def _check_rules(methods: Sequence[Method], suite: FolderSuite) -> None:
         if method.tune and method.role == NONE:
             raise UserError(f"methods.{method.name} has no control, so there is nothing to tune; leave out its tune.")
         _check_blocks(method, suite)
-        candidates(method)  # a rule may refuse a value
+        stand_ins(method, [])  # a rule may refuse a value
         if method.trials is not None:
             require_optuna()
             for end in (0, 1):

@@ -14,7 +14,7 @@ from maxbench.cli.tuning import FOLDER, at_first_settings, nothing_to_tune_for, 
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
 from maxbench.experiments.search import stand_ins
-from maxbench.experiments.tuning import Choice, axes, candidate, candidates, chosen
+from maxbench.experiments.tuning import Choice, axes, candidate, chosen
 from maxbench.generation.plan import Need, Planning, bytes_each, disk, reference_digests
 from maxbench.generation.runner import cost_units
 from maxbench.progress import Work, say
@@ -199,12 +199,12 @@ def look_ahead(job: Run, folder: RunFolder, seen: set[tuple[str, str]] | None = 
 
 
 def _with_trials(training: Run, job: Run, folder: RunFolder) -> Run:
-    """The training with all that searches will try, as far as that is known; the rest counts as to be made."""
+    """The training with all that will be tried, as far as that is known; the rest counts as to be made."""
     tried, own = tried_before(folder.path), training.experiment
     more = [
         each.method
         for method in job.experiment.methods
-        if method.trials is not None
+        if method.then or method.trials is not None
         for each in stand_ins(method, tried.get(method.name, []))
     ]
     kept = [each for each in own.methods if each.name not in {other.name for other in more}]
@@ -224,13 +224,12 @@ def chosen_before(job: Run, folder: RunFolder) -> Run:
 
 
 def _at(method: Method, settings: Mapping[str, float] | None) -> Method:
-    if method.trials is not None:
-        same = (
-            [candidate(method, settings, 0)] if settings is not None and settings.keys() == axes(method).keys() else []
-        )
-    else:
-        same = [each for each in candidates(method) if settings is not None and dict(each.said) == dict(settings)]
-    return chosen(method, Choice(same, [0.0])) if same else method
+    known = axes(method)
+    if settings is None or settings.keys() != known.keys():
+        return method
+    if method.trials is None and any(value not in known[name] for name, value in settings.items()):
+        return method  # of other lists
+    return chosen(method, Choice([candidate(method, settings, 0)], [0.0]))
 
 
 def _existing(path: Path) -> Path:

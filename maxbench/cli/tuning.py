@@ -6,7 +6,7 @@ The training pictures, scores and tables stay in the run's folder, under `tuning
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from maxbench.cli.build import Run
 from maxbench.data.pairing import ImageSet, Sample
 from maxbench.evaluation.aggregate import Tables
 from maxbench.experiments.method import NONE, SINGLE, Experiment, Method
-from maxbench.experiments.search import Tried, propose
-from maxbench.experiments.tuning import Candidate, Choice, axes, candidate, candidates, chosen
+from maxbench.experiments.search import propose
+from maxbench.experiments.tuning import Choice, Tried, axes, candidate, candidates, chosen, tried_candidates
 from maxbench.generation.executors.base import Executor
 from maxbench.generation.inputs import source_key
 from maxbench.progress import Outlook, Progress, say
@@ -27,7 +27,7 @@ from maxbench.store.runfolder import RunFolder
 
 FOLDER, FILE = "tuning", "tuning.csv"
 TRIALS = f"{FOLDER}/trials.json"
-"""Settings that a search has tried, with the joint score of each, sealed."""
+"""Settings that were tried one after the other, with the joint score of each, sealed."""
 
 
 def tuned(job: Run, folder: RunFolder, executor: Executor, outlook: Outlook | None = None) -> Run:
@@ -37,20 +37,27 @@ def tuned(job: Run, folder: RunFolder, executor: Executor, outlook: Outlook | No
         return job
     if why := nothing_to_tune_for(job):
         return _untuned(job, why)
-    options = {method.name: candidates(method) for method in asked}
     training = training_of(job)
     count = len(training.experiment.samples)
-    say(f"tuning {', '.join(options)} on {count} training scenes, {len(training.experiment.methods)} methods in all")
-    place = RunFolder.open(folder.path, FOLDER, list(options), folder.store)
+    names = [method.name for method in asked]
+    say(f"tuning {', '.join(names)} on {count} training scenes, {len(training.experiment.methods)} methods at first")
+    place = RunFolder.open(folder.path, FOLDER, names, folder.store)
     tables = _measure(training, place, executor, outlook)
     if tables.joint is None or not tables.joint.conditions:
         return _untuned(job, f"on the training scenes there is no joint score ({tables.joint_note})")
     joint = _joint(tables)
-    tried = {name: [Tried(each.said, joint[each.method.name]) for each in own] for name, own in options.items()}
+    tried = {each.name: [Tried(own.said, joint[own.method.name]) for own in candidates(each)] for each in asked}
+    while further := {each.name: more for each in asked if (more := candidates(each, tried[each.name]))}:
+        methods = [each.method for own in further.values() for each in own]
+        say(f"tuning {', '.join(further)} further, at the best of these settings: {len(methods)} methods")
+        joint = _joint(_measure(_training(job, methods), place, executor, None))
+        for name, own in further.items():
+            tried[name] += [Tried(each.said, joint[each.method.name]) for each in own]
+        _keep(folder, asked, tried)
     searched = [method for method in asked if method.trials is not None]
     if searched:
-        _search(job, searched, tried, folder, place, executor)
-    choices = {method.name: _choice(method, options[method.name], tried[method.name]) for method in asked}
+        _search(job, asked, tried, folder, place, executor)
+    choices = {each.name: _choice(each, tried[each.name]) for each in asked}
     folder.write(FILE, _table(choices, count))
     methods = tuple(chosen(each, choices[each.name]) if each.tune else each for each in job.experiment.methods)
     for name, choice in choices.items():
@@ -59,11 +66,9 @@ def tuned(job: Run, folder: RunFolder, executor: Executor, outlook: Outlook | No
     return replace(job, experiment=replace(job.experiment, methods=methods), notes=(*job.notes, *_seen(job)))
 
 
-def _choice(method: Method, options: Sequence[Candidate], tried: Sequence[Tried]) -> Choice:
+def _choice(method: Method, tried: Sequence[Tried]) -> Choice:
     """Among everything that was tried for a method."""
-    if method.trials is not None:
-        options = [candidate(method, each.said, number) for number, each in enumerate(tried)]
-    return Choice(options, [each.joint for each in tried])
+    return Choice(tried_candidates(method, tried), [each.joint for each in tried])
 
 
 def _search(
@@ -74,12 +79,14 @@ def _search(
     place: RunFolder,
     executor: Executor,
 ) -> None:
-    """Try one setting after the other, of all methods at once, until each has had its trials; `tried` grows.
+    """Try one setting after the other, of all searched methods at once, until each has had its trials; `tried` grows.
 
     Every trial is written down when it is done. What an earlier invocation has tried is not tried again.
     """
-    for name, known in tried_before(folder.path).items():
-        if name in tried and known[:1] == tried[name][:1]:
+    before, asked = tried_before(folder.path), methods
+    methods = [method for method in asked if method.trials is not None]
+    for name in (method.name for method in methods):
+        if (known := before.get(name, []))[:1] == tried[name][:1]:
             tried[name] = list(known)
     total = sum(method.trials for method in methods)
     done = sum(min(len(tried[method.name]), method.trials) for method in methods)
@@ -96,12 +103,14 @@ def _search(
             for name, each in proposed.items():
                 tried[name].append(Tried(each.said, joint[each.method.name]))
                 say(_told(name, tried[name]))
-            folder.write(TRIALS, seal({method.name: _plain(tried[method.name]) for method in methods}))
+            _keep(folder, asked, tried)
             progress.add(len(left))
 
 
-def _plain(tried: Sequence[Tried]) -> list:
-    return [[dict(each.said), each.joint] for each in tried]
+def _keep(folder: RunFolder, methods: Sequence[Method], tried: Mapping[str, Sequence[Tried]]) -> None:
+    """Write down what was tried of methods whose settings follow from what earlier ones were worth."""
+    after = [method.name for method in methods if method.then or method.trials is not None]
+    folder.write(TRIALS, seal({name: [[dict(each.said), each.joint] for each in tried[name]] for name in after}))
 
 
 def _told(name: str, tried: Sequence[Tried]) -> str:
@@ -111,7 +120,7 @@ def _told(name: str, tried: Sequence[Tried]) -> str:
 
 
 def tried_before(run: Path) -> dict[str, list[Tried]]:
-    """What searches of a run have tried, by method; nothing where that is lost or damaged: it is tried again then."""
+    """What a run has tried step by step, by method; nothing where that is lost or damaged: it is tried again then."""
     said = read_sealed(run / TRIALS)
     try:
         return {name: [Tried(settings, float(joint)) for settings, joint in own] for name, own in said.items()}
@@ -170,7 +179,7 @@ def at_first_settings(job: Run) -> Run:
 
 
 def training_of(job: Run) -> Run:
-    """The same run on the calibration's scenes, of the tuned methods' candidates and what q is made of."""
+    """The same run on the calibration's scenes, of the tuned methods' first candidates and what q is made of."""
     methods = [each.method for method in job.experiment.methods if method.tune for each in candidates(method)]
     return _training(job, methods)
 

@@ -236,6 +236,7 @@ class Method(Settings):
     match: Annotated[Text | None, must("the name of another method, or null")] = None
     vary: dict[str, listed(Finite, "a list of numbers, as in {rule.delta: [0, 0.7]}")] = {}
     tune: dict[str, listed(Finite, "a list of numbers, as in {branch_scale: [0.7, 1]}")] = {}
+    then: dict[str, listed(Finite, "a list of numbers, as in {rule.delta: [0.5, 0.7]}")] = {}
     trials: Annotated[whole(2, 10_000) | None, must("a whole number from 2 to 10000, or null")] = None
 
     @model_validator(mode="after")
@@ -258,23 +259,31 @@ class Method(Settings):
         """What is chosen on training scenes are numbers of the method, with values that they can take."""
         if self.tune and (self.vary or self.match):
             raise UserError("tune goes neither with vary nor with match; make two methods of it.")
-        if self.trials is not None and not self.tune:
-            raise UserError("trials is how many settings of tune are tried, and there is no tune; give it ranges.")
-        for number, values in self.tune.items():
-            owner, _, name = number.rpartition(".")
-            if number not in TUNING and (owner != "rule" or not name):
-                raise UserError(f"tune has '{number}', which cannot be tuned; {nearest(number, TUNABLE)}")
-            if not values or len(set(values)) < len(values):
-                raise UserError(f"tune.{number} is {values}; give it values, none of them twice.")
-            if self.trials is not None and (len(values) != 2 or values[0] >= values[1]):
-                raise UserError(f"tune.{number} is {values}; with trials it is the lowest and the highest value.")
-            share = number in ("control_start", "control_end")
-            for value in values if owner == "" else ():
-                if value < 0 or (share and value > 1):
-                    raise UserError(
-                        f"tune.{number} has {value:g}; it must be {'from 0 to 1' if share else '0 or more'}."
-                    )
+        for key in ("trials", "then"):
+            if getattr(self, key) and not self.tune:
+                raise UserError(f"{key} is for what tune tries, and there is no tune; give it values.")
+        if self.trials is not None and self.then:
+            raise UserError("then goes not with trials, which search all of tune at once; put its ranges into tune.")
+        if twice := sorted(self.tune.keys() & self.then.keys()):
+            raise UserError(f"tune and then both have '{twice[0]}'; name it in one of them.")
+        for key, asked in (("tune", self.tune), ("then", self.then)):
+            for number, values in asked.items():
+                self._choose(key, number, values)
         return self
+
+    def _choose(self, key: str, number: str, values: Sequence[float]) -> None:
+        """Refuse what cannot be tuned, and values that it cannot take."""
+        owner, _, name = number.rpartition(".")
+        if number not in TUNING and (owner != "rule" or not name):
+            raise UserError(f"{key} has '{number}', which cannot be tuned; {nearest(number, TUNABLE)}")
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"{key}.{number} is {values}; give it values, none of them twice.")
+        if self.trials is not None and (len(values) != 2 or values[0] >= values[1]):
+            raise UserError(f"{key}.{number} is {values}; with trials it is the lowest and the highest value.")
+        share = number in ("control_start", "control_end")
+        for value in values if owner == "" else ():
+            if value < 0 or (share and value > 1):
+                raise UserError(f"{key}.{number} has {value:g}; it must be {'from 0 to 1' if share else '0 or more'}.")
 
     def _take(self, number: str, value: float) -> None:
         try:

@@ -39,7 +39,8 @@ class Method(Fusion):
     vary: one number of the method and the values that it takes, {"scale": [1, 2]} or {"rule.delta": [0, 0.7]}: one
         method for each value.
     tune: settings to choose from on training scenes, {"branch_scale": [0.7, 1]}; see
-        :mod:`maxbench.experiments.tuning`. tuned: those that were chosen; None before that.
+        :mod:`maxbench.experiments.tuning`. then: further ones, chosen at the best of those. tuned: what was chosen;
+        None before that.
     trials: how many settings are tried within ranges, {"rule.delta": [-1, 1]}, by what earlier ones were worth; None
         for every combination of lists. See :mod:`maxbench.experiments.search`.
     entry: the name that the method has in the configuration. series: the name of what varies, without its setting.
@@ -52,6 +53,7 @@ class Method(Fusion):
     match: str | None = None
     vary: Mapping[str, Sequence[float]] = field(default_factory=dict)
     tune: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    then: Mapping[str, Sequence[float]] = field(default_factory=dict)
     trials: int | None = None
     tuned: Mapping[str, float] | None = None
     entry: str = ""
@@ -73,7 +75,7 @@ class Method(Fusion):
         None where nothing is fused, where the rule has no such number, and where one is still to be chosen.
         """
         delta = getattr(self.rule, "delta", None)
-        is_chosen = self.tuned is not None or "rule.delta" not in self.tune
+        is_chosen = self.tuned is not None or "rule.delta" not in (*self.tune, *self.then)
         return float(delta) if self.role == FUSION and _is_number(delta) and is_chosen else None
 
     @property

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from math import exp, log
-from typing import NamedTuple
 
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
-from maxbench.experiments.tuning import Candidate, axes, candidate
+from maxbench.experiments.tuning import Candidate, Tried, axes, candidate, candidates, tried_candidates
 from maxbench.seeds import derive
 
 TRIALS = 30
@@ -24,13 +23,6 @@ DIGITS = 4
 """Of a proposed number that count: more would only make it unreadable."""
 STRENGTHS = ("scale", "branch_scale")
 """What is searched in proportion and not in steps, where the range begins above 0."""
-
-
-class Tried(NamedTuple):
-    """A setting and the joint score that it had on the training scenes."""
-
-    said: Mapping[str, float]
-    joint: float
 
 
 def require_optuna() -> None:
@@ -68,10 +60,14 @@ def is_proportional(name: str, low: float) -> bool:
 
 
 def stand_ins(method: Method, tried: Sequence[Tried]) -> list[Candidate]:
-    """As many candidates as a search will try: what was tried, and other settings in the place of what is not known."""
-    known = [candidate(method, each.said, number) for number, each in enumerate(tried)]
-    rest = range(len(known), method.trials)
-    return known + [
+    """As many candidates as will be tried: what was tried, and other settings in the place of what is not known."""
+    if method.trials is None:
+        known = list(tried)
+        while more := candidates(method, known):
+            known += [Tried(each.said, -1.0) for each in more]
+        return tried_candidates(method, known)
+    rest = range(len(tried), method.trials)
+    return tried_candidates(method, tried) + [
         candidate(method, _between(axes(method), (number + 0.5) / method.trials), number) for number in rest
     ]
 

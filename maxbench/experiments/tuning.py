@@ -1,8 +1,9 @@
 """Methods with freedom of choice: the settings that a tuned method is chosen from, and how it is chosen.
 
 A rule with a parameter, a sum with weights and a single control with a scale are offered the same: a small grid, and
-training scenes on which no result is measured. What is chosen maximises the joint score per image. In the place of a
-grid a method can have ranges and a number of trials, see :mod:`maxbench.experiments.search`.
+training scenes on which no result is measured. What is chosen maximises the joint score per image. A method can choose
+once more after that, at the best of its grid: as a rule first its strength, of which most depends, and then what is its
+own. In the place of a grid a method can have ranges and a number of trials, see :mod:`maxbench.experiments.search`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
@@ -20,6 +21,13 @@ FACTOR = "scale"
 
 BY_BRANCH = ("branch_scale", "control_start", "control_end")
 """What every branch chooses for itself."""
+
+
+class Tried(NamedTuple):
+    """A setting and the joint score that it had on the training scenes."""
+
+    said: Mapping[str, float]
+    joint: float
 
 
 @dataclass(frozen=True)
@@ -39,38 +47,61 @@ class Choice:
 
     @property
     def best(self) -> Candidate:
-        """The first of the best: grids begin with what changes least, so that a tie changes nothing."""
+        """The first of the best, see :func:`best_of`."""
         return self.candidates[max(range(len(self.joint)), key=lambda place: (self.joint[place], -place))]
 
 
-def candidates(method: Method) -> list[Candidate]:
-    """Every combination of what a method's `tune` names, in the order of its lists.
+def candidates(method: Method, tried: Sequence[Tried] = ()) -> list[Candidate]:
+    """The settings that a method is to be run with next, after those that were tried; none when it has its choice.
 
-    `tune` maps "scale" (factors of the method's own), "branch_scale", "control_start" and "control_end" (for each
-    branch by itself) and "rule.<parameter>" to lists of values. Of a method whose settings are searched for, the first
-    that is tried alone: its own.
+    First every combination of what `tune` names, in the order of its lists, with the first values of `then`; then, at
+    the best of these, every combination of what `then` names that is not known yet. Both map "scale" (factors of the
+    method's own), "branch_scale", "control_start" and "control_end" (for each branch by itself) and "rule.<parameter>"
+    to lists of values. Of a method whose settings are searched for, the first that is tried: its own.
     """
     if method.trials is not None:
-        return [candidate(method, own_setting(method), 0)]
-    ranges = axes(method)
-    return [
-        candidate(method, dict(zip(ranges, values, strict=True)), number)
-        for number, values in enumerate(product(*ranges.values()))
-    ]
+        return [] if tried else [candidate(method, own_setting(method), 0)]
+    best, done = {name: values[0] for name, values in axes(method).items()}, 0
+    for asked in (method.tune, method.then):
+        ranges = _by_branch(asked, method.branches)
+        settings = [{**best, **dict(zip(ranges, values, strict=True))} for values in product(*ranges.values())]
+        known = [dict(each.said) for each in tried[:done]]
+        fresh = [each for each in settings if each not in known]
+        if len(tried) < done + len(fresh):
+            return [candidate(method, said, done + number) for number, said in enumerate(fresh)]
+        done += len(fresh)
+        best = dict(best_of(tried[:done]).said)
+    return []
+
+
+def best_of(tried: Sequence[Tried]) -> Tried:
+    """The first of the best: grids begin with what changes least, so that a tie changes nothing."""
+    return max(tried, key=lambda each: each.joint)
 
 
 def axes(method: Method) -> dict[str, Sequence[float]]:
     """What can be set in a tuned method, a number for each name -> its values, or the ends of its range."""
+    return _by_branch({**method.tune, **method.then}, method.branches)
+
+
+def _by_branch(asked: Mapping[str, Sequence[float]], branches: Sequence[str]) -> dict[str, Sequence[float]]:
     found: dict[str, Sequence[float]] = {}
-    for key, values in method.tune.items():
-        names = [f"{key}.{branch}" for branch in method.branches] if key in BY_BRANCH else [key]
+    for key, values in asked.items():
+        names = [f"{key}.{branch}" for branch in branches] if key in BY_BRANCH else [key]
         found |= dict.fromkeys(names, values)
     return found
 
 
+def tried_candidates(method: Method, tried: Sequence[Tried]) -> list[Candidate]:
+    """What was tried of a method, under the names of its pictures."""
+    return [candidate(method, each.said, number) for number, each in enumerate(tried)]
+
+
 def candidate(method: Method, said: Mapping[str, float], number: int) -> Candidate:
     """A tuned method at one setting; number: of its pictures' folder."""
-    return Candidate(replace(_with(method, said), name=f"{method.name}/{number}", tune={}, trials=None), dict(said))
+    return Candidate(
+        replace(_with(method, said), name=f"{method.name}/{number}", tune={}, then={}, trials=None), dict(said)
+    )
 
 
 def own_setting(method: Method) -> dict[str, float]:
@@ -111,4 +142,5 @@ def _with(method: Method, said: Mapping[str, float]) -> Method:
 
 def chosen(method: Method, choice: Choice) -> Method:
     """The method at the best of its candidates, under its own name."""
-    return replace(choice.best.method, name=method.name, tune=method.tune, tuned=dict(choice.best.said))
+    said = dict(choice.best.said)
+    return replace(choice.best.method, name=method.name, tune=method.tune, then=method.then, tuned=said)

@@ -171,32 +171,32 @@ def test_methods_that_are_matched_are_measured_first(small_run, tmp_path):
 # --- tuned methods ------------------------------------------------------------------------------------------------
 
 TUNED = ["+fusion@methods.tuned=tuned_sum", "calibration.samples=3", "calibration.data.count=12"]
-GRID = "methods.tuned.tune={branch_scale: [1, 0.5]}"
+GRID = ["methods.tuned.tune={scale: [1, 0.5]}", "methods.tuned.then={branch_scale: [1, 0.5]}"]
 
 
 def test_training_is_counted_and_the_settings_are_open_until_it_is_done(small_run, tmp_path):
-    plan = plan_of(small_run, tmp_path, *TUNED, GRID)
+    plan = plan_of(small_run, tmp_path, *TUNED, *GRID)
     assert plan.is_open and any("chosen in training" in each for each in plan.sentences)
     training = [need for need in plan.stages["hed_depth-tuning"] if need.kind == "image"]
-    # of the four candidates (1, 1) alone is no other method here: `none` and two singles beside them
-    assert sum(need.missing for need in training) == 3 * (3 + 4)
+    # two strengths, then three further settings, none of them another method here; `none` and two singles beside them
+    assert sum(need.missing for need in training) == 3 * (3 + 5)
     rows = [line for line in plan.table().splitlines() if line.startswith("tuning: images of tuned,")]
-    assert len(rows) == 1 and "4 settings" in rows[0] and " 12 " in rows[0]
+    assert len(rows) == 1 and "5 settings" in rows[0] and " 15 " in rows[0]
     own = [need for need in plan.stages["hed_depth"] if need.what == "tuned"]
     assert [need.missing for need in own] == [6]
-    assert plan.work["hed_depth-tuning"].images == 21 and plan.work["hed_depth"].images == 54
+    assert plan.work["hed_depth-tuning"].images == 24 and plan.work["hed_depth"].images == 54
 
 
 def test_what_an_earlier_invocation_chose_is_known(small_run, tmp_path):
     left = [f"~methods.{name}" for name in ("maxfusion", "maxfusion_published", "outputs_only", "average")]
-    few = [*(each for each in small_run if not each.startswith("samples=")), *left, "samples=2", *TUNED, GRID]
+    few = [*(each for each in small_run if not each.startswith("samples=")), *left, "samples=2", *TUNED, *GRID]
     assert main(["run", *few, f"output_dir={tmp_path}"]) == 0
     plan = plan_of(few, tmp_path)
     assert not plan.is_open and sum(need.missing for need in plan.needs) == 0
 
 
 def test_where_nothing_can_be_tuned_for_the_first_setting_is_known(small_run, tmp_path):
-    plan = plan_of(small_run, tmp_path, *TUNED, GRID, "~methods.none")
+    plan = plan_of(small_run, tmp_path, *TUNED, *GRID, "~methods.none")
     assert list(plan.stages) == ["hed_depth"] and not plan.is_open
     by_method = {need.what: need.missing for need in plan.needs if need.kind == "image"}
     assert by_method["tuned"] == 0 or by_method["sum"] == 0 or by_method["tuned"] == by_method["sum"] == 6

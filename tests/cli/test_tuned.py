@@ -19,25 +19,30 @@ MISTAKES = [
     (["+{0}.scael=[1]"], "tune has 'scael', which cannot be tuned; did you mean 'scale'?"),
     (["+{0}.fusion_end=[1]"], "tune has 'fusion_end', which cannot be tuned"),
     (["+{0}.rule=[1]"], "tune has 'rule', which cannot be tuned"),
-    (["+{0}.scale=[1,0.5,1]"], "tune.scale is [1.0, 0.5, 1.0]; give it values, none of them twice."),
-    (["+{0}.scale=[]"], "tune.scale is []; give it values"),
-    (["+{0}.scale=[-1]"], "tune.scale has -1; it must be 0 or more."),
+    (["{0}.scale=[1,0.5,1]"], "tune.scale is [1.0, 0.5, 1.0]; give it values, none of them twice."),
+    (["{0}.scale=[]"], "tune.scale is []; give it values"),
+    (["{0}.scale=[-1]"], "tune.scale has -1; it must be 0 or more."),
     (["+{0}.control_end=[1.5]"], "tune.control_end has 1.5; it must be from 0 to 1."),
     (["+{0}.control_start=[-0.5]"], "tune.control_start has -0.5; it must be from 0 to 1."),
     (["+methods.tuned_sum.vary={{scale:[1,2]}}"], "tune goes neither with vary nor with match"),
     (["+methods.tuned_sum.match=sum"], "tune goes neither with vary nor with match"),
-    (["+{0}.scale=[many]"], "many"),
-    (["+{0}.scale=1"], "must be"),
+    (["{0}.scale=[many]"], "many"),
+    (["{0}.scale=1"], "must be"),
     (
-        ["+methods.tuned_sum.trials=4"],
-        "tune.branch_scale is [1.0, 0.7, 1.4]; with trials it is the lowest and the highest",
+        ["~methods.tuned_sum.then", "+methods.tuned_sum.trials=4"],
+        "tune.scale is [1.0, 0.7, 1.4, 2.0, 2.8, 4.0]; with trials it is the lowest and the highest",
     ),
     (
-        ["methods.tuned_sum.tune={{branch_scale:[2,1]}}", "+methods.tuned_sum.trials=4"],
+        ["~methods.tuned_sum.then", "{0}={{scale:[2,1]}}", "+methods.tuned_sum.trials=4"],
         "the lowest and the highest value",
     ),
-    (["methods.tuned_sum.tune={{branch_scale:[1,2]}}", "+methods.tuned_sum.trials=1"], "a whole number from 2 to"),
-    (["~methods.tuned_sum.tune", "+methods.tuned_sum.trials=4"], "there is no tune; give it ranges"),
+    (["{0}={{scale:[1,2]}}", "+methods.tuned_sum.trials=1"], "a whole number from 2 to"),
+    (["{0}={{scale:[1,2]}}", "+methods.tuned_sum.trials=4"], "then goes not with trials"),
+    (["~{0}", "~methods.tuned_sum.then", "+methods.tuned_sum.trials=4"], "there is no tune; give it values"),
+    (["~{0}"], "then is for what tune tries, and there is no tune; give it values"),
+    (["+methods.tuned_sum.then.scale=[1,2]"], "tune and then both have 'scale'; name it in one of them"),
+    (["+methods.tuned_sum.then.scael=[1]"], "then has 'scael', which cannot be tuned"),
+    (["methods.tuned_sum.then.branch_scale=[-1]"], "then.branch_scale has -1; it must be 0 or more"),
 ]
 
 
@@ -71,7 +76,8 @@ def arguments(data_dir):
     return [
         "experiment=hed_depth", *(f"~methods.{name}" for name in left), f"data_dir={data_dir}", "data.count=24",
         "samples=3", "pairing.reference=8", "calibration.samples=8", "calibration.data.count=12", "sampler.steps=4",
-        "metrics.resamples=100", "runtime.batch_size=8", "runtime.device=cpu", f"{TUNE}={{branch_scale:[1,0.25]}}",
+        "metrics.resamples=100", "runtime.batch_size=8", "runtime.device=cpu", f"{TUNE}={{scale:[0.5,1]}}",
+        "methods.tuned_sum.then={branch_scale:[1,0.25]}",
     ]  # fmt: skip
 
 
@@ -84,22 +90,23 @@ def tuned_run(arguments, tmp_path_factory):
 
 def test_the_best_candidate_is_chosen_and_all_are_kept(tuned_run):
     table = pd.read_csv(tuned_run / "tuning.csv")
-    assert list(table.candidate) == [0, 1, 2, 3] and set(table.method) == {"tuned_sum"} and set(table.n) == {8}
-    assert list(zip(table["branch_scale.hed"], table["branch_scale.depth"], strict=True)) == [
-        (1, 1), (1, 0.25), (0.25, 1), (0.25, 0.25)
+    assert list(table.candidate) == [0, 1, 2, 3, 4] and set(table.method) == {"tuned_sum"} and set(table.n) == {8}
+    strongest = table.scale[:2][table.joint[:2].idxmax()]
+    assert list(zip(table.scale, table["branch_scale.hed"], table["branch_scale.depth"], strict=True)) == [
+        (0.5, 1, 1), (1, 1, 1), (strongest, 1, 0.25), (strongest, 0.25, 1), (strongest, 0.25, 0.25)
     ]  # fmt: skip
     assert table.chosen.sum() == 1 and table.joint[table.chosen].item() == table.joint.max()
     assert table.joint.nunique() > 1
-    for number in range(4):
+    for number in range(5):
         assert len(list((tuned_run / "tuning" / "images" / "tuned_sum" / str(number)).glob("*.png"))) == 8
     (method,) = [
         each for each in json.loads((tuned_run / "manifest.json").read_text())["methods"] if "tuned" in each
     ]  # fmt: skip
     best = table[table.chosen].iloc[0]
     assert method["name"] == "tuned_sum"
-    assert method["tuned"] == {name: best[name] for name in ("branch_scale.hed", "branch_scale.depth")}
+    assert method["tuned"] == {name: best[name] for name in ("scale", "branch_scale.hed", "branch_scale.depth")}
     said = "Chosen for the joint score of 8 training scenes, in brackets of how many settings (tuning.csv): "
-    assert f"{said}tuned_sum (of 4) branch_scale" in read_tables(tuned_run).markdown
+    assert f"{said}tuned_sum (of 5) scale" in read_tables(tuned_run).markdown
 
 
 def test_what_is_tuned_on_is_not_what_is_measured_on(tuned_run):
@@ -124,8 +131,10 @@ def test_a_second_run_finds_everything(tuned_run, arguments, capsys):
 def test_a_plain_method_with_the_chosen_settings_makes_the_same_pictures(tuned_run, arguments, tmp_path):
     best = pd.read_csv(tuned_run / "tuning.csv").query("chosen").iloc[0]
     scales = f"{{hed:{best['branch_scale.hed']:g},depth:{best['branch_scale.depth']:g}}}"
-    plain_settings = [each for each in arguments if not each.startswith(TUNE)]
-    more = [f"~{TUNE}", f"+methods.tuned_sum.branch_scale={scales}", f"output_dir={tmp_path}"]
+    plain_settings = [each for each in arguments if not each.startswith("methods.tuned_sum.")]
+    scale = f"methods.tuned_sum.scale={2 * best.scale:g}"  # factors of the suite's
+    more = [f"~{TUNE}", "~methods.tuned_sum.then", scale, f"+methods.tuned_sum.branch_scale={scales}"]
+    more += [f"output_dir={tmp_path}"]
     assert main(["run", *plain_settings, *more]) == 0
     folder = only_run(tmp_path)
     own, theirs = (digests(each / "images" / "tuned_sum") for each in (folder, tuned_run))
@@ -156,7 +165,7 @@ def test_without_what_the_joint_score_is_made_of_the_first_setting_stays(argumen
     note = "Not tuned, but at their first setting: tuned_sum; that needs `none` and a `single` of every condition"
     assert note in capsys.readouterr().err
     folder = only_run(tmp_path)
-    assert untuned(folder) == {"branch_scale.hed": 1, "branch_scale.depth": 1}
+    assert untuned(folder) == {"scale": 0.5, "branch_scale.hed": 1, "branch_scale.depth": 1}
     assert not (folder / "tuning").exists() and note in (folder / "table.md").read_text()
 
 
@@ -169,13 +178,13 @@ def test_where_no_control_gains_the_first_setting_stays(small_run, tmp_path, cap
         "calibration.samples=3",
         "calibration.seed=1",
         "calibration.data.count=12",
-        f"{TUNE}={{branch_scale:[0.5,1]}}",
+        f"{TUNE}={{scale:[0.5,1]}}",
     ]
     assert main(["run", *settings, *left, *more, f"output_dir={tmp_path}"]) == 0
     note = "Not tuned, but at their first setting: tuned_sum; on the training scenes there is no joint score ("
     assert note in capsys.readouterr().err
     folder = only_run(tmp_path)
-    assert untuned(folder) == {"branch_scale.hed": 0.5, "branch_scale.depth": 0.5}
+    assert untuned(folder) == {"scale": 0.5, "branch_scale.hed": 1, "branch_scale.depth": 1}
     assert note in (folder / "table.md").read_text()
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
-from maxbench.experiments.search import Tried, propose, require_optuna, stand_ins
-from maxbench.experiments.tuning import axes, candidates, own_setting
+from maxbench.experiments.search import propose, require_optuna, stand_ins
+from maxbench.experiments.tuning import Tried, axes, candidates, own_setting
 from maxbench.fusion import MaxFusion, Sum
 
 RANGES = {"rule.delta": (-1.0, 1.0), "scale": (0.25, 4.0)}
@@ -74,6 +74,15 @@ def test_stand_ins_are_as_many_as_will_be_tried_and_all_different():
     assert len({str(each.said) for each in options}) == 5 and len({each.method.name for each in options}) == 5
     for each in options:
         assert all(low <= each.said[name] <= high for name, (low, high) in axes(found).items())
+
+
+def test_stand_ins_of_what_comes_then_are_as_many_as_will_be_tried():
+    (found,) = Method(rule=Sum(), tune={"scale": [1.0, 2.0]}, then={"branch_scale": [1.0, 0.5]}).expand("m", ["a", "b"])
+    open_ = stand_ins(found, [])
+    assert [each.method.name for each in open_] == [f"m/{number}" for number in range(5)]
+    tried = [Tried(open_[0].said, 0.1), Tried(open_[1].said, 0.2)]
+    assert {each.said["scale"] for each in stand_ins(found, tried)[2:]} == {2.0}  # what is known counts
+    assert len({str(each.said) for each in stand_ins(found, tried)}) == 5
 
 
 def test_without_optuna_it_is_one_sentence(monkeypatch):

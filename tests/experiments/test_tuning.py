@@ -4,7 +4,7 @@ import pytest
 
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
-from maxbench.experiments.tuning import Candidate, Choice, candidates, chosen
+from maxbench.experiments.tuning import Candidate, Choice, Tried, axes, best_of, candidates, chosen
 from maxbench.fusion import MaxFusion, Sum
 
 
@@ -23,6 +23,30 @@ def test_every_combination_in_the_order_of_the_lists():
     last = found[-1].method
     assert last.branch_scale == {"hed": 0.5, "depth": 0.5} and last.rule == MaxFusion(delta=0.2)
     assert all(not each.method.tune for each in found)
+
+
+def test_what_comes_then_is_tried_at_the_best_of_what_came_first():
+    asked = method({"scale": [1.0, 0.5, 2.0]}, MaxFusion(), then={"rule.delta": [0.7, 0.2], "control_end": [1.0]})
+    rest = {"rule.delta": 0.7, "control_end.hed": 1.0, "control_end.depth": 1.0}
+    first = candidates(asked)
+    assert [each.said for each in first] == [{"scale": scale, **rest} for scale in (1.0, 0.5, 2.0)]
+    tried = [Tried(each.said, joint) for each, joint in zip(first, (0.1, 0.6, 0.6), strict=True)]
+    assert candidates(asked, tried[:2]) == first  # all of a stage, or it is not done
+    (further,) = candidates(asked, tried)  # what is known is not tried again
+    assert further.said == {**rest, "scale": 0.5, "rule.delta": 0.2} and further.method.name == "mine/3"
+    assert further.method.scale == 0.5 and further.method.rule == MaxFusion(delta=0.2) and not further.method.then
+    assert candidates(asked, [*tried, Tried(further.said, 0.9)]) == []
+    assert candidates(method({"scale": [1.0, 2.0]}), tried[:2]) == []  # nothing comes then
+    assert list(axes(asked)) == ["scale", *rest]
+
+
+def test_every_branch_chooses_then_for_itself():
+    asked = method({"scale": [1.0]}, then={"branch_scale": [1.0, 2.0]})
+    further = candidates(asked, [Tried(candidates(asked)[0].said, 0.5)])
+    assert [(each.said["branch_scale.hed"], each.said["branch_scale.depth"]) for each in further] == [
+        (1, 2), (2, 1), (2, 2)
+    ]  # fmt: skip
+    assert best_of([Tried({"a": 1.0}, 0.3), Tried({"a": 2.0}, 0.3), Tried({"a": 3.0}, 0.2)]).said == {"a": 1.0}
 
 
 def test_scale_is_a_factor_and_all_else_a_value():
