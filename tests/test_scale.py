@@ -69,7 +69,7 @@ def test_what_is_counted_is_what_runs_make(small_suite, data_dir, tmp_path):
     runs = {
         "hed_depth": [*plain, "~methods.tuned_sum"],
         "seg_depth": [
-            *plain, "methods.tuned_sum.tune={scale:[0.5]}", "methods.tuned_sum.then={branch_scale:[1,0.25]}"
+            *plain, "methods.tuned_sum.tune={scale:[0.5,0.25,0.125]}", "~methods.tuned_sum.then",
         ],
     }  # fmt: skip
     settings = Settings(samples=3, pictures=24, reference=4, steps=2, guidance=3.0, control_scale=1.0)
