@@ -113,7 +113,7 @@ def measure(chosen: argparse.Namespace) -> None:
     require(chosen.weights)
     runs = [read_run(path) for path in (chosen.run, chosen.untrained) if path is not None]
     if chosen.run is not None:  # what can be wrong is found before anything long is begun
-        require_same_weights(runs[0], chosen.weights, digest_of)
+        require_same_weights(runs[0], chosen.weights, digest_of, "give --weights the family that it was made with")
     world = world_of(chosen.weights)
     corpus = render_corpus(chosen.scenes, VALIDATION_SEED, resolution(chosen.weights), chosen.folder, world)
     measures = measure_parts(chosen.weights, corpus)

@@ -22,8 +22,8 @@ from maxbench.miniature.corpus import DROPS, VALIDATION_SEED, WORLD_VERSION, ren
 from maxbench.miniature.diffusion import MIN_SNR, UNPROMPTED, prediction_of
 from maxbench.miniature.quality import measure_parts, parts_tables
 
-TRIALS = "trials.md"
-"""What scripts/compare_generators.py has written of short trials, kept with the histories of what was trained."""
+PAGES = ("trials.md", "controls.md")
+"""What scripts/compare_generators.py and scripts/compare_controls.py have written, kept with the histories."""
 STRIDE = 100  # steps whose mean loss is one number of a history
 ACROSS = 4  # panels in a row of the picture of losses
 WIDE = 2.5  # a curve that spans a larger factor than this is drawn on a logarithmic scale
@@ -109,9 +109,9 @@ def write_card(
         stride=STRIDE,
         quality=parts_tables(measures),
     )
-    trials = weights / HISTORIES / TRIALS
-    if trials.exists():
-        text += "\n#" + trials.read_text()  # its title becomes a section
+    for page in (weights / HISTORIES / name for name in PAGES):
+        if page.exists():
+            text += "\n#" + page.read_text()  # its title becomes a section
     (weights / "README.md").write_text(text)
 
 

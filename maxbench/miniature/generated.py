@@ -127,17 +127,14 @@ def read_run(folder: Path) -> FinishedRun:
     return run
 
 
-def require_same_weights(run: FinishedRun, weights: Path, digest: Callable[[Path], str]) -> None:
+def require_same_weights(run: FinishedRun, weights: Path, digest: Callable[[Path], str], advice: str) -> None:
     """Refuse a run that was made with other weights than those that are measured beside it.
 
-    digest: of a part of the family, as the suite takes it.
+    digest: of a part of the family, as the suite takes it. advice: what to do about it, for the message.
     """
     for part, known in run.identity["weights"].items():
         if not (weights / part).exists() or digest(weights / part) != known:
-            raise UserError(
-                f"The run {run.path} was made with another {part} than the one in {weights}; "
-                "give --weights the family that it was made with."
-            )
+            raise UserError(f"The run {run.path} was made with another {part} than the one in {weights}; {advice}.")
 
 
 # --- quality ------------------------------------------------------------------------------------------------

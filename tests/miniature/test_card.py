@@ -31,6 +31,7 @@ def card(small_suite, tmp_path_factory):
     for entry in small_suite.iterdir():
         (weights / entry.name).symlink_to(entry)
     (weights / "histories" / "trials.md").write_text("# Trials\n\nOf two recipes.\n")
+    (weights / "histories" / "controls.md").write_text("# Lengths\n\nOf two controls.\n")
     write_card(weights, work, list(PARTS), note="Baked twice.", scenes=5, size=64, seed=12, held_out=4)
     return weights
 
@@ -50,7 +51,7 @@ def test_the_card_says_what_the_histories_say(card):
         assert word in text
     for word in ("**Date**", "Baked twice.", "(losses.png)", "PSNR", "mIoU", "own caption", "steps", "loss"):
         assert word in text
-    assert text.endswith("\n## Trials\n\nOf two recipes.\n")
+    assert text.endswith("\n## Trials\n\nOf two recipes.\n\n## Lengths\n\nOf two controls.\n")
     assert "| in vae |" in text  # the decoder's weights
     assert "{" not in text
 

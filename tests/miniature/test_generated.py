@@ -88,7 +88,7 @@ def write_run(folder, weights, shift=0.0, scorer="clip@1", seed=0):
     (folder / "manifest.json").write_text(json.dumps({"samples": said}))
     config = {
         "samples": SAMPLES, "replicates": 1, "seed": 4, "suite": {"resolution": 64},
-        "sampler": {"steps": 20, "guidance_scale": 3.0},
+        "sampler": {"steps": 20, "guidance_scale": 3.0}, "runtime": {"dtype": "float32"},
     }  # fmt: skip
     known = {part: digest_of(weights / part) for part in ("vae", "scorers/clip")}
     (folder / "maxbench-run.json").write_text(seal({"config": config, "weights": known}))
@@ -236,9 +236,9 @@ def test_a_run_is_finished_and_of_the_same_family_or_refused(trained, small_suit
         UserError, match=r"lacks maxbench-run\.json, manifest\.json, metrics\.csv, samples\.parquet, state\.npz;"
     ):
         read_run(tmp_path)
-    require_same_weights(read_run(trained), small_suite, digest_of)
-    with pytest.raises(UserError, match=r"another vae than"):
-        require_same_weights(read_run(trained), tmp_path, digest_of)
+    require_same_weights(read_run(trained), small_suite, digest_of, "no matter")
+    with pytest.raises(UserError, match=r"another vae than the one in .*; take the other\."):
+        require_same_weights(read_run(trained), tmp_path, digest_of, "take the other")
     copy = shutil.copytree(trained, tmp_path / "run")
     (copy / "maxbench-run.json").write_bytes((copy / "maxbench-run.json").read_bytes()[:-3])
     with pytest.raises(UserError, match=r"maxbench-run\.json is damaged"):
@@ -254,7 +254,7 @@ def test_a_run_is_finished_and_of_the_same_family_or_refused(trained, small_suit
 
 def test_a_finished_run_is_read_as_it_was_left(finished_run, small_suite):
     run = read_run(finished_run)
-    require_same_weights(run, small_suite, digest_of)
+    require_same_weights(run, small_suite, digest_of, "no matter")
     assert run.identity == read_sealed(finished_run / "maxbench-run.json") and run.settings["samples"] == 6
     assert run.methods == ["none", "single/hed", "single/depth"]
     assert run.singles == {"hed": "single/hed", "depth": "single/depth"}
