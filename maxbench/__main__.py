@@ -33,8 +33,8 @@ keys:
   runtime.dtype=  fp32, bf16, fp16                     runtime.tf32=, channels_last=, compile=, vae_slices=,
                                                        vae_tiling=
   methods.NAME. rule, sites, branches, scale, branch_scale, layer_scale, control_start, control_end, fusion_start,
-                fusion_end, otherwise, match, vary, tune, then of a method; +fusion@methods.NAME=FILE adds one of
-                conf/fusion/, ~methods.NAME removes one
+                fusion_end, otherwise, match, vary, tune, then, trials of a method; +fusion@methods.NAME=FILE adds one
+                of conf/fusion/, ~methods.NAME removes one
   tracking=     none, or wandb: tell Weights & Biases; see docs/tracking.md
   diagnostics.samples= record and draw what the rules decide on the first samples; changes no number
 

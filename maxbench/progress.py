@@ -194,6 +194,11 @@ class Outlook:
     def begin(self, stage: str, work: Work) -> None:
         self.left[stage] = work
 
+    def set_aside(self, stage: str, share: float) -> None:
+        """A share of what is planned of a stage is of a later part of it, which begins by itself: 0 when it does."""
+        planned = self.left.get(stage, NO_WORK)
+        self.left[f"{stage}, later"] = Work(round(share * planned.images), share * planned.cost)
+
     def batch(self, stage: str, images: int, cost: float, seconds: float) -> None:
         """Count a batch of a stage, made within `seconds` of the one before; say what is left where it is time to."""
         self.left[stage] = self.left.get(stage, NO_WORK).plus(-images, -cost)

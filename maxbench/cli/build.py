@@ -18,8 +18,8 @@ from maxbench.configuration.schema import baselines_of, check
 from maxbench.data.pairing import ImageSet, Plan, Sample
 from maxbench.errors import UserError
 from maxbench.experiments.method import NONE, Experiment, Method
-from maxbench.experiments.search import require_optuna, stand_ins
-from maxbench.experiments.tuning import axes, candidate
+from maxbench.experiments.search import require_optuna
+from maxbench.experiments.tuning import BALANCE, axes, candidate, require_settings
 from maxbench.fusion.base import TwoBranches
 from maxbench.generation.strength import Calibration
 from maxbench.generation.trace import Tracing
@@ -175,8 +175,11 @@ def _check_rules(methods: Sequence[Method], suite: FolderSuite) -> None:
         if method.tune and method.role == NONE:
             raise UserError(f"methods.{method.name} has no control, so there is nothing to tune; leave out its tune.")
         _check_blocks(method, suite)
-        stand_ins(method, [])  # a rule may refuse a value
-        if method.trials is not None:
+        if BALANCE in axes(method) and len(method.branches) < 2:
+            raise UserError(f"methods.{method.name} has one branch, so there is no balance; leave it out of its tune.")
+        if method.trials is None:
+            require_settings(method)  # a rule may refuse a value
+        else:
             require_optuna()
             for end in (0, 1):
                 candidate(method, {name: ends[end] for name, ends in axes(method).items()}, 0)

@@ -200,12 +200,13 @@ def look_ahead(job: Run, folder: RunFolder, seen: set[tuple[str, str]] | None = 
 
 def _with_trials(training: Run, job: Run, folder: RunFolder) -> Run:
     """The training with all that will be tried, as far as that is known; the rest counts as to be made."""
-    tried, own = tried_before(folder.path), training.experiment
+    own = training.experiment
+    tried = tried_before(folder.path, job.experiment.methods)
     more = [
         each.method
         for method in job.experiment.methods
         if method.then or method.trials is not None
-        for each in stand_ins(method, tried.get(method.name, []))
+        for each in stand_ins(method, tried[method.name])
     ]
     kept = [each for each in own.methods if each.name not in {other.name for other in more}]
     return replace(training, experiment=replace(own, methods=(*kept, *more)))
@@ -225,7 +226,7 @@ def chosen_before(job: Run, folder: RunFolder) -> Run:
 
 def _at(method: Method, settings: Mapping[str, float] | None) -> Method:
     known = axes(method)
-    if settings is None or settings.keys() != known.keys():
+    if not isinstance(settings, Mapping) or settings.keys() != known.keys():
         return method
     if method.trials is None and any(value not in known[name] for name, value in settings.items()):
         return method  # of other lists

@@ -105,7 +105,7 @@ def _searched(name: str, methods: Mapping[str, Any], trials: int, space: Mapping
             raise UserError(f"methods.{name} has {key}, and what is searched has its own numbers; name another method.")
     if entry.get("branches") == []:
         raise UserError(f"methods.{name} has no control, so there is nothing to search; name another method.")
-    return {**entry, "tune": dict(_usual(entry) if space is None else space), "trials": trials}
+    return {**entry, "tune": dict(_usual(entry) if space is None else space), "then": {}, "trials": trials}
 
 
 def _usual(entry: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -6,8 +6,9 @@ The training pictures, scores and tables stay in the run's folder, under `tuning
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ from maxbench.cli.build import Run
 from maxbench.data.pairing import ImageSet, Sample
 from maxbench.evaluation.aggregate import Tables
 from maxbench.experiments.method import NONE, SINGLE, Experiment, Method
-from maxbench.experiments.search import propose
+from maxbench.experiments.search import propose, stand_ins
 from maxbench.experiments.tuning import Choice, Tried, axes, candidate, candidates, chosen, tried_candidates
 from maxbench.generation.executors.base import Executor
 from maxbench.generation.inputs import source_key
@@ -39,7 +40,10 @@ def tuned(job: Run, folder: RunFolder, executor: Executor, outlook: Outlook | No
         return _untuned(job, why)
     training = training_of(job)
     count = len(training.experiment.samples)
-    names = [method.name for method in asked]
+    names, before = [method.name for method in asked], tried_before(folder.path, asked)
+    if outlook is not None:
+        later = sum(len(stand_ins(each, [])) - len(candidates(each)) for each in asked if each.trials is None)
+        outlook.set_aside(training.experiment.name, later / (later + len(training.experiment.methods)))
     say(f"tuning {', '.join(names)} on {count} training scenes, {len(training.experiment.methods)} methods at first")
     place = RunFolder.open(folder.path, FOLDER, names, folder.store)
     tables = _measure(training, place, executor, outlook)
@@ -50,13 +54,19 @@ def tuned(job: Run, folder: RunFolder, executor: Executor, outlook: Outlook | No
     while further := {each.name: more for each in asked if (more := candidates(each, tried[each.name]))}:
         methods = [each.method for own in further.values() for each in own]
         say(f"tuning {', '.join(further)} further, at the best of these settings: {len(methods)} methods")
-        joint = _joint(_measure(_training(job, methods), place, executor, None))
+        if outlook is not None:
+            outlook.set_aside(training.experiment.name, 0)
+        joint = _joint(_measure(_training(job, methods), place, executor, outlook))
         for name, own in further.items():
             tried[name] += [Tried(each.said, joint[each.method.name]) for each in own]
-        _keep(folder, asked, tried)
     searched = [method for method in asked if method.trials is not None]
+    for name in (method.name for method in searched):
+        if before[name][:1] == tried[name]:
+            tried[name] = list(before[name])
+    keep = partial(_keep, folder, asked, tried)
+    keep()
     if searched:
-        _search(job, asked, tried, folder, place, executor)
+        _search(job, searched, tried, keep, place, executor)
     choices = {each.name: _choice(each, tried[each.name]) for each in asked}
     folder.write(FILE, _table(choices, count))
     methods = tuple(chosen(each, choices[each.name]) if each.tune else each for each in job.experiment.methods)
@@ -75,19 +85,14 @@ def _search(
     job: Run,
     methods: Sequence[Method],
     tried: dict[str, list[Tried]],
-    folder: RunFolder,
+    keep: Callable[[], None],
     place: RunFolder,
     executor: Executor,
 ) -> None:
-    """Try one setting after the other, of all searched methods at once, until each has had its trials; `tried` grows.
+    """Try one setting after the other, of all methods at once, until each has had its trials; `tried` grows.
 
-    Every trial is written down when it is done. What an earlier invocation has tried is not tried again.
+    Every trial is written down by `keep` when it is done. What `tried` has already is not tried again.
     """
-    before, asked = tried_before(folder.path), methods
-    methods = [method for method in asked if method.trials is not None]
-    for name in (method.name for method in methods):
-        if (known := before.get(name, []))[:1] == tried[name][:1]:
-            tried[name] = list(known)
     total = sum(method.trials for method in methods)
     done = sum(min(len(tried[method.name]), method.trials) for method in methods)
     with Progress("searching", total, "trials", done=done) as progress:
@@ -103,14 +108,15 @@ def _search(
             for name, each in proposed.items():
                 tried[name].append(Tried(each.said, joint[each.method.name]))
                 say(_told(name, tried[name]))
-            _keep(folder, asked, tried)
+            keep()
             progress.add(len(left))
 
 
 def _keep(folder: RunFolder, methods: Sequence[Method], tried: Mapping[str, Sequence[Tried]]) -> None:
     """Write down what was tried of methods whose settings follow from what earlier ones were worth."""
     after = [method.name for method in methods if method.then or method.trials is not None]
-    folder.write(TRIALS, seal({name: [[dict(each.said), each.joint] for each in tried[name]] for name in after}))
+    if after:
+        folder.write(TRIALS, seal({name: [[dict(each.said), each.joint] for each in tried[name]] for name in after}))
 
 
 def _told(name: str, tried: Sequence[Tried]) -> str:
@@ -119,13 +125,18 @@ def _told(name: str, tried: Sequence[Tried]) -> str:
     return f"{name}: trial {len(tried)}: {settings} (joint {tried[-1].joint:.3f}, best {best:.3f})"
 
 
-def tried_before(run: Path) -> dict[str, list[Tried]]:
-    """What a run has tried step by step, by method; nothing where that is lost or damaged: it is tried again then."""
+def tried_before(run: Path, methods: Sequence[Method]) -> dict[str, list[Tried]]:
+    """What a run has tried step by step, of every method; nothing where that is lost or of other settings."""
     said = read_sealed(run / TRIALS)
-    try:
-        return {name: [Tried(settings, float(joint)) for settings, joint in own] for name, own in said.items()}
-    except (AttributeError, TypeError, ValueError):
-        return {}
+    found = {}
+    for method in methods:
+        try:
+            own = [Tried(dict(settings), float(joint)) for settings, joint in said[method.name]]
+            known = all(each.said.keys() == axes(method).keys() for each in own)
+        except (LookupError, TypeError, ValueError):
+            known = False
+        found[method.name] = own if known else []
+    return found
 
 
 def _joint(tables: Tables) -> dict[str, float]:

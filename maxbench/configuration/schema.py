@@ -37,7 +37,7 @@ RESERVED = ("real", "vae_reconstruction", "shuffled", "exchanged")  # rows of ev
 METHOD = "maxbench.experiments.method.Method"  # what a method's `_target_` says in older files; it needs none
 INSTRUCTIONS = ("_args_", "_recursive_", "_convert_", "_partial_")  # to Hydra, and no parameters of a class
 NUMBERS = ("scale", "control_start", "control_end", "fusion_start", "fusion_end")  # of a method, which can vary
-TUNING = ("scale", "branch_scale", "control_start", "control_end")  # of a method, which can be tuned
+TUNING = ("scale", "balance", "branch_scale", "control_start", "control_end")  # of a method, which can be tuned
 TUNABLE = (*TUNING, "rule.<parameter>")
 VARYING = (*NUMBERS, "rule.<parameter>")
 
@@ -257,15 +257,20 @@ class Method(Settings):
     @model_validator(mode="after")
     def _tunes(self) -> Method:
         """What is chosen on training scenes are numbers of the method, with values that they can take."""
+        without = "take out then, by ~methods.NAME.then"
         if self.tune and (self.vary or self.match):
             raise UserError("tune goes neither with vary nor with match; make two methods of it.")
-        for key in ("trials", "then"):
-            if getattr(self, key) and not self.tune:
-                raise UserError(f"{key} is for what tune tries, and there is no tune; give it values.")
+        if self.trials is not None and not self.tune:
+            raise UserError("trials is how many settings of tune are tried, and there is no tune; give it ranges.")
+        if self.then and not self.tune:
+            raise UserError(f"then is chosen at the best of tune, and there is no tune; give it values, or {without}.")
         if self.trials is not None and self.then:
-            raise UserError("then goes not with trials, which search all of tune at once; put its ranges into tune.")
+            raise UserError(f"trials search all of tune at once, and there is then besides; {without}.")
         if twice := sorted(self.tune.keys() & self.then.keys()):
-            raise UserError(f"tune and then both have '{twice[0]}'; name it in one of them.")
+            raise UserError(f"tune and then both have '{twice[0]}'; name it in one of them, or {without}.")
+        strengths = [key for key in (*self.tune, *self.then) if key in ("balance", "branch_scale")]
+        if len(strengths) > 1:
+            raise UserError("tune and then have balance and branch_scale, which set the same strengths; take one.")
         for key, asked in (("tune", self.tune), ("then", self.then)):
             for number, values in asked.items():
                 self._choose(key, number, values)
@@ -284,6 +289,8 @@ class Method(Settings):
         for value in values if owner == "" else ():
             if value < 0 or (share and value > 1):
                 raise UserError(f"{key}.{number} has {value:g}; it must be {'from 0 to 1' if share else '0 or more'}.")
+            if number == "balance" and value == 0:
+                raise UserError(f"{key}.balance has 0; it must be more than 0.")
 
     def _take(self, number: str, value: float) -> None:
         try:

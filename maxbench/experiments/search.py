@@ -21,7 +21,7 @@ TRIALS = 30
 """Settings that are tried where nobody says how many."""
 DIGITS = 4
 """Of a proposed number that count: more would only make it unreadable."""
-STRENGTHS = ("scale", "branch_scale")
+STRENGTHS = ("scale", "balance", "branch_scale")
 """What is searched in proportion and not in steps, where the range begins above 0."""
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import sqrt
 from typing import Any, NamedTuple
 
 from maxbench.errors import UserError
@@ -18,6 +19,9 @@ from maxbench.experiments.method import Method
 
 FACTOR = "scale"
 """What is given as factors of the method's own scale, and not as scales: a suite's usual strength is its own."""
+
+BALANCE = "balance"
+"""How many times as strong the first branch is as every other, at the same product of two strengths."""
 
 BY_BRANCH = ("branch_scale", "control_start", "control_end")
 """What every branch chooses for itself."""
@@ -47,8 +51,8 @@ class Choice:
 
     @property
     def best(self) -> Candidate:
-        """The first of the best, see :func:`best_of`."""
-        return self.candidates[max(range(len(self.joint)), key=lambda place: (self.joint[place], -place))]
+        """The first of the best: grids begin with what changes least, so that a tie changes nothing."""
+        return self.candidates[self.joint.index(max(self.joint))]
 
 
 def candidates(method: Method, tried: Sequence[Tried] = ()) -> list[Candidate]:
@@ -56,32 +60,37 @@ def candidates(method: Method, tried: Sequence[Tried] = ()) -> list[Candidate]:
 
     First every combination of what `tune` names, in the order of its lists, with the first values of `then`; then, at
     the best of these, every combination of what `then` names that is not known yet. Both map "scale" (factors of the
-    method's own), "branch_scale", "control_start" and "control_end" (for each branch by itself) and "rule.<parameter>"
-    to lists of values. Of a method whose settings are searched for, the first that is tried: its own.
+    method's own), "balance" (see BALANCE), "branch_scale", "control_start" and "control_end" (for each branch by
+    itself) and "rule.<parameter>" to lists of values. Of a method whose settings are searched for, the first that is
+    tried: its own.
     """
     if method.trials is not None:
         return [] if tried else [candidate(method, own_setting(method), 0)]
     best, done = {name: values[0] for name, values in axes(method).items()}, 0
     for asked in (method.tune, method.then):
-        ranges = _by_branch(asked, method.branches)
-        settings = [{**best, **dict(zip(ranges, values, strict=True))} for values in product(*ranges.values())]
+        settings = [{**best, **each} for each in _combinations(_by_branch(asked, method.branches))]
         known = [dict(each.said) for each in tried[:done]]
         fresh = [each for each in settings if each not in known]
         if len(tried) < done + len(fresh):
             return [candidate(method, said, done + number) for number, said in enumerate(fresh)]
         done += len(fresh)
-        best = dict(best_of(tried[:done]).said)
+        best = dict(max(tried[:done], key=lambda each: each.joint).said)  # the first of the best, as `Choice` has it
     return []
 
 
-def best_of(tried: Sequence[Tried]) -> Tried:
-    """The first of the best: grids begin with what changes least, so that a tie changes nothing."""
-    return max(tried, key=lambda each: each.joint)
+def require_settings(method: Method) -> None:
+    """UserError where a method cannot be what `tune` and `then` may make of it, in any combination."""
+    for said in _combinations(axes(method)):
+        candidate(method, said, 0)
 
 
 def axes(method: Method) -> dict[str, Sequence[float]]:
     """What can be set in a tuned method, a number for each name -> its values, or the ends of its range."""
     return _by_branch({**method.tune, **method.then}, method.branches)
+
+
+def _combinations(ranges: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    return [dict(zip(ranges, values, strict=True)) for values in product(*ranges.values())]
 
 
 def _by_branch(asked: Mapping[str, Sequence[float]], branches: Sequence[str]) -> dict[str, Sequence[float]]:
@@ -109,7 +118,7 @@ def own_setting(method: Method) -> dict[str, float]:
     said = {}
     for name, (low, high) in axes(method).items():
         key, _, inner = name.partition(".")
-        if key == FACTOR:
+        if key in (FACTOR, BALANCE):
             value = 1.0
         elif key in BY_BRANCH:
             given = getattr(method, key)
@@ -127,17 +136,27 @@ def _with(method: Method, said: Mapping[str, float]) -> Method:
         key, _, inner = name.partition(".")
         if key == FACTOR:
             changes["scale"] = method.scale * value
+        elif key == BALANCE:
+            changes["branch_scale"] = _balanced(method, value)
         elif key in BY_BRANCH:
             changes.setdefault(key, {})[inner] = value
         else:
+            where = f"methods.{method.entry}.{'then' if name in method.then else 'tune'}"
             rule = changes.get("rule", method.rule)
             if not isinstance(getattr(rule, inner, None), int | float):
-                raise UserError(f"methods.{method.entry}.tune has '{name}', which is no number of its rule.")
+                raise UserError(f"{where} has '{name}', which is no number of its rule.")
             try:
                 changes["rule"] = replace(rule, **{inner: value})
             except ValueError as error:
-                raise UserError(f"methods.{method.entry}.tune.{name}: {error}.") from error
+                raise UserError(f"{where}.{name}: {error}.") from error
     return replace(method, **changes)
+
+
+def _balanced(method: Method, balance: float) -> dict[str, float]:
+    """The strengths of a method's branches with the first so many times as strong beside the others."""
+    first, *others = method.branches
+    strengths = {first: sqrt(balance), **dict.fromkeys(others, 1 / sqrt(balance))}
+    return {name: method.branch_scale.get(name, 1.0) * strength for name, strength in strengths.items()}
 
 
 def chosen(method: Method, choice: Choice) -> Method:

@@ -1,5 +1,6 @@
 """What a run will cost, said before it begins; and that nothing is touched where it is only asked for."""
 
+import json
 import re
 import shutil
 
@@ -12,10 +13,12 @@ from maxbench.cli import plan as planning
 from maxbench.cli.build import build
 from maxbench.cli.perform import make_generation, planned, run_identity
 from maxbench.cli.plan import chosen_before
+from maxbench.cli.tuning import tried_before
 from maxbench.configuration.compose import CONF
 from maxbench.errors import UserError
 from maxbench.generation.plan import disk
 from maxbench.store.artefacts import Store
+from maxbench.store.files import seal
 from maxbench.store.runfolder import RunFolder
 from runs import counted
 
@@ -171,7 +174,7 @@ def test_methods_that_are_matched_are_measured_first(small_run, tmp_path):
 # --- tuned methods ------------------------------------------------------------------------------------------------
 
 TUNED = ["+fusion@methods.tuned=tuned_sum", "calibration.samples=3", "calibration.data.count=12"]
-GRID = ["methods.tuned.tune={scale: [1, 0.5]}", "methods.tuned.then={branch_scale: [1, 0.5]}"]
+GRID = ["methods.tuned.tune={scale: [1, 0.5]}", "~methods.tuned.then", "+methods.tuned.then.branch_scale=[1,0.5]"]
 
 
 def test_training_is_counted_and_the_settings_are_open_until_it_is_done(small_run, tmp_path):
@@ -301,6 +304,24 @@ def test_settings_that_were_chosen_before_are_known_again(small_run, tmp_path):
 
     assert delta('{"methods": [{"name": "maxfusion_tuned", "tuned": {"rule.delta": 0.9, "scale": 1.4}}]}') == 0.9
     assert delta("{") is None and delta('{"methods": [{"name": "maxfusion_tuned"}]}') is None
+    for settings in ("[1]", "5", '"x"', '{"scale": 1.4}', '{"rule.delta": 0.9, "scale": 1.3}'):  # of another grid
+        assert delta(f'{{"methods": [{{"name": "maxfusion_tuned", "tuned": {settings}}}]}}') is None
+
+
+@pytest.mark.parametrize("content", ['{"maxfusion_tuned": [[{"rule.power": 2}, 0.5]]}', '{"maxfusion_tuned": 3}', "[]"])
+def test_what_another_run_has_tried_is_not_known(content, small_run, tmp_path):
+    """A file that was copied from elsewhere: all its settings count as to be made, and nothing fails."""
+    arguments = [each for each in small_run if each != "~methods.maxfusion_tuned"]
+    small = ["calibration.samples=4", "calibration.data.count=12", f"output_dir={tmp_path}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        job = build(compose("main", [*arguments, *small]))
+    (method,) = [each for each in job.experiment.methods if each.tune]
+    (tmp_path / "tuning").mkdir()
+    (tmp_path / "tuning" / "trials.json").write_text(seal(json.loads(content)))
+    assert tried_before(tmp_path, [method]) == {"maxfusion_tuned": []}
+    known = [[{"rule.delta": 0.7, "scale": 1.0}, 0.5]]
+    (tmp_path / "tuning" / "trials.json").write_text(seal({"maxfusion_tuned": known}))
+    assert [each.joint for each in tried_before(tmp_path, [method])["maxfusion_tuned"]] == [0.5]
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,17 @@ from maxbench.store.files import read_sealed
 from runs import counted, digests, only_run
 
 LEFT_OUT = ("single_tuned", "tuned_sum", "scheduled_sum", "random_blobs", "outputs_only", "gated_sum",
-            "maxfusion_tuned", "maxfusion_published", "average")  # fmt: skip
+            "maxfusion_published", "average")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def words(data_dir):
-    """With the shipped networks: of random ones no control gains anything."""
+    """With the shipped networks: of random ones no control gains anything. One method beside is tuned step by step."""
     return [
         "experiment=hed_depth", *(f"~methods.{name}" for name in LEFT_OUT), f"data_dir={data_dir}", "data.count=24",
         "samples=2", "pairing.reference=8", "calibration.samples=4", "calibration.data.count=12", "sampler.steps=3",
         "metrics.resamples=100", "runtime.batch_size=4", "runtime.device=cpu", "method=maxfusion,sum", "trials=4",
+        "methods.maxfusion_tuned.tune={scale:[1,2]}", "methods.maxfusion_tuned.then={rule.delta:[0.7,0.9]}",
     ]  # fmt: skip
 
 
@@ -33,7 +34,8 @@ def searched_run(words, tmp_path_factory):
 
 def test_both_methods_have_the_same_budget_and_the_best_is_run(searched_run):
     table = pd.read_csv(searched_run / "tuning.csv")
-    assert dict(table.groupby("method").size()) == {"maxfusion_searched": 4, "sum_searched": 4} and set(table.n) == {4}
+    sizes = {"maxfusion_searched": 4, "maxfusion_tuned": 3, "sum_searched": 4}
+    assert dict(table.groupby("method").size()) == sizes and set(table.n) == {4}
     for name, own in table.groupby("method"):
         assert own.chosen.sum() == 1 and own.joint[own.chosen].item() == own.joint.max()
         assert len({tuple(each) for each in own.drop(columns=["candidate", "joint"]).values}) > 2, name
@@ -43,7 +45,7 @@ def test_both_methods_have_the_same_budget_and_the_best_is_run(searched_run):
     best = table[table.chosen].set_index("method").loc["maxfusion_searched"]
     assert methods["maxfusion_searched"]["tuned"] == {"rule.delta": best["rule.delta"], "scale": best["scale"]}
     text = (searched_run / "table.md").read_text()
-    assert "of 4 training scenes" in text and "maxfusion_searched (of 4) rule.delta" in text
+    assert "of 4 training scenes" in text and "maxfusion_searched (of 4) scale" in text
     differences = pd.read_csv(searched_run / "differences.csv")
     pairs = set(zip(differences.method, differences.baseline, strict=True))
     assert {("maxfusion_searched", "maxfusion"), ("maxfusion_searched", "sum"), ("sum_searched", "sum")} <= pairs
@@ -87,6 +89,13 @@ def test_looking_ahead_counts_the_trials(searched_run, words, tmp_path, capsys):
     assert "tuning: images of maxfusion_searched, 4 settings" in lines and not list(tmp_path.iterdir())
     assert main(["search", *words, "--dry-run", f"output_dir={searched_run.parent}"]) == 0
     assert "to make: 0 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["maxfusion_tuned", "tuned_sum"])
+def test_what_is_tuned_already_can_be_searched_too(method, tmp_path, capsys):
+    places = [f"{name}_dir={tmp_path / name}" for name in ("output", "data")]
+    assert main(["search", "experiment=hed_depth", f"method={method}", "trials=3", *places, "--dry-run"]) == 0
+    assert f"tuning: images of {method}_searched, 3 settings" in capsys.readouterr().out
 
 
 MISTAKES = [

@@ -5,12 +5,15 @@ import shutil
 
 import pandas as pd
 import pytest
+from hydra.utils import instantiate
 
 from maxbench.__main__ import main
 from maxbench.cli.command import jobs, parse, read_overrides
-from maxbench.configuration.compose import compose, hydra_on, plain
+from maxbench.configuration.compose import CONF, compose, hydra_on, plain
 from maxbench.configuration.schema import check
 from maxbench.errors import UserError
+from maxbench.experiments.method import Method
+from maxbench.experiments.search import stand_ins
 from maxbench.report.tables import read_tables
 from runs import counted, digests, only_run
 
@@ -37,12 +40,14 @@ MISTAKES = [
         "the lowest and the highest value",
     ),
     (["{0}={{scale:[1,2]}}", "+methods.tuned_sum.trials=1"], "a whole number from 2 to"),
-    (["{0}={{scale:[1,2]}}", "+methods.tuned_sum.trials=4"], "then goes not with trials"),
-    (["~{0}", "~methods.tuned_sum.then", "+methods.tuned_sum.trials=4"], "there is no tune; give it values"),
-    (["~{0}"], "then is for what tune tries, and there is no tune; give it values"),
-    (["+methods.tuned_sum.then.scale=[1,2]"], "tune and then both have 'scale'; name it in one of them"),
+    (["{0}={{scale:[1,2]}}", "+methods.tuned_sum.trials=4"], "take out then, by ~methods.NAME.then"),
+    (["~{0}", "~methods.tuned_sum.then", "+methods.tuned_sum.trials=4"], "there is no tune; give it ranges"),
+    (["~{0}"], "then is chosen at the best of tune, and there is no tune; give it values, or take out then"),
+    (["+methods.tuned_sum.then.scale=[1,2]"], "tune and then both have 'scale'; name it in one of them, or take"),
     (["+methods.tuned_sum.then.scael=[1]"], "then has 'scael', which cannot be tuned"),
-    (["methods.tuned_sum.then.branch_scale=[-1]"], "then.branch_scale has -1; it must be 0 or more"),
+    (["+{0}.branch_scale=[1,2]"], "have balance and branch_scale, which set the same strengths; take one"),
+    (["methods.tuned_sum.then.balance=[0]"], "then.balance has 0; it must be more than 0"),
+    (["methods.tuned_sum.then.balance=[-1]"], "then.balance has -1; it must be 0 or more"),
 ]
 
 
@@ -61,6 +66,22 @@ def test_a_mistake_in_what_is_tuned_is_a_sentence(overrides, sentence):
     assert sentence in said and said.startswith("methods.tuned_sum") and "\n" not in said
 
 
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+def test_every_tuned_method_has_nine_settings(experiment):
+    """So that none is better only for having been offered more."""
+    with hydra_on() as hydra:
+        (job,) = jobs(read_overrides(parse([f"experiment={experiment}"]), hydra.config_loader))
+        config = plain(compose(hydra, job))
+    conditions = list(config["conditions"])
+    for name, entry in config["methods"].items():
+        if not entry.get("tune"):
+            continue
+        branches = conditions[:1] if entry["branches"] == "each" else entry["branches"] or conditions
+        asked = {key: entry[key] for key in ("tune", "then") if key in entry}
+        (made,) = Method(rule=instantiate(entry["rule"]), **asked).expand(name, branches)
+        assert len(stand_ins(made, [])) == 9, name
+
+
 def test_what_can_be_tuned_is_taken():
     config = checked([f"{TUNE}={{scale:[1,0],control_end:[0,1],rule.power:[2]}}"])
     assert config.methods["tuned_sum"].tune["control_end"] == [0, 1]
@@ -77,7 +98,7 @@ def arguments(data_dir):
         "experiment=hed_depth", *(f"~methods.{name}" for name in left), f"data_dir={data_dir}", "data.count=24",
         "samples=3", "pairing.reference=8", "calibration.samples=8", "calibration.data.count=12", "sampler.steps=4",
         "metrics.resamples=100", "runtime.batch_size=8", "runtime.device=cpu", f"{TUNE}={{scale:[0.5,1]}}",
-        "methods.tuned_sum.then={branch_scale:[1,0.25]}",
+        "~methods.tuned_sum.then", "+methods.tuned_sum.then.branch_scale=[1,0.25]",
     ]  # fmt: skip
 
 
@@ -131,7 +152,7 @@ def test_a_second_run_finds_everything(tuned_run, arguments, capsys):
 def test_a_plain_method_with_the_chosen_settings_makes_the_same_pictures(tuned_run, arguments, tmp_path):
     best = pd.read_csv(tuned_run / "tuning.csv").query("chosen").iloc[0]
     scales = f"{{hed:{best['branch_scale.hed']:g},depth:{best['branch_scale.depth']:g}}}"
-    plain_settings = [each for each in arguments if not each.startswith("methods.tuned_sum.")]
+    plain_settings = [each for each in arguments if "methods.tuned_sum." not in each]
     scale = f"methods.tuned_sum.scale={2 * best.scale:g}"  # factors of the suite's
     more = [f"~{TUNE}", "~methods.tuned_sum.then", scale, f"+methods.tuned_sum.branch_scale={scales}"]
     more += [f"output_dir={tmp_path}"]
@@ -184,7 +205,7 @@ def test_where_no_control_gains_the_first_setting_stays(small_run, tmp_path, cap
     note = "Not tuned, but at their first setting: tuned_sum; on the training scenes there is no joint score ("
     assert note in capsys.readouterr().err
     folder = only_run(tmp_path)
-    assert untuned(folder) == {"scale": 0.5, "branch_scale.hed": 1, "branch_scale.depth": 1}
+    assert untuned(folder) == {"scale": 0.5, "balance": 1}
     assert note in (folder / "table.md").read_text()
 
 

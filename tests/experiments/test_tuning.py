@@ -4,8 +4,8 @@ import pytest
 
 from maxbench.errors import UserError
 from maxbench.experiments.method import Method
-from maxbench.experiments.tuning import Candidate, Choice, Tried, axes, best_of, candidates, chosen
-from maxbench.fusion import MaxFusion, Sum
+from maxbench.experiments.tuning import Candidate, Choice, Tried, axes, candidates, chosen, require_settings
+from maxbench.fusion import GatedSum, MaxFusion, Sum
 
 
 def method(tune, rule=None, **settings):
@@ -46,7 +46,22 @@ def test_every_branch_chooses_then_for_itself():
     assert [(each.said["branch_scale.hed"], each.said["branch_scale.depth"]) for each in further] == [
         (1, 2), (2, 1), (2, 2)
     ]  # fmt: skip
-    assert best_of([Tried({"a": 1.0}, 0.3), Tried({"a": 2.0}, 0.3), Tried({"a": 3.0}, 0.2)]).said == {"a": 1.0}
+
+
+def test_the_first_of_the_best_goes_on():
+    asked = method({"scale": [1.0, 2.0, 3.0]}, then={"rule.power": [2.0, 1.0]}, rule=GatedSum())
+    tried = [Tried(each.said, 0.3) for each in candidates(asked)]
+    (further,) = candidates(asked, tried)
+    assert further.said == {"scale": 1.0, "rule.power": 1.0}
+    options = [*candidates(asked), further]
+    assert Choice(options, [0.3] * 4).best is options[0]
+
+
+def test_balance_is_the_first_branch_s_strength_beside_the_others():
+    asked = method({"balance": [1.0, 4.0]}, branch_scale={"depth": 3.0})
+    even, tilted = (each.method.branch_scale for each in candidates(asked))
+    assert even == {"hed": 1.0, "depth": 3.0} and tilted == {"hed": 2.0, "depth": 1.5}
+    assert even["hed"] * even["depth"] == tilted["hed"] * tilted["depth"]
 
 
 def test_scale_is_a_factor_and_all_else_a_value():
@@ -102,6 +117,15 @@ def test_what_is_chosen_keeps_its_name_and_is_that_candidate():
 def test_what_a_rule_does_not_take_is_a_sentence(tune, message):
     with pytest.raises(UserError, match=message):
         candidates(method(tune, MaxFusion()))
+
+
+def test_what_only_two_values_together_break_is_found_before_anything_is_made():
+    asked = method({"rule.delta": [0.5]}, MaxFusion(), then={"rule.delta_": [1.0]})
+    with pytest.raises(UserError, match=r"methods\.mine\.then has 'rule\.delta_', which is no number of its rule"):
+        require_settings(asked)
+    with pytest.raises(UserError, match=r"methods\.mine\.then\.rule\.power: "):
+        require_settings(method({"scale": [1.0]}, GatedSum(), then={"rule.power": [2.0, -1.0]}))
+    require_settings(method({"scale": [1.0, 2.0]}, GatedSum(), then={"rule.power": [2.0, 1.0]}))
 
 
 def test_a_candidate_says_what_it_is():

@@ -39,7 +39,7 @@ def threshold_run(data_dir, tmp_path_factory):
         f"data_dir={data_dir}", "data.count=24", "samples=3", "pairing.reference=8", "sampler.steps=2",
         "metrics.resamples=100", "runtime.batch_size=4", "runtime.device=cpu", f"deltas={list(DELTAS)}",
         "diagnostics.samples=2", "calibration.samples=3", "calibration.data.count=12",
-        "methods.tuned_sum.tune={branch_scale:[1,0.7]}",
+        "methods.tuned_sum.tune={scale:[1,0.7]}", "~methods.tuned_sum.then",
     ]  # fmt: skip
     assert main(["run", "experiment=threshold", *few, f"output_dir={output}"]) == 0
     return only_run(output)
