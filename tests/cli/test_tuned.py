@@ -5,6 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
+import yaml
 from hydra.utils import instantiate
 
 from maxbench.__main__ import main
@@ -153,7 +154,8 @@ def test_a_plain_method_with_the_chosen_settings_makes_the_same_pictures(tuned_r
     best = pd.read_csv(tuned_run / "tuning.csv").query("chosen").iloc[0]
     scales = f"{{hed:{best['branch_scale.hed']:g},depth:{best['branch_scale.depth']:g}}}"
     plain_settings = [each for each in arguments if "methods.tuned_sum." not in each]
-    scale = f"methods.tuned_sum.scale={2 * best.scale:g}"  # factors of the suite's
+    usual = yaml.safe_load((tuned_run / "config.yaml").read_text())["suite"]["control_scale"]
+    scale = f"methods.tuned_sum.scale={usual * best.scale:g}"
     more = [f"~{TUNE}", "~methods.tuned_sum.then", scale, f"+methods.tuned_sum.branch_scale={scales}"]
     more += [f"output_dir={tmp_path}"]
     assert main(["run", *plain_settings, *more]) == 0
