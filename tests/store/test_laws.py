@@ -158,7 +158,7 @@ def change_json(path: Path, **values) -> None:
 def change_weights(path: Path) -> None:
     tensors = load_file(path)
     name = max(tensors, key=lambda each: tensors[each].numel())
-    tensors[name] = tensors[name] * 1.5
+    tensors[name] = tensors[name] * -1.5
     save_file(tensors, path, metadata={"format": "pt"})
 
 
