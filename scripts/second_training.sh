@@ -21,6 +21,11 @@ if [[ -z ${ANY_CODE:-} && -n $(git status --porcelain --untracked-files=no -- . 
   echo "second_training: the checkout has changes that are not committed; commit them, or set ANY_CODE=1." >&2
   exit 2
 fi
+if [[ ! -d maxbench/suites/weights/miniature/histories ]]; then
+  echo "second_training: the shipped family does not say how it was trained (histories/), so that nothing can be trained on" \
+    "its parts; this needs the third version of the miniature." >&2
+  exit 2
+fi
 if [[ ! -e $second ]]; then # all of it or nothing: a part whose history is there counts as trained
   rm -rf "$second.partial"
   mkdir -p "$second.partial"
